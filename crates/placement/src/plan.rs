@@ -1,0 +1,96 @@
+//! From members to descriptors: the first placement of a cluster.
+
+use std::collections::BTreeMap;
+
+use crate::ring::{Member, Ring};
+use crate::table::{Partition, Replica};
+use crate::token::Token;
+use crate::{NodeId, PartitionId, ReplicaId};
+
+/// Cuts all tokens into `count` ranges of equal width (±1), in order.
+pub fn even_ranges(count: u64) -> Vec<(Token, Token)> {
+    let width = (u128::from(u64::MAX) + 1) / u128::from(count.max(1));
+    (0..count.max(1))
+        .map(|index| {
+            let first = width * u128::from(index);
+            let last = if index + 1 == count.max(1) { u128::from(u64::MAX) } else { first + width - 1 };
+            (Token(first as u64), Token(last as u64))
+        })
+        .collect()
+}
+
+/// The descriptors of a new cluster: `count` partitions with ids from `first_partition`, each with `copies`
+/// replicas (or as many as there are members) with ids from `first_replica`, loads and first leaders spread.
+pub fn first_placement(
+    members: &[Member],
+    count: u64,
+    copies: usize,
+    first_partition: PartitionId,
+    first_replica: ReplicaId,
+) -> Vec<Partition> {
+    let ring = Ring::new(members.iter().cloned());
+    let copies = copies.min(members.len());
+    let total = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(copies);
+    let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut leads: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut next_replica = first_replica;
+    even_ranges(count)
+        .into_iter()
+        .zip(first_partition..)
+        .map(|((first, last), id)| {
+            let mut nodes = ring.replicas(id, copies, &load, total);
+            for &node in &nodes {
+                *load.entry(node).or_insert(0) += 1;
+            }
+            // The first replica founds the group and becomes its leader: let that be who leads least.
+            nodes.sort_by_key(|node| leads.get(node).copied().unwrap_or(0));
+            if let Some(&leader) = nodes.first() {
+                *leads.entry(leader).or_insert(0) += 1;
+            }
+            let replicas: Vec<Replica> =
+                nodes.into_iter().zip(next_replica..).map(|(node, id)| Replica { id, node }).collect();
+            next_replica += replicas.len() as u64;
+            Partition {
+                id,
+                first,
+                last,
+                epoch: 1,
+                leader_hint: replicas.first().map(|replica| replica.id),
+                replicas,
+                lost: false,
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::table::Table;
+
+    #[test]
+    fn the_first_placement_is_a_table_with_spread_leaders_and_fresh_ids() {
+        let members: Vec<Member> =
+            [7, 9, 11].map(|node| Member { node, weight: 1, zone: String::new() }).to_vec();
+        let partitions = first_placement(&members, 6, 3, 1, 100);
+        let ids: BTreeSet<ReplicaId> =
+            partitions.iter().flat_map(|partition| partition.replicas.iter().map(|replica| replica.id)).collect();
+        assert_eq!(ids.len(), 18);
+        assert_eq!(ids.first(), Some(&100));
+        let mut leads: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for partition in &partitions {
+            *leads.entry(partition.replicas[0].node).or_insert(0) += 1;
+        }
+        assert!(leads.values().all(|&count| count == 2), "{leads:?}");
+        Table::new(1, partitions).unwrap();
+    }
+
+    #[test]
+    fn one_member_holds_everything_once() {
+        let members = [Member { node: 1, weight: 1, zone: String::new() }];
+        let partitions = first_placement(&members, 4, 3, 1, 1);
+        assert!(partitions.iter().all(|partition| partition.replicas.len() == 1));
+    }
+}

@@ -1,0 +1,68 @@
+//! Bytes that survive.
+//!
+//! [`disk`] is the only way to files, so that a test can take the power away; [`faulty`] is the disk that does.
+//! [`wal`] is a write-ahead log that many writers share with one flush; [`format`] is how everything stored is
+//! framed: version, length, checksum.
+
+pub mod disk;
+
+pub mod faulty;
+
+pub mod format;
+
+pub mod wal;
+
+/// What went wrong with stored bytes, by what the caller can do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk refused. Nothing after it may be trusted: stop, and say why.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried, e.g. "write".
+        action: &'static str,
+        /// The file or folder.
+        path: String,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Stored bytes are not what was written: replace this copy from a replica or a backup.
+    #[error("{path} is damaged at byte {offset}: {what}")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// Where in the file.
+        offset: u64,
+        /// What does not fit.
+        what: String,
+    },
+    /// Written by a newer release: upgrade before opening it.
+    #[error("{path} has format version {found}, this release reads up to {newest}")]
+    TooNew {
+        /// The file.
+        path: String,
+        /// Version in the file.
+        found: u16,
+        /// Newest version known here.
+        newest: u16,
+    },
+    /// An earlier write or flush failed; this store takes no more.
+    #[error("the store stopped after an earlier failure: {0}")]
+    Poisoned(String),
+    /// More bytes than the named limit.
+    #[error("{bytes} bytes exceed {limit} = {max}")]
+    TooLarge {
+        /// Size asked for.
+        bytes: usize,
+        /// Name of the limit.
+        limit: &'static str,
+        /// The limit, bytes.
+        max: usize,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: impl std::fmt::Display, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.to_string(), source }
+    }
+}
