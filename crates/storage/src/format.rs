@@ -54,6 +54,11 @@ pub fn get(bytes: &[u8], seed: u64) -> Option<(Record<'_>, usize)> {
         .then(|| (Record { kind, group, payload: &bytes[HEADER_BYTES..end] }, end))
 }
 
+/// CRC-32C of some bytes, for pieces that travel by themselves.
+pub fn crc(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}
+
 fn checksum(seed: u64, length: u32, body: &[u8]) -> u32 {
     let mut head = [0; 12];
     head[..8].copy_from_slice(&seed.to_le_bytes());

@@ -1,0 +1,16 @@
+//! How nodes and clients talk.
+//!
+//! [`clock`] (time enters here and nowhere below), [`listen`] (sockets with errors that name the flag), [`dial`] and
+//! [`peers`] (lines to other nodes by node id), [`status`] (error classes and their one table), [`retry`].
+
+pub mod clock;
+
+pub mod listen;
+
+pub mod dial;
+
+pub mod peers;
+
+pub mod status;
+
+pub mod retry;

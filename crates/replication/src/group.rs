@@ -1,0 +1,316 @@
+//! One Raft group as its users see it: propose a command, read the machine, change who holds it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::{Instant as _, ReadPolicy, ServerState};
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::apply::{Applier, State};
+use crate::batch::{self, PROPOSALS_MAX, Proposal};
+use crate::error::{Error, Leader};
+use crate::machine::Machine;
+use crate::session::RequestId;
+use crate::types::{Command, Config, Place};
+
+/// Largest command, bytes.
+pub const COMMAND_BYTES_MAX: usize = 32 << 20;
+
+/// Share of the leader's lease that is not used, percent: how much faster than ours a follower's clock may run.
+const LEASE_DRIFT_PERCENT: u32 = 20;
+
+/// What a read may miss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Nothing that was acknowledged before it began. By the leader's lease: no message, but clocks must not drift
+    /// apart by more than a fifth.
+    Linearizable,
+    /// The same, asking a majority each time: for machines whose clocks cannot be trusted.
+    ReadIndex,
+    /// Whatever this replica has.
+    Stale,
+}
+
+/// A replica as a member of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id, never used twice.
+    pub replica: u64,
+    /// Where it lives.
+    pub node: u64,
+}
+
+/// What a group looks like from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// "leader", "follower", "candidate", "learner" or "stopped".
+    pub state: &'static str,
+    /// Current term.
+    pub term: u64,
+    /// Who leads, if known.
+    pub leader: Option<Leader>,
+    /// Last index of the log.
+    pub last_log: u64,
+    /// Last index applied.
+    pub applied: u64,
+    /// Replicas that vote.
+    pub voters: Vec<u64>,
+    /// Replicas that only follow.
+    pub learners: Vec<u64>,
+}
+
+/// A replica of a group on this node. Clones are the same replica.
+pub struct Group<M: Machine> {
+    pub(crate) inner: Arc<Inner<M>>,
+}
+
+impl<M: Machine> Clone for Group<M> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<M: Machine> std::fmt::Debug for Group<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Group").field("id", &self.inner.id).field("replica", &self.inner.replica).finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Inner<M: Machine> {
+    pub(crate) id: u64,
+    pub(crate) replica: u64,
+    pub(crate) raft: openraft::Raft<Config, Applier<M>>,
+    pub(crate) state: Arc<RwLock<State<M>>>,
+    pub(crate) proposals: mpsc::Sender<Proposal>,
+    /// How long a leader may serve reads after a majority last heard of it.
+    pub(crate) lease: Duration,
+    pub(crate) proposal_timeout: Duration,
+    /// The term in which this replica has proved, by one full check, that it has applied everything of the terms
+    /// before. 0 = in none. While it leads in that term, the lease alone is enough.
+    pub(crate) ready_term: AtomicU64,
+    /// The term in which this replica gave its leadership away; its lease is void, since the new leader does not
+    /// wait for it to end.
+    pub(crate) ceded_term: AtomicU64,
+}
+
+impl<M: Machine> Group<M> {
+    pub(crate) fn open(inner: Inner<M>, receiver: mpsc::Receiver<Proposal>, clock: Arc<dyn trimaran_net::clock::Clock>) -> Self {
+        let inner = Arc::new(inner);
+        tokio::spawn(batch::run(inner.id, inner.raft.clone(), Arc::clone(&inner.state), clock, receiver));
+        Self { inner }
+    }
+
+    /// The group's id.
+    pub fn id(&self) -> u64 {
+        self.inner.id
+    }
+
+    /// This replica's id.
+    pub fn replica(&self) -> u64 {
+        self.inner.replica
+    }
+
+    /// Proposes one command and returns its reply once it is applied here.
+    ///
+    /// Errors: [`Error::NotLeader`] and [`Error::NoQuorum`] if it was not carried out; [`Error::Unknown`] if it may
+    /// have been, so that only a retry with the same request id is safe; [`Error::Busy`], [`Error::TooLarge`].
+    pub async fn propose(&self, payload: Bytes, request_id: Option<RequestId>) -> Result<Bytes, Error> {
+        let mut replies = self.propose_many(vec![(payload, request_id)]).await?;
+        replies.pop().ok_or(Error::Unknown { group: self.inner.id, reason: "the reply is missing" })
+    }
+
+    /// Proposes commands that are applied together, in order, if they fit one entry; replies in order.
+    pub async fn propose_many(&self, commands: Vec<(Bytes, Option<RequestId>)>) -> Result<Vec<Bytes>, Error> {
+        let group = self.inner.id;
+        if let Some((payload, _)) = commands.iter().find(|(payload, _)| payload.len() > COMMAND_BYTES_MAX) {
+            let bytes = payload.len();
+            return Err(Error::TooLarge { bytes, limit: "COMMAND_BYTES_MAX", max: COMMAND_BYTES_MAX });
+        }
+        let commands =
+            commands.into_iter().map(|(payload, request_id)| Command { request_id, payload }).collect();
+        let (reply, answer) = oneshot::channel();
+        self.inner.proposals.try_send(Proposal { commands, reply }).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => Error::Busy { group, limit: "PROPOSALS_MAX", max: PROPOSALS_MAX },
+            mpsc::error::TrySendError::Closed(_) => self.stopped(),
+        })?;
+        match timeout(self.inner.proposal_timeout, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_dropped)) => Err(Error::Unknown { group, reason: "the group stopped" }),
+            Err(_elapsed) => Err(Error::Unknown { group, reason: "no majority answered in time" }),
+        }
+    }
+
+    /// Reads the machine once nothing that `consistency` excludes can be missing. `read` runs under the machine's
+    /// lock: keep it short.
+    pub async fn read<T>(&self, consistency: Consistency, read: impl FnOnce(&M) -> T) -> Result<T, Error> {
+        self.barrier(consistency).await?;
+        Ok(self.read_now(read))
+    }
+
+    /// Reads what this replica has.
+    pub fn read_now<T>(&self, read: impl FnOnce(&M) -> T) -> T {
+        read(&self.inner.state.read().machine)
+    }
+
+    /// The clock of the last applied entry, milliseconds since 1970.
+    pub fn stamp_ms(&self) -> u64 {
+        self.inner.state.read().stamp_ms
+    }
+
+    /// Returns when a read of this replica is as fresh as `consistency` asks. One barrier serves any number of reads
+    /// that were asked for before it returned.
+    pub async fn barrier(&self, consistency: Consistency) -> Result<(), Error> {
+        let policy = match consistency {
+            Consistency::Stale => return Ok(()),
+            Consistency::Linearizable if self.holds_lease() => return Ok(()),
+            Consistency::Linearizable => ReadPolicy::LeaseRead,
+            Consistency::ReadIndex => ReadPolicy::ReadIndex,
+        };
+        let term_before = self.leading_term();
+        let checked = timeout(self.inner.proposal_timeout, self.inner.raft.ensure_linearizable(policy)).await;
+        match checked {
+            Ok(Ok(_)) => {
+                if let Some(term) = term_before.filter(|&term| self.leading_term() == Some(term)) {
+                    self.inner.ready_term.store(term, Ordering::Release);
+                }
+                Ok(())
+            }
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
+                Err(batch::not_leader(self.inner.id, &forward))
+            }
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => {
+                Err(Error::NoQuorum { group: self.inner.id })
+            }
+            Ok(Err(RaftError::Fatal(_))) => Err(self.stopped()),
+        }
+    }
+
+    /// The term in which this replica leads now.
+    fn leading_term(&self) -> Option<u64> {
+        self.inner.raft.as_leader().ok().map(|leader| leader.term())
+    }
+
+    /// True while no other replica can have been elected and everything acknowledged is applied here: this replica
+    /// leads in a term in which it has once passed a full check, has not ceded, and a majority heard of it lately.
+    fn holds_lease(&self) -> bool {
+        let Ok(leader) = self.inner.raft.as_leader() else { return false };
+        let term = leader.term();
+        if self.inner.ready_term.load(Ordering::Acquire) != term
+            || self.inner.ceded_term.load(Ordering::Acquire) == term
+        {
+            return false;
+        }
+        let usable = self.inner.lease * (100 - LEASE_DRIFT_PERCENT) / 100;
+        leader.last_quorum_acked().is_some_and(|acked| {
+            acked.elapsed() < usable
+        })
+    }
+
+    /// Who leads, as far as this replica knows.
+    pub fn leader(&self) -> Option<Leader> {
+        self.status().leader
+    }
+
+    /// True if this replica leads, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        self.inner.raft.is_leader()
+    }
+
+    /// What the group looks like from here.
+    pub fn status(&self) -> Status {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let leader = metrics.current_leader.and_then(|replica| {
+            membership.get_node(&replica).map(|place| Leader { replica, node: place.node })
+        });
+        Status {
+            state: match (&metrics.running_state, metrics.state) {
+                (Err(_), _) | (_, ServerState::Shutdown) => "stopped",
+                (_, ServerState::Leader) => "leader",
+                (_, ServerState::Follower) => "follower",
+                (_, ServerState::Candidate) => "candidate",
+                (_, ServerState::Learner) => "learner",
+            },
+            term: metrics.current_term,
+            leader,
+            last_log: metrics.last_log_index.unwrap_or(0),
+            applied: metrics.last_applied.map_or(0, |applied| applied.index()),
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+        }
+    }
+
+    /// Gives the leadership to another voter. Returns once asked for; watch [`Group::status`] for the outcome.
+    pub async fn transfer_leader(&self, to: u64) -> Result<(), Error> {
+        if let Some(term) = self.leading_term() {
+            // Before asking: from then on another replica may lead without waiting for our lease.
+            self.inner.ceded_term.store(term, Ordering::Release);
+        }
+        self.inner.raft.trigger().transfer_leader(to).await.map_err(|_fatal| self.stopped())
+    }
+
+    /// Makes `members` the voters of the group and drops everybody else: learners first, until they have caught up,
+    /// then by joint consensus. Only the leader can; calling it again after a failure goes on where it stopped.
+    pub async fn set_members(&self, members: &[Member]) -> Result<(), Error> {
+        let refused = |action: &'static str, reason: String| Error::Refused { group: self.inner.id, action, reason };
+        let known: BTreeSet<u64> = {
+            let status = self.status();
+            status.voters.into_iter().chain(status.learners).collect()
+        };
+        for member in members.iter().filter(|member| !known.contains(&member.replica)) {
+            self.inner
+                .raft
+                .add_learner(member.replica, Place { node: member.node }, true)
+                .await
+                .map_err(|error| refused("add a learner", error.to_string()))?;
+        }
+        let voters: BTreeSet<u64> = members.iter().map(|member| member.replica).collect();
+        let now: BTreeSet<u64> = self.status().voters.into_iter().collect();
+        if now != voters || known.difference(&voters).next().is_some() {
+            self.inner
+                .raft
+                .change_membership(voters, false)
+                .await
+                .map_err(|error| refused("change the voters", error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Founds the group with these voters. Only for a group that never existed; on one replica only.
+    pub async fn found(&self, members: &[Member]) -> Result<(), Error> {
+        let members: BTreeMap<u64, Place> =
+            members.iter().map(|member| (member.replica, Place { node: member.node })).collect();
+        self.inner.raft.initialize(members).await.map_err(|error| Error::Refused {
+            group: self.inner.id,
+            action: "found the group",
+            reason: error.to_string(),
+        })
+    }
+
+    /// True if the group was founded as far as this replica knows: it has a log, or has voted.
+    pub async fn is_founded(&self) -> Result<bool, Error> {
+        self.inner.raft.is_initialized().await.map_err(|_fatal| self.stopped())
+    }
+
+    /// Makes a snapshot and cuts the log behind it.
+    pub async fn compact(&self) -> Result<(), Error> {
+        self.inner.raft.trigger().snapshot().await.map_err(|_fatal| self.stopped())
+    }
+
+    fn stopped(&self) -> Error {
+        let metrics = self.inner.raft.metrics();
+        let reason = match &metrics.borrow_watched().running_state {
+            Ok(()) => "it is shutting down".to_owned(),
+            Err(fatal) => fatal.to_string(),
+        };
+        Error::Stopped { group: self.inner.id, reason }
+    }
+}

@@ -1,0 +1,295 @@
+//! All groups of a node: they share a write-ahead log, the lines to other nodes, a clock and a store of snapshots.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use openraft::{SnapshotPolicy, StepDownPolicy};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+use trimaran_net::clock::Clock;
+use trimaran_net::peers::Peers;
+use trimaran_proto::internal::replication::replication_server::{Replication, ReplicationServer};
+use trimaran_storage::disk::Disk;
+use trimaran_storage::wal::{self, Wal};
+
+use crate::apply::Applier;
+use crate::batch::PROPOSALS_MAX;
+use crate::error::Error;
+use crate::group::{Group, Inner};
+use crate::log::Log;
+use crate::machine::Machine;
+use crate::network::{Lines, Network};
+use crate::rpc::{self, Inbound, Local};
+use crate::snapshot::Store;
+
+/// How often a log is looked at for being too long.
+const COMPACT_EVERY: Duration = Duration::from_millis(500);
+
+/// Entries kept behind a snapshot, so that a follower that is a little behind needs none.
+const ENTRIES_KEPT: u64 = 1024;
+
+/// Entries of one append to a follower.
+const APPEND_ENTRIES_MAX: u64 = 256;
+
+/// Times that the groups of a node live by. They must be the same on all nodes of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How often a leader without work says that it is there.
+    pub heartbeat: Duration,
+    /// Silence after which a follower asks whether to elect, least and most. The most is also the leader's lease.
+    pub election: (Duration, Duration),
+    /// How long a proposal or a read may wait for a majority.
+    pub proposal: Duration,
+}
+
+impl Default for Timing {
+    /// A dead leader is replaced in about a second: its lease, then an election.
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(100),
+            election: (Duration::from_millis(300), Duration::from_millis(600)),
+            proposal: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How the groups of a node are kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Times.
+    pub timing: Timing,
+    /// Bytes of entries of one group after which a snapshot is made and the log cut behind it.
+    pub log_bytes_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { timing: Timing::default(), log_bytes_max: 32 << 20 }
+    }
+}
+
+/// Where the log of a group goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Nowhere: gone with the process. The replica must come back under a new id.
+    Memory,
+    /// Into the node's write-ahead log.
+    Log,
+}
+
+/// The write-ahead log and the snapshots of a node.
+pub struct Durable {
+    wal: Arc<Wal>,
+    snapshots: Store,
+    recovered: Mutex<HashMap<u64, wal::Group>>,
+}
+
+impl Durable {
+    /// Opens them in two folders.
+    pub fn open(
+        log: Arc<dyn Disk>,
+        snapshots: Arc<dyn Disk>,
+        options: wal::Options,
+    ) -> Result<Self, trimaran_storage::Error> {
+        let (wal, recovered) = Wal::open(log, options)?;
+        Ok(Self {
+            wal: Arc::new(wal),
+            snapshots: Store::new(snapshots),
+            recovered: Mutex::new(recovered.groups),
+        })
+    }
+
+    /// Ids of the groups that the log has something of.
+    pub fn groups(&self) -> Vec<u64> {
+        self.recovered.lock().keys().copied().collect()
+    }
+}
+
+impl std::fmt::Debug for Durable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Durable").finish_non_exhaustive()
+    }
+}
+
+/// All groups of a node. Clones are the same.
+#[derive(Clone)]
+pub struct Groups {
+    inner: Arc<Shared>,
+}
+
+struct Shared {
+    node: u64,
+    options: Options,
+    clock: Arc<dyn Clock>,
+    lines: Lines,
+    durable: Option<Durable>,
+    open: RwLock<HashMap<u64, Opened>>,
+}
+
+struct Opened {
+    inbound: Arc<dyn Inbound>,
+    log: Log,
+    stop: Box<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Groups {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Groups").field("node", &self.inner.node).finish_non_exhaustive()
+    }
+}
+
+impl Groups {
+    /// No groups yet. Without `durable`, only groups in memory can be opened.
+    pub fn new(node: u64, options: Options, clock: Arc<dyn Clock>, peers: Peers, durable: Option<Durable>) -> Self {
+        let lines = Lines::new(peers);
+        Self { inner: Arc::new(Shared { node, options, clock, lines, durable, open: RwLock::default() }) }
+    }
+
+    /// The gRPC service that the other nodes' lines end in; to be served where the peers have this node's address.
+    pub fn service(&self) -> ReplicationServer<impl Replication> {
+        rpc::service(self.clone())
+    }
+
+    /// Opens this node's replica of a group: from its log and snapshot if there are any, else empty, to be founded
+    /// or to be added by the leader.
+    pub async fn open<M: Machine>(
+        &self,
+        id: u64,
+        replica: u64,
+        durability: Durability,
+        machine: M,
+    ) -> Result<Group<M>, Error> {
+        let refused = |reason: String| Error::Refused { group: id, action: "open", reason };
+        if self.inner.open.read().contains_key(&id) {
+            return Err(refused("it is open already".to_owned()));
+        }
+        let (log, store) = match (durability, &self.inner.durable) {
+            (Durability::Memory, _) => (Log::in_memory(id), None),
+            (Durability::Log, Some(durable)) => {
+                let recovered = durable.recovered.lock().remove(&id);
+                let log = Log::durable(id, Arc::clone(&durable.wal), recovered)
+                    .map_err(|malformed| refused(malformed.to_string()))?;
+                (log, Some(durable.snapshots.clone()))
+            }
+            (Durability::Log, None) => return Err(refused("this node has no data folder".to_owned())),
+        };
+        let (applier, state) = Applier::new(id, machine, store).map_err(|error| refused(error.to_string()))?;
+        let timing = self.inner.options.timing;
+        let config = openraft_config(timing).map_err(|error| refused(error.to_string()))?;
+        let network = Network { lines: self.inner.lines.clone(), group: id, replica };
+        let raft = openraft::Raft::new(replica, Arc::new(config), network, log.clone(), applier)
+            .await
+            .map_err(|error| refused(error.to_string()))?;
+
+        let (proposals, receiver) = mpsc::channel(PROPOSALS_MAX);
+        let group = Group::open(
+            Inner {
+                id,
+                replica,
+                raft: raft.clone(),
+                state,
+                proposals,
+                lease: timing.election.1,
+                proposal_timeout: timing.proposal,
+                ready_term: AtomicU64::new(0),
+                ceded_term: AtomicU64::new(0),
+            },
+            receiver,
+            Arc::clone(&self.inner.clock),
+        );
+        tokio::spawn(compact_when_long(group.clone(), log.clone(), self.inner.options.log_bytes_max));
+        let stop_raft = raft.clone();
+        let opened = Opened {
+            inbound: Arc::new(Local { replica, raft }),
+            log,
+            stop: Box::new(move || {
+                let raft = stop_raft.clone();
+                Box::pin(async move {
+                    if let Err(panicked) = raft.shutdown().await {
+                        warn!(error = %panicked, "a group did not stop cleanly");
+                    }
+                })
+            }),
+        };
+        self.inner.open.write().insert(id, opened);
+        info!(group = id, replica, ?durability, "group opened");
+        Ok(group)
+    }
+
+    /// Stops this node's replica of a group and keeps its data.
+    pub async fn close(&self, id: u64) {
+        let opened = self.inner.open.write().remove(&id);
+        if let Some(opened) = opened {
+            (opened.stop)().await;
+        }
+    }
+
+    /// Stops this node's replica of a group and forgets its data. Only on the meta group's word that it was removed.
+    pub async fn remove(&self, id: u64) -> Result<(), Error> {
+        let opened = self.inner.open.write().remove(&id);
+        let Some(opened) = opened else { return Ok(()) };
+        (opened.stop)().await;
+        let failed = |error: std::io::Error| Error::Refused { group: id, action: "remove", reason: error.to_string() };
+        opened.log.wipe().await.map_err(failed)?;
+        if let Some(durable) = &self.inner.durable {
+            durable.snapshots.remove(id).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Stops everything.
+    pub async fn close_all(&self) {
+        let opened: Vec<Opened> = self.inner.open.write().drain().map(|(_, opened)| opened).collect();
+        futures::future::join_all(opened.iter().map(|opened| (opened.stop)())).await;
+        self.inner.lines.close();
+    }
+
+    pub(crate) fn inbound(&self, id: u64) -> Option<Arc<dyn Inbound>> {
+        self.inner.open.read().get(&id).map(|opened| Arc::clone(&opened.inbound))
+    }
+}
+
+fn openraft_config(timing: Timing) -> Result<openraft::Config, openraft::ConfigError> {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    openraft::Config {
+        cluster_name: "trimaran".to_owned(),
+        heartbeat_interval: ms(timing.heartbeat),
+        election_timeout_min: ms(timing.election.0),
+        election_timeout_max: ms(timing.election.1),
+        enable_pre_vote: Some(true),
+        // We cut logs by bytes, see `compact_when_long`.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        purge_batch_size: ENTRIES_KEPT / 4,
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        // A follower gets a snapshot only where the log no longer has what it needs.
+        replication_lag_threshold: u64::MAX / 2,
+        install_snapshot_timeout: 120_000,
+        // We transfer the leadership ourselves, so that our lease knows of it: see `Group::transfer_leader`.
+        removed_leader_step_down: StepDownPolicy::Never,
+        allow_log_reversion: Some(false),
+        ..openraft::Config::default()
+    }
+    .validate()
+}
+
+/// Has a snapshot made whenever the log has grown by `bytes_max`.
+async fn compact_when_long<M: Machine>(group: Group<M>, log: Log, bytes_max: usize) {
+    let mut floor = 0;
+    loop {
+        tokio::time::sleep(COMPACT_EVERY).await;
+        let bytes = log.bytes();
+        // What a snapshot leaves (entries kept for followers) is the floor from which growth counts.
+        floor = floor.min(bytes);
+        if bytes - floor < bytes_max {
+            continue;
+        }
+        if group.compact().await.is_err() {
+            return;
+        }
+        floor = bytes;
+    }
+}

@@ -1,0 +1,314 @@
+//! The receiving end of the lines: hands frames to the groups they are for and sends the answers back, batched.
+//!
+//! Appends of one sender keep their order and are pipelined into openraft; heartbeats and votes overtake them.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use openraft::raft::{StreamAppendError, TransferLeaderRequest};
+use openraft::storage::Snapshot;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use trimaran_proto::internal::replication::frame::Body;
+use trimaran_proto::internal::replication::replication_server::{Replication, ReplicationServer};
+use trimaran_proto::internal::replication::{
+    Frame, Frames, SnapshotChunk, SnapshotReply, TransferLeaderReply, VoteReply,
+};
+
+use crate::apply::Applier;
+use crate::codec::{self, Malformed};
+use crate::groups::Groups;
+use crate::machine::Machine;
+use crate::network::MESSAGE_BYTES_MAX;
+use crate::types::Config;
+
+/// Answers that wait to be sent on a line.
+const ANSWERS_MAX: usize = 4096;
+
+/// Frames of one message.
+const FRAMES_MAX: usize = 512;
+
+/// Appends of one sender that wait for one group.
+const APPENDS_MAX: usize = 64;
+
+/// A group of whatever machine, as the lines see it.
+pub(crate) trait Inbound: Send + Sync {
+    fn replica(&self) -> u64;
+    fn append(&self, frame: Frame, session: &mut Option<Appends>, answers: &mpsc::Sender<Frame>);
+    fn ask(self: Arc<Self>, frame: Frame) -> Pin<Box<dyn Future<Output = Frame> + Send>>;
+    fn install(
+        self: Arc<Self>,
+        snapshot: ReceivedSnapshot,
+    ) -> Pin<Box<dyn Future<Output = Result<SnapshotReply, Status>> + Send>>;
+}
+
+pub(crate) struct ReceivedSnapshot {
+    pub(crate) header: trimaran_proto::internal::replication::SnapshotHeader,
+    pub(crate) chunks: Vec<Bytes>,
+}
+
+/// Appends on their way from one sender into one group.
+pub(crate) struct Appends {
+    input: mpsc::Sender<Frame>,
+}
+
+/// The replica of a group on this node.
+pub(crate) struct Local<M: Machine> {
+    pub(crate) replica: u64,
+    pub(crate) raft: openraft::Raft<Config, Applier<M>>,
+}
+
+fn answer(frame: &Frame, body: Body) -> Frame {
+    Frame {
+        call: frame.call,
+        group: frame.group,
+        from: frame.to,
+        to: frame.from,
+        heartbeat: frame.heartbeat,
+        body: Some(body),
+    }
+}
+
+fn refused(frame: &Frame, reason: impl std::fmt::Display) -> Frame {
+    answer(frame, Body::Refused(reason.to_string()))
+}
+
+impl<M: Machine> Inbound for Local<M> {
+    fn replica(&self) -> u64 {
+        self.replica
+    }
+
+    fn append(&self, frame: Frame, session: &mut Option<Appends>, answers: &mpsc::Sender<Frame>) {
+        // A session ends with its first refusal, as the sender's stream does; the next append begins another.
+        let open = session.take_if(|appends| appends.input.is_closed()).is_none();
+        let appends = match session {
+            Some(appends) if open => appends,
+            _ => {
+                let (input, frames) = mpsc::channel(APPENDS_MAX);
+                tokio::spawn(run_appends(self.raft.clone(), frames, answers.clone()));
+                session.insert(Appends { input })
+            }
+        };
+        if let Err(full) = appends.input.try_send(frame) {
+            // The sender keeps fewer on their way than fit; it is a new stream that came before the old one ended.
+            let frame = full.into_inner();
+            let reply = refused(&frame, "too many appends are waiting");
+            let answers = answers.clone();
+            tokio::spawn(async move { answers.send(reply).await });
+        }
+    }
+
+    fn ask(self: Arc<Self>, frame: Frame) -> Pin<Box<dyn Future<Output = Frame> + Send>> {
+        Box::pin(async move {
+            let answered = match &frame.body {
+                Some(Body::Append(append)) => self.heartbeat(append.clone()).await,
+                Some(Body::Vote(request)) => match codec::get_vote_request(request) {
+                    Ok(request) => self.raft.vote(request).await.map(|reply| vote(&reply)).map_err(|e| e.to_string()),
+                    Err(malformed) => Err(malformed.to_string()),
+                },
+                Some(Body::PreVote(request)) => match codec::get_vote_request(request) {
+                    Ok(request) => {
+                        self.raft.pre_vote(request).await.map(|reply| vote(&reply)).map_err(|e| e.to_string())
+                    }
+                    Err(malformed) => Err(malformed.to_string()),
+                },
+                Some(Body::TransferLeader(request)) => match codec::get_vote(request.from_leader.as_ref()) {
+                    Ok(from) => {
+                        let last = request.last_log_id.as_ref().map(codec::get_log_id);
+                        let request = TransferLeaderRequest::new(from, self.replica, last);
+                        let outcome = self.raft.handle_transfer_leader(request).await;
+                        outcome
+                            .map(|accepted| {
+                                Body::TransferLeaderReply(TransferLeaderReply { accepted: accepted.is_ok() })
+                            })
+                            .map_err(|e| e.to_string())
+                    }
+                    Err(malformed) => Err(malformed.to_string()),
+                },
+                _ => Err("a frame that is no question".to_owned()),
+            };
+            match answered {
+                Ok(body) => answer(&frame, body),
+                Err(reason) => refused(&frame, reason),
+            }
+        })
+    }
+
+    fn install(
+        self: Arc<Self>,
+        received: ReceivedSnapshot,
+    ) -> Pin<Box<dyn Future<Output = Result<SnapshotReply, Status>> + Send>> {
+        Box::pin(async move {
+            let bad = |error: Malformed| Status::invalid_argument(error.to_string());
+            let vote = codec::get_vote(received.header.vote.as_ref()).map_err(bad)?;
+            let meta = received.header.meta.as_ref().ok_or_else(|| bad(Malformed("meta of a snapshot")))?;
+            let meta = codec::get_snapshot_meta(meta).map_err(bad)?;
+            let snapshot = Snapshot { meta, snapshot: Arc::new(received.chunks) };
+            let reply = self
+                .raft
+                .install_full_snapshot(vote, snapshot)
+                .await
+                .map_err(|fatal| Status::internal(fatal.to_string()))?;
+            Ok(SnapshotReply { vote: Some(codec::put_vote(&reply.vote)) })
+        })
+    }
+}
+
+impl<M: Machine> Local<M> {
+    async fn heartbeat(
+        &self,
+        append: trimaran_proto::internal::replication::Append,
+    ) -> Result<Body, String> {
+        let request = codec::get_append(append).map_err(|malformed| malformed.to_string())?;
+        let prev = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+        let reply = self.raft.append_entries(request).await.map_err(|error| error.to_string())?;
+        if reply.is_conflict() && prev.is_none() {
+            return Err("a conflict at nothing".to_owned());
+        }
+        Ok(Body::AppendReply(codec::put_append_reply(&reply.into_stream_result(prev, last))))
+    }
+}
+
+fn vote(reply: &openraft::raft::VoteResponse<Config>) -> Body {
+    let reply: VoteReply = codec::put_vote_reply(reply);
+    Body::VoteReply(reply)
+}
+
+/// Feeds appends into openraft in order and answers them in order, until one is refused.
+async fn run_appends<M: Machine>(
+    raft: openraft::Raft<Config, Applier<M>>,
+    frames: mpsc::Receiver<Frame>,
+    answers: mpsc::Sender<Frame>,
+) {
+    let waiting: Arc<Mutex<VecDeque<Frame>>> = Arc::default();
+    let input = {
+        let waiting = Arc::clone(&waiting);
+        ReceiverStream::new(frames).filter_map(move |mut frame| {
+            let request = match frame.body.take() {
+                Some(Body::Append(append)) => codec::get_append(append).ok(),
+                _ => None,
+            };
+            // A malformed append gets no answer in order; the sender's patience ends its stream.
+            if request.is_some() {
+                waiting.lock().push_back(frame);
+            }
+            futures::future::ready(request)
+        })
+    };
+    let mut results = Box::pin(raft.stream_append(input));
+    while let Some(result) = results.next().await {
+        let Some(frame) = waiting.lock().pop_front() else { return };
+        let (reply, go_on) = match result {
+            Ok(result) => {
+                let go_on = !matches!(
+                    result,
+                    Err(StreamAppendError::Conflict(_) | StreamAppendError::HigherVote(_))
+                );
+                (answer(&frame, Body::AppendReply(codec::put_append_reply(&result))), go_on)
+            }
+            Err(fatal) => (refused(&frame, fatal), false),
+        };
+        if answers.send(reply).await.is_err() || !go_on {
+            break;
+        }
+    }
+}
+
+/// The gRPC service.
+#[derive(Clone)]
+pub(crate) struct Service {
+    groups: Groups,
+}
+
+/// The service that other nodes' lines end in.
+pub(crate) fn service(groups: Groups) -> ReplicationServer<Service> {
+    ReplicationServer::new(Service { groups })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+#[tonic::async_trait]
+impl Replication for Service {
+    type LineStream = Pin<Box<dyn Stream<Item = Result<Frames, Status>> + Send>>;
+
+    async fn line(&self, request: Request<Streaming<Frames>>) -> Result<Response<Self::LineStream>, Status> {
+        let mut inbound = request.into_inner();
+        let (answers, mut ready) = mpsc::channel::<Frame>(ANSWERS_MAX);
+        let groups = self.groups.clone();
+        tokio::spawn(async move {
+            let mut sessions: HashMap<(u64, u64), Option<Appends>> = HashMap::new();
+            // Ends with the stream, whatever ended it: the sender notices by itself.
+            while let Ok(Some(frames)) = inbound.message().await {
+                for frame in frames.frames {
+                    let Some(group) = groups.inbound(frame.group).filter(|group| group.replica() == frame.to) else {
+                        let reply = refused(&frame, "this node does not hold the replica");
+                        if answers.send(reply).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    };
+                    if matches!(frame.body, Some(Body::Append(_))) && !frame.heartbeat {
+                        group.append(frame.clone(), sessions.entry((frame.group, frame.from)).or_default(), &answers);
+                    } else {
+                        let answers = answers.clone();
+                        tokio::spawn(async move { answers.send(group.ask(frame).await).await });
+                    }
+                }
+            }
+        });
+        let outbound = async_stream(async move |yielder: mpsc::Sender<Result<Frames, Status>>| {
+            let mut frames = Vec::new();
+            while ready.recv_many(&mut frames, FRAMES_MAX).await > 0 {
+                let batch = std::mem::take(&mut frames);
+                if yielder.send(Ok(Frames { frames: batch })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(outbound)))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<SnapshotReply>, Status> {
+        let mut stream = request.into_inner();
+        let mut header = None;
+        let mut chunks = Vec::new();
+        let mut total = 0;
+        while let Some(chunk) = stream.message().await? {
+            if trimaran_storage::format::crc(&chunk.data) != chunk.checksum {
+                return Err(Status::data_loss(format!("chunk {} of the snapshot is damaged", chunks.len())));
+            }
+            header = header.or(chunk.header);
+            total = total.max(chunk.total_chunks);
+            chunks.push(chunk.data);
+        }
+        if chunks.len() as u64 != total {
+            return Err(Status::data_loss(format!("{} of {total} chunks of the snapshot came", chunks.len())));
+        }
+        let header = header.ok_or_else(|| Status::invalid_argument("a snapshot without a header"))?;
+        let group = self
+            .groups
+            .inbound(header.group)
+            .filter(|group| group.replica() == header.to)
+            .ok_or_else(|| Status::not_found("this node does not hold the replica"))?;
+        group.install(ReceivedSnapshot { header, chunks }).await.map(Response::new)
+    }
+}
+
+/// A stream fed by a task.
+fn async_stream<T: Send + 'static, F>(feed: impl FnOnce(mpsc::Sender<T>) -> F) -> ReceiverStream<T>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::spawn(feed(sender));
+    ReceiverStream::new(receiver)
+}

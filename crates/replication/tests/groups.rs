@@ -1,0 +1,297 @@
+//! Groups as their users see them: three nodes in one process, over real connections.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use trimaran_net::clock::SystemClock;
+use trimaran_net::dial::TcpDial;
+use trimaran_net::peers::Peers;
+use trimaran_replication::Error;
+use trimaran_replication::error::Stop;
+use trimaran_replication::group::{Consistency, Group, Member};
+use trimaran_replication::groups::{Durability, Durable, Groups, Options};
+use trimaran_replication::machine::{Committed, Machine, SnapshotChunks};
+use trimaran_replication::session::{RequestId, Session};
+use trimaran_storage::faulty::FaultyDisk;
+use trimaran_storage::wal;
+
+const GROUP: u64 = 7;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Writes everything down in order; the reply is the place.
+#[derive(Default)]
+struct Journal(Vec<Bytes>);
+
+impl Machine for Journal {
+    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Bytes>, Stop> {
+        Ok(run
+            .iter()
+            .map(|command| {
+                self.0.push(command.payload.clone());
+                Bytes::from(self.0.len().to_string())
+            })
+            .collect())
+    }
+
+    fn snapshot(&self) -> SnapshotChunks {
+        Box::new(self.0.clone().into_iter())
+    }
+
+    fn restore(&mut self, chunks: &mut dyn Iterator<Item = Bytes>) -> Result<(), Stop> {
+        self.0 = chunks.collect();
+        Ok(())
+    }
+}
+
+struct Node {
+    id: u64,
+    groups: Groups,
+    group: Group<Journal>,
+    server: JoinHandle<()>,
+    peers: Peers,
+    address: String,
+}
+
+impl Node {
+    async fn start(id: u64, replica: u64, disk: Option<&FaultyDisk>, options: Options) -> Self {
+        let peers = Peers::new(Arc::new(TcpDial));
+        let durable = disk.map(|disk| {
+            let wal = wal::Options { segment_bytes: 1 << 20, ..wal::Options::default() };
+            Durable::open(Arc::new(disk.clone()), Arc::new(disk.clone()), wal).unwrap()
+        });
+        let durability = if disk.is_some() { Durability::Log } else { Durability::Memory };
+        let groups = Groups::new(id, options, Arc::new(SystemClock), peers.clone(), durable);
+        let listener = trimaran_net::listen::listen("127.0.0.1:0".parse().unwrap(), "--test").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let serve = tonic::transport::Server::builder()
+            .add_service(groups.service())
+            .serve_with_incoming(trimaran_net::listen::incoming(listener));
+        let server = tokio::spawn(async move { serve.await.unwrap() });
+        let group = groups.open(GROUP, replica, durability, Journal::default()).await.unwrap();
+        Self { id, groups, group, server, peers, address }
+    }
+
+    /// As kill -9 for the others: no good-bye, connections cut.
+    async fn kill(self) {
+        self.server.abort();
+        self.groups.close_all().await;
+    }
+}
+
+fn introduce(nodes: &[&Node]) {
+    for one in nodes {
+        for other in nodes {
+            one.peers.set(other.id, &other.address).unwrap();
+        }
+    }
+}
+
+async fn three(durable: bool, options: Options) -> (Vec<Node>, Vec<FaultyDisk>) {
+    let disks: Vec<FaultyDisk> = (0..3).map(|_| FaultyDisk::new()).collect();
+    let mut nodes = Vec::new();
+    for (id, disk) in (1..=3).zip(&disks) {
+        nodes.push(Node::start(id, id * 10, durable.then_some(disk), options.clone()).await);
+    }
+    introduce(&nodes.iter().collect::<Vec<_>>());
+    let members: Vec<Member> = nodes.iter().map(|node| Member { replica: node.id * 10, node: node.id }).collect();
+    nodes[0].group.found(&members).await.unwrap();
+    (nodes, disks)
+}
+
+/// Asks everybody until it is answered, with the same request id, as a client does.
+async fn write(nodes: &[Node], text: &str, id: RequestId) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        for node in nodes {
+            match node.group.propose(Bytes::copy_from_slice(text.as_bytes()), Some(id)).await {
+                Ok(reply) => return String::from_utf8(reply.to_vec()).unwrap(),
+                Err(Error::NotLeader { .. } | Error::NoQuorum { .. } | Error::Unknown { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert!(Instant::now() < deadline, "no leader in {PATIENCE:?}: {:?}", statuses(nodes));
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn statuses(nodes: &[Node]) -> Vec<trimaran_replication::group::Status> {
+    nodes.iter().map(|node| node.group.status()).collect()
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    timeout(PATIENCE, async {
+        while !holds().await {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("did not happen in {PATIENCE:?}: {what}"));
+}
+
+async fn leader(nodes: &[Node]) -> usize {
+    let mut found = 0;
+    until("a leader that serves reads", async || {
+        for (position, node) in nodes.iter().enumerate() {
+            if node.group.barrier(Consistency::Linearizable).await.is_ok() {
+                found = position;
+                return true;
+            }
+        }
+        false
+    })
+    .await;
+    found
+}
+
+fn journal(node: &Node) -> Vec<String> {
+    node.group.read_now(|journal| {
+        journal.0.iter().map(|entry| String::from_utf8(entry.to_vec()).unwrap()).collect()
+    })
+}
+
+#[tokio::test]
+async fn one_durable_replica_finds_its_data_after_a_loss_of_power() {
+    let disk = FaultyDisk::new();
+    let node = Node::start(1, 10, Some(&disk), Options::default()).await;
+    introduce(&[&node]);
+    node.group.found(&[Member { replica: 10, node: 1 }]).await.unwrap();
+    let session = Session::new(1);
+    let nodes = [node];
+    for number in 1..=20 {
+        assert_eq!(write(&nodes, &format!("w{number}"), session.begin(1).id(0)).await, number.to_string());
+    }
+    let [node] = nodes;
+    node.kill().await;
+    disk.lose_power(|| false);
+
+    let nodes = [Node::start(1, 10, Some(&disk), Options::default()).await];
+    introduce(&[&nodes[0]]);
+    assert!(nodes[0].group.is_founded().await.unwrap());
+    assert_eq!(write(&nodes, "after", session.begin(1).id(0)).await, "21");
+    assert_eq!(journal(&nodes[0])[19], "w20");
+}
+
+#[tokio::test]
+async fn writes_go_on_within_two_seconds_of_a_leaders_death_and_each_is_there_once() {
+    for durable in [false, true] {
+        let (mut nodes, _disks) = three(durable, Options::default()).await;
+        let session = Session::new(2);
+        write(&nodes, "first", session.begin(1).id(0)).await;
+        let gone = leader(&nodes).await;
+        // A request whose answer is lost: the leader carries it out, then dies.
+        let lost = session.begin(1);
+        let first_answer = write(&nodes, "lost", lost.id(0)).await;
+        nodes.remove(gone).kill().await;
+        let died = Instant::now();
+        assert_eq!(write(&nodes, "lost", lost.id(0)).await, first_answer, "a retry gets the first answer");
+        let back = died.elapsed();
+        assert!(back < Duration::from_secs(10), "durable: {durable}: {back:?}");
+        println!("durable: {durable}: writes were back after {back:?}");
+        write(&nodes, "last", session.begin(1).id(0)).await;
+        let now = leader(&nodes).await;
+        assert_eq!(journal(&nodes[now]), ["first", "lost", "last"]);
+    }
+}
+
+#[tokio::test]
+async fn concurrent_proposals_are_answered_each_with_its_own_reply() {
+    let (nodes, _) = three(false, Options::default()).await;
+    let at = leader(&nodes).await;
+    let mut waiting = Vec::new();
+    for number in 0..2000_u32 {
+        let group = nodes[at].group.clone();
+        waiting.push(tokio::spawn(async move {
+            let reply = group.propose(Bytes::from(number.to_string()), None).await.unwrap();
+            (number, String::from_utf8(reply.to_vec()).unwrap().parse::<usize>().unwrap())
+        }));
+    }
+    let mut places = BTreeMap::new();
+    for task in waiting {
+        let (number, place) = task.await.unwrap();
+        places.insert(place, number.to_string());
+    }
+    let seen = journal(&nodes[at]);
+    assert_eq!(seen.len(), 2000);
+    for (place, number) in places {
+        assert_eq!(seen[place - 1], number);
+    }
+    // Far fewer entries than commands: they were batched.
+    assert!(nodes[at].group.status().last_log < 1000, "{}", nodes[at].group.status().last_log);
+}
+
+#[tokio::test]
+async fn a_leader_that_gave_way_serves_no_reads_and_the_next_one_does() {
+    let (nodes, _) = three(false, Options::default()).await;
+    let session = Session::new(3);
+    write(&nodes, "one", session.begin(1).id(0)).await;
+    let old = leader(&nodes).await;
+    let new = (old + 1) % 3;
+    nodes[old].group.transfer_leader(nodes[new].group.replica()).await.unwrap();
+    until("the target leads", async || nodes[new].group.is_leader()).await;
+    write(&nodes[new..=new], "two", session.begin(1).id(0)).await;
+    let refused = nodes[old].group.barrier(Consistency::Linearizable).await;
+    assert!(matches!(refused, Err(Error::NotLeader { .. } | Error::NoQuorum { .. })), "{refused:?}");
+    let read = nodes[new].group.read(Consistency::ReadIndex, |journal| journal.0.len()).await.unwrap();
+    assert_eq!(read, 2);
+}
+
+#[tokio::test]
+async fn a_replica_that_lost_its_memory_comes_back_under_a_new_id_by_snapshot() {
+    // A short log, so that what the new replica needs is no longer in it.
+    let options = Options { log_bytes_max: 64 << 10, ..Options::default() };
+    let (mut nodes, _) = three(false, options.clone()).await;
+    let session = Session::new(4);
+    let padding = "x".repeat(600);
+    for number in 0..3000 {
+        write(&nodes, &format!("{number} {padding}"), session.begin(1).id(0)).await;
+    }
+    let position = (leader(&nodes).await + 1) % 3;
+    let dead = nodes.remove(position);
+    let (id, old_replica) = (dead.id, dead.group.replica());
+    dead.kill().await;
+    write(&nodes, "while it is away", session.begin(1).id(0)).await;
+
+    let back = Node::start(id, old_replica + 1, None, options).await;
+    nodes.push(back);
+    introduce(&nodes.iter().collect::<Vec<_>>());
+    let members: Vec<Member> =
+        nodes.iter().map(|node| Member { replica: node.group.replica(), node: node.id }).collect();
+    until("the leader replaces the lost replica", async || {
+        let at = leader(&nodes).await;
+        nodes[at].group.set_members(&members).await.is_ok()
+    })
+    .await;
+    let expected = journal(&nodes[leader(&nodes).await]);
+    assert_eq!(expected.len(), 3001);
+    until("the new replica has everything", async || {
+        journal(&nodes[2]) == expected
+    })
+    .await;
+    let at = leader(&nodes).await;
+    let voters = nodes[at].group.status().voters;
+    assert!(voters.contains(&(old_replica + 1)) && !voters.contains(&old_replica), "{voters:?}");
+}
+
+#[tokio::test]
+async fn without_a_majority_nothing_is_acknowledged() {
+    let options = Options {
+        timing: trimaran_replication::groups::Timing { proposal: Duration::from_secs(1), ..Default::default() },
+        ..Options::default()
+    };
+    let (mut nodes, _) = three(false, options).await;
+    let at = leader(&nodes).await;
+    let survivor = nodes.remove(at);
+    for node in nodes {
+        node.kill().await;
+    }
+    let refused = survivor.group.propose(Bytes::from_static(b"lonely"), None).await.unwrap_err();
+    assert!(matches!(refused, Error::Unknown { .. } | Error::NoQuorum { .. } | Error::NotLeader { .. }), "{refused}");
+    until("reads are refused once the lease is over", async || {
+        survivor.group.barrier(Consistency::Linearizable).await.is_err()
+    })
+    .await;
+}
