@@ -1,7 +1,7 @@
 //! How nodes and clients talk.
 //!
 //! [`clock`] (time enters here and nowhere below), [`listen`] (sockets with errors that name the flag), [`dial`] and
-//! [`peers`] (lines to other nodes by node id), [`status`] (error classes and their one table), [`retry`].
+//! [`peers`] (lines to other nodes by node id), [`pipeline`] (many calls on one stream), [`status`] (error classes and their one table), [`retry`].
 
 pub mod clock;
 
@@ -11,6 +11,10 @@ pub mod dial;
 
 pub mod peers;
 
+pub mod pipeline;
+
 pub mod status;
 
 pub mod retry;
+
+pub mod placement;

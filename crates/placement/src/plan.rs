@@ -7,14 +7,20 @@ use crate::table::{Partition, Replica};
 use crate::token::Token;
 use crate::{NodeId, PartitionId, ReplicaId};
 
-/// Cuts all tokens into `count` ranges of equal width (±1), in order.
+/// Ranges begin at multiples of this many tokens: a slot of the grid is never cut in two.
+const UNIT_TOKENS: u32 = 50;
+
+/// Partitions that a cluster can begin with.
+pub const PARTITIONS_MAX: u64 = 1 << (64 - UNIT_TOKENS);
+
+/// Cuts all tokens into `count` ranges of about equal width (±2⁵⁰), in order.
 pub fn even_ranges(count: u64) -> Vec<(Token, Token)> {
-    let width = (u128::from(u64::MAX) + 1) / u128::from(count.max(1));
-    (0..count.max(1))
+    let count = count.clamp(1, PARTITIONS_MAX);
+    let start = |index: u64| (index * PARTITIONS_MAX / count) << UNIT_TOKENS;
+    (0..count)
         .map(|index| {
-            let first = width * u128::from(index);
-            let last = if index + 1 == count.max(1) { u128::from(u64::MAX) } else { first + width - 1 };
-            (Token(first as u64), Token(last as u64))
+            let last = if index + 1 == count { u64::MAX } else { start(index + 1) - 1 };
+            (Token(start(index)), Token(last))
         })
         .collect()
 }
@@ -55,6 +61,7 @@ pub fn first_placement(
                 first,
                 last,
                 epoch: 1,
+                voters: replicas.iter().map(|replica| replica.id).collect(),
                 leader_hint: replicas.first().map(|replica| replica.id),
                 replicas,
                 lost: false,

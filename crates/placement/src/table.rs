@@ -30,6 +30,8 @@ pub struct Partition {
     pub epoch: u64,
     /// The copies, voters of the group.
     pub replicas: Vec<Replica>,
+    /// Replicas that vote in the group now; where they differ from `replicas`, a change is under way.
+    pub voters: Vec<ReplicaId>,
     /// Where the leader was last seen.
     pub leader_hint: Option<ReplicaId>,
     /// A majority of the copies is gone and cannot come back.
@@ -156,6 +158,7 @@ mod tests {
             last: Token(last),
             epoch: 1,
             replicas: vec![Replica { id: id * 10, node: 1 }],
+            voters: vec![id * 10],
             leader_hint: None,
             lost: false,
         }

@@ -18,7 +18,7 @@ use trimaran_storage::wal::{self, Wal};
 use crate::apply::Applier;
 use crate::batch::PROPOSALS_MAX;
 use crate::error::Error;
-use crate::group::{Group, Inner};
+use crate::group::{Group, Inner, Status};
 use crate::log::Log;
 use crate::machine::Machine;
 use crate::network::{Lines, Network};
@@ -132,6 +132,7 @@ struct Shared {
 struct Opened {
     inbound: Arc<dyn Inbound>,
     log: Log,
+    status: Box<dyn Fn() -> Status + Send + Sync>,
     stop: Box<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>,
 }
 
@@ -205,6 +206,10 @@ impl Groups {
         let opened = Opened {
             inbound: Arc::new(Local { replica, raft }),
             log,
+            status: {
+                let group = group.clone();
+                Box::new(move || group.status())
+            },
             stop: Box::new(move || {
                 let raft = stop_raft.clone();
                 Box::pin(async move {
@@ -245,6 +250,15 @@ impl Groups {
         let opened: Vec<Opened> = self.inner.open.write().drain().map(|(_, opened)| opened).collect();
         futures::future::join_all(opened.iter().map(|opened| (opened.stop)())).await;
         self.inner.lines.close();
+    }
+
+    /// What all open groups look like from here: group, replica, status.
+    pub fn statuses(&self) -> Vec<(u64, u64, Status)> {
+        let open = self.inner.open.read();
+        let mut statuses: Vec<_> =
+            open.iter().map(|(&id, opened)| (id, opened.inbound.replica(), (opened.status)())).collect();
+        statuses.sort_by_key(|(id, _, _)| *id);
+        statuses
     }
 
     pub(crate) fn inbound(&self, id: u64) -> Option<Arc<dyn Inbound>> {

@@ -1,0 +1,59 @@
+//! The `trimaran` command: starts nodes, and talks to them.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to its user")]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cluster;
+mod dev;
+mod grid;
+mod grid_node;
+mod output;
+
+/// A serverless backend that you run yourself.
+#[derive(Parser)]
+#[command(name = "trimaran", version, arg_required_else_help = true, after_help = "Begin with: trimaran dev")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start everything in one process, for development
+    Dev(dev::Args),
+    /// Start a node of the memory data grid
+    GridNode(Box<grid_node::Args>),
+    /// Read and write keys of a grid
+    Grid(grid::Args),
+    /// Look at a cluster
+    Cluster(cluster::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            Command::Dev(args) => dev::run(args).await,
+            Command::GridNode(args) => grid_node::run(*args).await,
+            Command::Grid(args) => grid::run(args).await,
+            Command::Cluster(args) => cluster::run(args).await,
+        }
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            // The whole chain, in one line: each cause says what the one before could not know.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The Rust SDK of Trimaran.
+//!
+//! A client is told the addresses of some nodes, learns the partition table from them, and from then on sends each
+//! request straight to the leader of its partition. Errors correct it; requests are retried with a request id, so that
+//! a retry never applies a write twice.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), trimaran_client::Error> {
+//! use trimaran_client::grid::{Grid, SetOptions};
+//!
+//! let grid = Grid::connect(["127.0.0.1:7002"]).await?;
+//! grid.set("greeting", "hello").await?;
+//! assert_eq!(grid.get("greeting").await?.as_deref(), Some(&b"hello"[..]));
+//!
+//! // Atomic counters, and values that go by themselves.
+//! assert_eq!(grid.increment("visits", 1).await?, 1);
+//! let ttl = SetOptions { ttl: Some(std::time::Duration::from_secs(60)), ..SetOptions::default() };
+//! grid.set_with("session", "abc", ttl).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod error;
+
+pub mod grid;
+
+mod route;
+
+pub use error::Error;

@@ -1,0 +1,108 @@
+//! Which node to ask: the cached partition table, and a stream of calls to each node.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use tonic::transport::Channel;
+use tracing::debug;
+use trimaran_net::dial::{Dial, TcpDial, channel};
+use trimaran_net::pipeline::Pipeline;
+use trimaran_placement::table::Table;
+use trimaran_placement::token::Token;
+use trimaran_proto::api::placement::GetTableRequest;
+use trimaran_proto::api::placement::placement_client::PlacementClient;
+
+use crate::error::Error;
+
+/// How long a node may take to tell its table.
+const TABLE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the client knows of the cluster.
+struct View {
+    table: Table,
+    addresses: HashMap<u64, String>,
+}
+
+pub(crate) struct Routes {
+    seeds: Vec<String>,
+    dial: Arc<dyn Dial>,
+    view: ArcSwapOption<View>,
+    pipelines: Mutex<HashMap<String, Pipeline>>,
+    pub(crate) random: Mutex<StdRng>,
+}
+
+impl Routes {
+    pub(crate) fn new(seeds: Vec<String>) -> Self {
+        Self {
+            seeds,
+            dial: Arc::new(TcpDial),
+            view: ArcSwapOption::empty(),
+            pipelines: Mutex::default(),
+            random: Mutex::new(StdRng::from_os_rng()),
+        }
+    }
+
+    /// Asks the nodes that are known, then the seeds, for the table, until one has it.
+    pub(crate) async fn refresh(&self) -> Result<(), Error> {
+        let mut addresses: Vec<String> =
+            self.view.load().as_ref().map(|view| view.addresses.values().cloned().collect()).unwrap_or_default();
+        addresses.extend(self.seeds.iter().cloned());
+        let mut last = Error::Unavailable("no address was given".to_owned());
+        for address in addresses {
+            let mut client = PlacementClient::new(self.channel(&address)?);
+            match tokio::time::timeout(TABLE_TIMEOUT, client.get_table(GetTableRequest {})).await {
+                Ok(Ok(reply)) => {
+                    let reply = reply.into_inner();
+                    let table = trimaran_net::placement::get_table(&reply)
+                        .map_err(|bad| Error::Broken(format!("the partition table of {address}: {bad}")))?;
+                    let known = self.view.load().as_ref().map_or(0, |view| view.table.version());
+                    if table.version() >= known {
+                        let addresses = reply.nodes.into_iter().map(|node| (node.id, node.address)).collect();
+                        self.view.store(Some(Arc::new(View { table, addresses })));
+                    }
+                    return Ok(());
+                }
+                Ok(Err(status)) => last = Error::from_status(&status),
+                Err(_elapsed) => last = Error::Unavailable(format!("{address} does not answer")),
+            }
+            debug!(address, "no table from this node");
+        }
+        Err(last)
+    }
+
+    /// Where to send a request for a token at the given attempt: to the leader first, then to anybody, for every node
+    /// passes on what is not its own.
+    pub(crate) fn address(&self, token: Token, attempt: u32) -> Option<String> {
+        let view = self.view.load();
+        let view = view.as_ref()?;
+        if attempt == 0 {
+            let partition = view.table.find(token)?;
+            let node = partition.leader_hint.and_then(|leader| partition.node_of(leader));
+            if let Some(address) = node.and_then(|node| view.addresses.get(&node)) {
+                return Some(address.clone());
+            }
+        }
+        let addresses: Vec<&String> = view.addresses.values().collect();
+        addresses.choose(&mut *self.random.lock()).map(|address| (*address).clone())
+    }
+
+    pub(crate) fn pipeline(&self, address: &str) -> Result<Pipeline, Error> {
+        let mut pipelines = self.pipelines.lock();
+        if let Some(pipeline) = pipelines.get(address) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = Pipeline::new(self.channel(address)?);
+        pipelines.insert(address.to_owned(), pipeline.clone());
+        Ok(pipeline)
+    }
+
+    pub(crate) fn channel(&self, address: &str) -> Result<Channel, Error> {
+        channel(&self.dial, address).map_err(|bad| Error::Address(format!("{address}: {bad}")))
+    }
+}

@@ -1,0 +1,21 @@
+//! Who is in a cluster, and who holds what.
+//!
+//! [`meta`] is the state that all nodes agree on; [`join`] how nodes find each other and how a cluster is born;
+//! [`member`] a node's own view of it, kept up to date, and what other nodes may ask; [`replicas`] makes the groups on
+//! this node what the descriptors say; [`identity`] who this node is, on disk.
+//!
+//! Data never waits for any of this: every node has the whole table and is corrected by errors.
+
+pub mod identity;
+
+pub mod join;
+
+pub mod member;
+
+pub mod meta;
+
+pub mod replicas;
+
+pub mod error;
+
+pub use error::Error;

@@ -1,0 +1,46 @@
+//! Descriptors to and from the wire, for nodes and clients alike.
+
+use trimaran_placement::table::{self, Partition, Replica, Table};
+use trimaran_placement::token::Token;
+use trimaran_proto::api::placement as wire;
+
+/// As a message.
+pub fn put(partition: &Partition) -> wire::Partition {
+    wire::Partition {
+        id: partition.id,
+        first_token: partition.first.0,
+        last_token: partition.last.0,
+        epoch: partition.epoch,
+        replicas: partition
+            .replicas
+            .iter()
+            .map(|replica| wire::Replica { id: replica.id, node_id: replica.node })
+            .collect(),
+        voters: partition.voters.clone(),
+        leader_hint: partition.leader_hint.unwrap_or(0),
+        lost: partition.lost,
+    }
+}
+
+/// From a message.
+pub fn get(partition: &wire::Partition) -> Partition {
+    Partition {
+        id: partition.id,
+        first: Token(partition.first_token),
+        last: Token(partition.last_token),
+        epoch: partition.epoch,
+        replicas: partition
+            .replicas
+            .iter()
+            .map(|replica| Replica { id: replica.id, node: replica.node_id })
+            .collect(),
+        voters: partition.voters.clone(),
+        leader_hint: Some(partition.leader_hint).filter(|&replica| replica != 0),
+        lost: partition.lost,
+    }
+}
+
+/// A whole table from a message; errors if it does not cover every token exactly once.
+pub fn get_table(table: &wire::Table) -> Result<Table, table::Error> {
+    Table::new(table.version, table.partitions.iter().map(get))
+}

@@ -1,0 +1,103 @@
+//! What can go wrong with a request to the grid, by what the caller can do.
+
+use trimaran_net::status::{Class, Classified};
+use trimaran_proto::api::error::ErrorDetail;
+
+/// Why a request was not answered.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Change the request: a field is out of its limit.
+    #[error("{field} has {actual}, the limit {limit} is {max}")]
+    Limit {
+        /// The field, e.g. "key".
+        field: &'static str,
+        /// Name of the limit.
+        limit: &'static str,
+        /// What was sent.
+        actual: u64,
+        /// What is allowed.
+        max: u64,
+    },
+    /// Change the request: a field makes no sense.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The key holds something that the operation cannot work on.
+    #[error("{0}")]
+    Operand(&'static str),
+    /// Keys of one atomic command lie in different partitions: give them a common hash tag.
+    #[error("keys of one request lie in different partitions")]
+    CrossSlot,
+    /// A watch cannot go back that far.
+    #[error("changes up to version {oldest} of partition {partition} are not remembered any more")]
+    Compacted {
+        /// The partition.
+        partition: u64,
+        /// The oldest version to go on from.
+        oldest: u64,
+    },
+    /// Ask another node.
+    #[error("partition {partition} is not on this node")]
+    Elsewhere {
+        /// The partition.
+        partition: u64,
+        /// A node that has it, if known.
+        address: String,
+    },
+    /// A majority of the partition's copies is gone for good.
+    #[error("partition {partition} is lost: a majority of its copies in memory is gone")]
+    PartitionLost {
+        /// The partition.
+        partition: u64,
+    },
+    /// The node has not joined its cluster yet, or is stopping.
+    #[error("the node does not take requests yet")]
+    NotReady,
+    /// It may have been carried out; retry with the same request id.
+    #[error("no leader of partition {partition} answered in time")]
+    TimedOut {
+        /// The partition.
+        partition: u64,
+    },
+    /// From the group.
+    #[error(transparent)]
+    Replication(#[from] trimaran_replication::Error),
+}
+
+impl Classified for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Limit { .. } | Self::Invalid { .. } | Self::CrossSlot => Class::Invalid,
+            Self::Operand(_) | Self::Compacted { .. } => Class::Conflict,
+            Self::Elsewhere { .. } => Class::Elsewhere,
+            Self::PartitionLost { .. } => Class::Broken,
+            Self::NotReady => Class::Later,
+            Self::TimedOut { .. } => Class::Unknown,
+            Self::Replication(inner) => inner.class(),
+        }
+    }
+
+    fn detail(&self) -> ErrorDetail {
+        let code = match self {
+            Self::Limit { .. } => "LIMIT_EXCEEDED",
+            Self::Invalid { .. } => "INVALID_REQUEST",
+            Self::Operand(_) => "WRONG_OPERAND",
+            Self::CrossSlot => "CROSS_SLOT",
+            Self::Compacted { .. } => "REVISION_COMPACTED",
+            Self::Elsewhere { .. } => "WRONG_NODE",
+            Self::PartitionLost { .. } => "PARTITION_LOST",
+            Self::NotReady => "NOT_READY",
+            Self::TimedOut { .. } => "TIMED_OUT",
+            Self::Replication(inner) => return inner.detail(),
+        };
+        let leader_address = match self {
+            Self::Elsewhere { address, .. } => address.clone(),
+            _ => String::new(),
+        };
+        ErrorDetail { code: code.into(), leader_address, ..ErrorDetail::default() }
+    }
+}

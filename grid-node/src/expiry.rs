@@ -1,0 +1,35 @@
+//! Removes keys whose time is over: where this node leads, it proposes their removal, so that every replica does it at
+//! the same place in the log. Nobody sees them meanwhile: a key that is due counts as absent.
+
+use bytes::Bytes;
+use prost::Message as _;
+use tracing::debug;
+use trimaran_proto::state::grid::command::Body;
+use trimaran_proto::state::grid::{Command, Reap};
+
+use crate::limits::{REAP_EVERY, REAP_KEYS_MAX};
+use crate::metrics;
+use crate::router::Router;
+
+/// Runs until the router's cluster is gone.
+pub async fn run(router: Router) {
+    loop {
+        tokio::time::sleep(REAP_EVERY).await;
+        for (partition, group) in router.replicas() {
+            let now_ms = router.now_ms(&group);
+            let (due, keys, bytes) = group.read_now(|machine| {
+                let keys = machine.keys();
+                (keys.due(now_ms, REAP_KEYS_MAX), keys.len(), keys.bytes())
+            });
+            metrics::held(partition, keys, bytes);
+            if due.is_empty() || !group.is_leader() {
+                continue;
+            }
+            let command = Command { body: Some(Body::Reap(Reap { keys: due })) };
+            if let Err(error) = group.propose(Bytes::from(command.encode_to_vec()), None).await {
+                // Tried again in a moment, by whoever leads then.
+                debug!(partition, %error, "keys that are due were not removed yet");
+            }
+        }
+    }
+}

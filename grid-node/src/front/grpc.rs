@@ -1,0 +1,405 @@
+//! The gRPC front: the native API, unary calls for anybody and a pipeline for clients in a hurry.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt as _};
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use trimaran_net::status::{Classified as _, status};
+use trimaran_placement::token::Token;
+use trimaran_proto::api::grid::grid_server::{Grid, GridServer};
+use trimaran_proto::api::grid::{
+    Answer, Call, CompareAndSwapReply, CompareAndSwapRequest, DeleteReply, DeleteRequest, ExpireReply, ExpireRequest,
+    Failure, ForwardReply, GetReply, GetRequest, IncrementReply, IncrementRequest, PipelineReply, PipelineRequest,
+    Position, ScanReply, ScanRequest, SetReply, SetRequest, WatchEvent, WatchEvents, WatchRequest, answer, call,
+    watch_event,
+};
+use trimaran_proto::state::grid as state;
+use trimaran_proto::state::grid::command::Body;
+use trimaran_proto::state::grid::expiry::When;
+use trimaran_proto::state::grid::query::Body as QueryBody;
+use trimaran_proto::state::grid::reply::Outcome;
+use trimaran_proto::state::grid::{Command, Expiry, Query, QueryReply, Reply, ScanQuery};
+use trimaran_replication::session::RequestId;
+
+use crate::data::{Change, Event};
+use crate::error::Error;
+use crate::front::{check_key, check_value};
+use crate::limits::{MESSAGE_BYTES_MAX, SCAN_COUNT_DEFAULT, SCAN_COUNT_MAX};
+use crate::metrics;
+use crate::router::Router;
+
+/// Metadata key of a request id: 32 hexadecimal digits.
+const REQUEST_ID: &str = "trimaran-request-id";
+
+/// Calls of one pipeline that are worked on at once; more wait in the connection.
+const PIPELINE_MESSAGES_MAX: usize = 64;
+
+/// Events of one message of a watch.
+const WATCH_EVENTS_MAX: usize = 256;
+
+/// Messages that a watch's reader may be behind before the watch waits for it.
+const WATCH_MESSAGES_MAX: usize = 4;
+
+/// The service over a router.
+pub fn service(router: Router) -> GridServer<impl Grid> {
+    GridServer::new(Service { router })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+#[derive(Clone)]
+struct Service {
+    router: Router,
+}
+
+impl Service {
+    async fn write(&self, key: &[u8], body: Body, id: Option<RequestId>) -> Result<Reply, Error> {
+        let partition = self.router.partition_of(key)?;
+        let command = Bytes::from(Command { body: Some(body) }.encode_to_vec());
+        let mut replies = self.router.write(partition, vec![command], id).await?;
+        let reply = replies.pop().ok_or(Error::TimedOut { partition })?;
+        Reply::decode(reply).map_err(|_bad| Error::TimedOut { partition })
+    }
+
+    async fn query(&self, partition: u64, body: QueryBody) -> Result<QueryReply, Error> {
+        let mut replies = self.router.read(partition, vec![Query { body: Some(body) }]).await?;
+        replies.pop().ok_or(Error::TimedOut { partition })
+    }
+
+    async fn get(&self, request: GetRequest) -> Result<GetReply, Error> {
+        check_key(&request.key)?;
+        let partition = self.router.partition_of(&request.key)?;
+        let reply = self.query(partition, QueryBody::Get(request.key)).await?;
+        Ok(GetReply {
+            value: reply.found.then_some(reply.value),
+            version: reply.version,
+            ttl_ms: (reply.expires_at_ms != 0).then(|| reply.expires_at_ms.saturating_sub(reply.now_ms)),
+        })
+    }
+
+    async fn set(&self, request: SetRequest, id: Option<RequestId>) -> Result<SetReply, Error> {
+        check_key(&request.key)?;
+        check_value(&request.value)?;
+        if request.if_absent && request.if_present {
+            return Err(Error::Invalid { field: "if_absent", reason: "it contradicts if_present" });
+        }
+        if request.keep_ttl && request.ttl_ms.is_some() {
+            return Err(Error::Invalid { field: "keep_ttl", reason: "it contradicts ttl_ms" });
+        }
+        let condition = match (request.if_absent, request.if_present) {
+            (true, _) => state::set::Condition::IfAbsent,
+            (_, true) => state::set::Condition::IfPresent,
+            _ => state::set::Condition::Always,
+        };
+        let expiry = if request.keep_ttl {
+            Some(Expiry { when: Some(When::Keep(true)) })
+        } else {
+            time_to_live(request.ttl_ms)?
+        };
+        let key = request.key.clone();
+        let set = state::Set {
+            key: request.key,
+            value: request.value,
+            expiry,
+            condition: condition.into(),
+            if_version: request.if_version,
+            want_previous: false,
+        };
+        let reply = self.write(&key, Body::Set(set), id).await?;
+        Ok(SetReply { applied: reply.outcome() == Outcome::Applied, version: reply.version })
+    }
+
+    async fn delete(&self, request: DeleteRequest, id: Option<RequestId>) -> Result<DeleteReply, Error> {
+        check_key(&request.key)?;
+        let key = request.key.clone();
+        let delete =
+            state::Delete { keys: vec![request.key], if_version: request.if_version, want_previous: false };
+        let reply = self.write(&key, Body::Delete(delete), id).await?;
+        Ok(DeleteReply { deleted: reply.integer > 0 })
+    }
+
+    async fn increment(&self, request: IncrementRequest, id: Option<RequestId>) -> Result<IncrementReply, Error> {
+        check_key(&request.key)?;
+        let key = request.key.clone();
+        let expiry = time_to_live(request.ttl_ms)?;
+        let increment = state::Increment { key: request.key, by: request.by, expiry };
+        let reply = self.write(&key, Body::Increment(increment), id).await?;
+        match reply.outcome() {
+            Outcome::NotAnInteger => Err(Error::Operand("the value is not a 64-bit integer")),
+            Outcome::Overflow => Err(Error::Operand("the result would not fit 64 bits")),
+            _ => Ok(IncrementReply { value: reply.integer, version: reply.version }),
+        }
+    }
+
+    async fn compare_and_swap(
+        &self,
+        request: CompareAndSwapRequest,
+        id: Option<RequestId>,
+    ) -> Result<CompareAndSwapReply, Error> {
+        check_key(&request.key)?;
+        check_value(request.value.as_deref().unwrap_or_default())?;
+        let key = request.key.clone();
+        let swap =
+            state::CompareAndSwap { key: request.key, expected: request.expected, value: request.value };
+        let reply = self.write(&key, Body::CompareAndSwap(swap), id).await?;
+        Ok(CompareAndSwapReply {
+            swapped: reply.outcome() == Outcome::Applied,
+            previous: reply.value,
+            version: reply.version,
+        })
+    }
+
+    async fn expire(&self, request: ExpireRequest, id: Option<RequestId>) -> Result<ExpireReply, Error> {
+        check_key(&request.key)?;
+        let key = request.key.clone();
+        let expiry = time_to_live(request.ttl_ms)?.or(Some(Expiry { when: Some(When::Never(true)) }));
+        let expire = state::Expire { key: request.key, expiry, ..state::Expire::default() };
+        let reply = self.write(&key, Body::Expire(expire), id).await?;
+        Ok(ExpireReply { applied: reply.integer > 0 })
+    }
+
+    async fn scan(&self, request: ScanRequest) -> Result<ScanReply, Error> {
+        let count = match request.count {
+            0 => SCAN_COUNT_DEFAULT,
+            count if count <= SCAN_COUNT_MAX => count,
+            count => {
+                return Err(Error::Limit {
+                    field: "count",
+                    limit: "SCAN_COUNT_MAX",
+                    actual: count.into(),
+                    max: SCAN_COUNT_MAX.into(),
+                });
+            }
+        };
+        let (mut keys, cursor) = scan_page(&self.router, Token(request.cursor), count).await?;
+        keys.retain(|key| key.starts_with(&request.prefix));
+        Ok(ScanReply { cursor: cursor.0, keys })
+    }
+
+    async fn answer(&self, call: Call) -> Answer {
+        let call_id = call.id;
+        let id = <[u8; 16]>::try_from(&call.request_id[..])
+            .ok()
+            .map(|bytes| RequestId::from_random(u128::from_be_bytes(bytes)));
+        let outcome = match call.body {
+            Some(call::Body::Get(request)) => self.get(request).await.map(answer::Body::Get),
+            Some(call::Body::Set(request)) => self.set(request, id).await.map(answer::Body::Set),
+            Some(call::Body::Delete(request)) => self.delete(request, id).await.map(answer::Body::Delete),
+            Some(call::Body::Increment(request)) => self.increment(request, id).await.map(answer::Body::Increment),
+            Some(call::Body::CompareAndSwap(request)) => {
+                self.compare_and_swap(request, id).await.map(answer::Body::CompareAndSwap)
+            }
+            Some(call::Body::Expire(request)) => self.expire(request, id).await.map(answer::Body::Expire),
+            Some(call::Body::Forward(forward)) => {
+                let replies = self.router.forwarded_write(forward).await;
+                replies.map(|replies| answer::Body::Forward(ForwardReply { replies }))
+            }
+            Some(call::Body::ForwardRead(forward)) => {
+                let replies = self.router.forwarded_read(forward).await;
+                replies.map(|replies| answer::Body::Forward(ForwardReply { replies }))
+            }
+            None => Err(Error::Invalid { field: "body", reason: "it is missing or of a newer release" }),
+        };
+        let body = outcome.unwrap_or_else(|error| {
+            metrics::refused("grpc").increment(1);
+            answer::Body::Failure(Failure {
+                grpc_code: error.class().grpc() as u32,
+                message: error.to_string(),
+                detail: error.detail().encode_to_vec().into(),
+            })
+        });
+        Answer { id: call_id, body: Some(body) }
+    }
+}
+
+/// One page of a scan over all partitions: a cursor is the token to go on from, 0 = the end.
+pub(crate) async fn scan_page(router: &Router, cursor: Token, count: u32) -> Result<(Vec<Bytes>, Token), Error> {
+    let partition = router.partition_at(cursor)?;
+    let scan = ScanQuery { cursor: cursor.0, count };
+    let mut replies = router.read(partition.id, vec![Query { body: Some(QueryBody::Scan(scan)) }]).await?;
+    let reply = replies.pop().ok_or(Error::TimedOut { partition: partition.id })?;
+    let next = if reply.cursor == 0 { partition.last.0.wrapping_add(1) } else { reply.cursor };
+    Ok((reply.keys, Token(next)))
+}
+
+fn time_to_live(ttl_ms: Option<u64>) -> Result<Option<Expiry>, Error> {
+    match ttl_ms {
+        None => Ok(None),
+        Some(0) => Err(Error::Invalid { field: "ttl_ms", reason: "it must be at least 1" }),
+        Some(ms) => Ok(Some(Expiry { when: Some(When::InMs(ms)) })),
+    }
+}
+
+fn request_id<T>(request: &Request<T>) -> Result<Option<RequestId>, Status> {
+    let Some(id) = request.metadata().get(REQUEST_ID) else { return Ok(None) };
+    let parsed = id.to_str().ok().filter(|text| text.len() == 32);
+    match parsed.and_then(|text| u128::from_str_radix(text, 16).ok()) {
+        Some(bits) => Ok(Some(RequestId::from_random(bits))),
+        None => Err(status(&Error::Invalid { field: REQUEST_ID, reason: "it must be 32 hexadecimal digits" })),
+    }
+}
+
+fn respond<T>(outcome: Result<T, Error>) -> Result<Response<T>, Status> {
+    metrics::commands("grpc").increment(1);
+    outcome.map(Response::new).map_err(|error| {
+        metrics::refused("grpc").increment(1);
+        status(&error)
+    })
+}
+
+#[tonic::async_trait]
+impl Grid for Service {
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetReply>, Status> {
+        respond(Service::get(self, request.into_inner()).await)
+    }
+
+    async fn set(&self, request: Request<SetRequest>) -> Result<Response<SetReply>, Status> {
+        let id = request_id(&request)?;
+        respond(Service::set(self, request.into_inner(), id).await)
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {
+        let id = request_id(&request)?;
+        respond(Service::delete(self, request.into_inner(), id).await)
+    }
+
+    async fn increment(&self, request: Request<IncrementRequest>) -> Result<Response<IncrementReply>, Status> {
+        let id = request_id(&request)?;
+        respond(Service::increment(self, request.into_inner(), id).await)
+    }
+
+    async fn compare_and_swap(
+        &self,
+        request: Request<CompareAndSwapRequest>,
+    ) -> Result<Response<CompareAndSwapReply>, Status> {
+        let id = request_id(&request)?;
+        respond(Service::compare_and_swap(self, request.into_inner(), id).await)
+    }
+
+    async fn expire(&self, request: Request<ExpireRequest>) -> Result<Response<ExpireReply>, Status> {
+        let id = request_id(&request)?;
+        respond(Service::expire(self, request.into_inner(), id).await)
+    }
+
+    async fn scan(&self, request: Request<ScanRequest>) -> Result<Response<ScanReply>, Status> {
+        respond(Service::scan(self, request.into_inner()).await)
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvents, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let partitions: Vec<u64> = if request.prefix {
+            self.router.table().partitions().map(|partition| partition.id).collect()
+        } else {
+            check_key(&request.key).map_err(|error| status(&error))?;
+            vec![self.router.partition_of(&request.key).map_err(|error| status(&error))?]
+        };
+        let (events, stream) = mpsc::channel(WATCH_MESSAGES_MAX);
+        for partition in partitions {
+            let group = self.router.replica(partition).map_err(|error| status(&error))?;
+            let from = request.from.iter().find(|position| position.partition == partition);
+            let from = match from {
+                Some(position) => position.version,
+                // From now on: after everything acknowledged before the watch began.
+                None => {
+                    self.router.read(partition, Vec::new()).await.map_err(|error| status(&error))?;
+                    group.read_now(|machine| machine.keys().version())
+                }
+            };
+            tokio::spawn(watch(partition, group, request.clone(), from, events.clone()));
+        }
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type PipelineStream = Pin<Box<dyn Stream<Item = Result<PipelineReply, Status>> + Send>>;
+
+    async fn pipeline(
+        &self,
+        request: Request<Streaming<PipelineRequest>>,
+    ) -> Result<Response<Self::PipelineStream>, Status> {
+        let inbound = request.into_inner();
+        let service = self.clone();
+        let replies = inbound
+            .take_while(|message| futures::future::ready(message.is_ok()))
+            .filter_map(|message| futures::future::ready(message.ok()))
+            .map(move |message| {
+                let service = service.clone();
+                async move {
+                    metrics::commands("grpc").increment(message.calls.len() as u64);
+                    let calls = message.calls.into_iter().map(|call| service.answer(call));
+                    let answers = calls.collect::<FuturesUnordered<_>>().collect().await;
+                    Ok(PipelineReply { answers })
+                }
+            })
+            .buffer_unordered(PIPELINE_MESSAGES_MAX);
+        Ok(Response::new(Box::pin(replies)))
+    }
+}
+
+/// Sends the changes of one partition until the reader is gone or cannot be served any more.
+async fn watch(
+    partition: u64,
+    group: trimaran_replication::group::Group<crate::machine::GridMachine>,
+    request: WatchRequest,
+    mut from: u64,
+    stream: mpsc::Sender<Result<WatchEvents, Status>>,
+) {
+    let events = group.read_now(|machine| machine.events().clone());
+    let mut newest = events.newest();
+    let begin = WatchEvent {
+        kind: watch_event::Kind::Begin.into(),
+        position: Some(Position { partition, version: from }),
+        ..WatchEvent::default()
+    };
+    let mut batch = vec![begin];
+    loop {
+        if !batch.is_empty() && stream.send(Ok(WatchEvents { events: std::mem::take(&mut batch) })).await.is_err() {
+            return;
+        }
+        newest.mark_unchanged();
+        let found = events.after(from, WATCH_EVENTS_MAX, |key| {
+            if request.prefix { key.starts_with(&request.key) } else { key == request.key }
+        });
+        match found {
+            Ok((changes, upto)) => {
+                from = upto;
+                batch = changes.into_iter().map(|event| watch_event(partition, event)).collect();
+            }
+            Err(compacted) => {
+                let error = Error::Compacted { partition, oldest: compacted.oldest };
+                // OUT_OF_RANGE, as the API says: it is not the class's usual code.
+                let refused = status(&error);
+                let refused =
+                    Status::with_details(tonic::Code::OutOfRange, refused.message(), refused.details().to_vec().into());
+                let _gone = stream.send(Err(refused)).await;
+                return;
+            }
+        }
+        if batch.is_empty() {
+            tokio::select! {
+                changed = newest.changed() => if changed.is_err() { return },
+                () = stream.closed() => return,
+            }
+        }
+    }
+}
+
+fn watch_event(partition: u64, event: Event) -> WatchEvent {
+    let (kind, value) = match event.change {
+        Change::Set(value) => (watch_event::Kind::Set, Some(value)),
+        Change::Deleted => (watch_event::Kind::Delete, None),
+        Change::Expired => (watch_event::Kind::Expire, None),
+    };
+    WatchEvent {
+        kind: kind.into(),
+        key: event.key,
+        value,
+        position: Some(Position { partition, version: event.version }),
+    }
+}

@@ -1,0 +1,870 @@
+//! Commands of Redis: the table of what is offered, and what each asks of which partition.
+//!
+//! Adding one: a line in [`TABLE`] and an arm in [`plan`]; the table answers COMMAND, checks arity and counts keys.
+
+use bytes::{Bytes, BytesMut};
+use trimaran_placement::token::Token;
+use trimaran_proto::state::grid::command::Body;
+use trimaran_proto::state::grid::expiry::When;
+use trimaran_proto::state::grid::query::Body as QueryBody;
+use trimaran_proto::state::grid::reply::Outcome as Verdict;
+use trimaran_proto::state::grid::{
+    Delete, Expire, Expiry, Increment, MultiSet, Pair, Query, QueryReply, Reply, Set, expire, set,
+};
+
+use super::reply::{self, Protocol};
+use crate::error::Error;
+use crate::front::grpc::scan_page;
+use crate::front::{check_key, check_value};
+use crate::limits::SCAN_COUNT_MAX;
+use crate::router::Router;
+
+/// One command as Redis describes commands.
+#[derive(Debug)]
+pub struct Spec {
+    /// Lower case.
+    pub name: &'static str,
+    /// Arguments with the name; negative = at least.
+    pub arity: i64,
+    /// As `COMMAND INFO` says them.
+    pub flags: &'static [&'static str],
+    /// Positions of keys: first, last (negative = from the end), step; 0 = none.
+    pub keys: (i64, i64, i64),
+    /// For `COMMAND DOCS`.
+    pub summary: &'static str,
+}
+
+const fn spec(
+    name: &'static str,
+    arity: i64,
+    flags: &'static [&'static str],
+    keys: (i64, i64, i64),
+    summary: &'static str,
+) -> Spec {
+    Spec { name, arity, flags, keys, summary }
+}
+
+/// All commands offered, by name.
+pub static TABLE: &[Spec] = &[
+    spec("client", -2, &["noscript", "loading", "stale"], (0, 0, 0), "Connection: SETNAME, GETNAME, SETINFO, ID."),
+    spec("command", -1, &["loading", "stale"], (0, 0, 0), "What commands there are."),
+    spec("config", -2, &["admin", "loading", "stale"], (0, 0, 0), "GET answers with nothing: options are flags of the node."),
+    spec("dbsize", 1, &["readonly", "fast"], (0, 0, 0), "Number of keys, as this node holds them."),
+    spec("decr", 2, &["write", "denyoom", "fast"], (1, 1, 1), "Subtracts one from an integer."),
+    spec("decrby", 3, &["write", "denyoom", "fast"], (1, 1, 1), "Subtracts from an integer."),
+    spec("del", -2, &["write"], (1, -1, 1), "Deletes keys."),
+    spec("echo", 2, &["loading", "stale", "fast"], (0, 0, 0), "Says the same."),
+    spec("exists", -2, &["readonly", "fast"], (1, -1, 1), "Counts keys that are there."),
+    spec("expire", -3, &["write", "fast"], (1, 1, 1), "Sets a time to live in seconds."),
+    spec("expireat", -3, &["write", "fast"], (1, 1, 1), "Sets the second in which a key ends."),
+    spec("expiretime", 2, &["readonly", "fast"], (1, 1, 1), "The second in which a key ends."),
+    spec("get", 2, &["readonly", "fast"], (1, 1, 1), "The value of a key."),
+    spec("getdel", 2, &["write", "fast"], (1, 1, 1), "The value of a key, which is deleted."),
+    spec("getset", 3, &["write", "denyoom", "fast"], (1, 1, 1), "Sets a value and answers with the one before."),
+    spec("hello", -1, &["noscript", "loading", "stale", "fast", "no_auth"], (0, 0, 0), "Begins a connection in RESP2 or RESP3."),
+    spec("incr", 2, &["write", "denyoom", "fast"], (1, 1, 1), "Adds one to an integer."),
+    spec("incrby", 3, &["write", "denyoom", "fast"], (1, 1, 1), "Adds to an integer."),
+    spec("info", -1, &["loading", "stale"], (0, 0, 0), "About this node."),
+    spec("mget", -2, &["readonly", "fast"], (1, -1, 1), "The values of keys."),
+    spec("mset", -3, &["write", "denyoom"], (1, -1, 2), "Sets keys, all at once."),
+    spec("msetnx", -3, &["write", "denyoom"], (1, -1, 2), "Sets keys, all at once, if none is there."),
+    spec("persist", 2, &["write", "fast"], (1, 1, 1), "Takes the time to live away."),
+    spec("pexpire", -3, &["write", "fast"], (1, 1, 1), "Sets a time to live in milliseconds."),
+    spec("pexpireat", -3, &["write", "fast"], (1, 1, 1), "Sets the millisecond in which a key ends."),
+    spec("pexpiretime", 2, &["readonly", "fast"], (1, 1, 1), "The millisecond in which a key ends."),
+    spec("ping", -1, &["fast"], (0, 0, 0), "Answers PONG."),
+    spec("psetex", 4, &["write", "denyoom"], (1, 1, 1), "Sets a value with a time to live in milliseconds."),
+    spec("pttl", 2, &["readonly", "fast"], (1, 1, 1), "Milliseconds that a key has left."),
+    spec("quit", -1, &["loading", "stale", "fast", "no_auth"], (0, 0, 0), "Ends the connection."),
+    spec("reset", 1, &["noscript", "loading", "stale", "fast", "no_auth"], (0, 0, 0), "The connection as it was at first."),
+    spec("scan", -2, &["readonly"], (0, 0, 0), "Keys, page by page."),
+    spec("select", 2, &["loading", "stale", "fast"], (0, 0, 0), "There is database 0 only."),
+    spec("set", -3, &["write", "denyoom"], (1, 1, 1), "Sets a value."),
+    spec("setex", 4, &["write", "denyoom"], (1, 1, 1), "Sets a value with a time to live in seconds."),
+    spec("setnx", 3, &["write", "denyoom", "fast"], (1, 1, 1), "Sets a value if the key is not there."),
+    spec("strlen", 2, &["readonly", "fast"], (1, 1, 1), "Bytes of a value."),
+    spec("ttl", 2, &["readonly", "fast"], (1, 1, 1), "Seconds that a key has left."),
+    spec("type", 2, &["readonly", "fast"], (1, 1, 1), "The data type of a key."),
+    spec("unlink", -2, &["write", "fast"], (1, -1, 1), "Deletes keys."),
+];
+
+/// What a connection has been told.
+#[derive(Debug)]
+pub struct Session {
+    /// Its number on this node.
+    pub id: u64,
+    /// The protocol it speaks.
+    pub protocol: Protocol,
+    name: Bytes,
+}
+
+impl Session {
+    /// A new connection.
+    pub fn new(id: u64) -> Self {
+        Self { id, protocol: Protocol::Resp2, name: Bytes::new() }
+    }
+}
+
+/// What a command asks of one partition.
+#[derive(Debug)]
+pub enum Part {
+    /// Something to be agreed on.
+    Write {
+        /// Where.
+        partition: u64,
+        /// What.
+        body: Body,
+    },
+    /// Something to be looked up.
+    Read {
+        /// Where.
+        partition: u64,
+        /// What.
+        query: Query,
+    },
+}
+
+/// What came back.
+#[derive(Debug)]
+pub enum Outcome {
+    /// One answer a part, writes and reads each in their order.
+    Parts {
+        /// Answers to writes.
+        written: Vec<Reply>,
+        /// Answers to reads.
+        read: Vec<QueryReply>,
+    },
+    /// A page of a scan.
+    Page(Page),
+}
+
+/// A page of a scan and where to go on.
+#[derive(Debug)]
+pub struct Page {
+    cursor: Token,
+    keys: Vec<Bytes>,
+}
+
+/// A SCAN.
+#[derive(Debug)]
+pub struct Scan {
+    cursor: Token,
+    count: u32,
+    pattern: Option<Bytes>,
+    strings_only: bool,
+}
+
+impl Scan {
+    /// Reads the page.
+    pub async fn page(&self, router: &Router) -> Result<Page, Error> {
+        let (mut keys, cursor) = scan_page(router, self.cursor, self.count).await?;
+        if !self.strings_only {
+            // There is one type so far; another one asked for has no keys.
+            keys.clear();
+        }
+        if let Some(pattern) = &self.pattern {
+            keys.retain(|key| matches(pattern, key));
+        }
+        Ok(Page { cursor, keys })
+    }
+}
+
+/// How the answer is said.
+#[derive(Debug)]
+enum Render {
+    Ready(BytesMut),
+    Ok,
+    OkOrNull,
+    Applied,
+    Previous,
+    Sum,
+    Counter,
+    Value,
+    Values(Vec<usize>),
+    Found,
+    Length,
+    Type,
+    TimeLeft { unit_ms: u64 },
+    TimeOfEnd { unit_ms: u64 },
+    Page,
+}
+
+/// A command that knows what it needs and how to say what came of it.
+#[derive(Debug)]
+pub struct Planned {
+    /// What it asks of partitions.
+    pub parts: Vec<Part>,
+    /// The scan, if it is one.
+    pub scan: Option<Scan>,
+    /// The connection ends after the answer.
+    pub closes: bool,
+    render: Render,
+    protocol: Protocol,
+}
+
+impl Planned {
+    /// Whether the two can be sent at once: neither reads what the other writes.
+    pub fn goes_with(&self, other: &Self) -> bool {
+        let writes = |planned: &Self| planned.parts.iter().any(|part| matches!(part, Part::Write { .. }));
+        let reads = |planned: &Self| planned.parts.iter().any(|part| matches!(part, Part::Read { .. }));
+        self.scan.is_none() && other.scan.is_none() && !(writes(self) && reads(other)) && !(reads(self) && writes(other))
+    }
+
+    /// Writes the answer.
+    pub fn render(self, outcome: Result<Outcome, Error>, out: &mut BytesMut) {
+        let (written, read) = match outcome {
+            Err(error) => return reply::error(out, &error_text(&error)),
+            Ok(Outcome::Page(page)) => {
+                reply::array(out, 2);
+                let mut digits = itoa::Buffer::new();
+                reply::bulk(out, digits.format(page.cursor.0).as_bytes());
+                reply::array(out, page.keys.len());
+                for key in page.keys {
+                    reply::bulk(out, &key);
+                }
+                return;
+            }
+            Ok(Outcome::Parts { written, read }) => (written, read),
+        };
+        let first = written.first();
+        let applied = first.is_some_and(|reply| reply.outcome() == Verdict::Applied);
+        let found = read.first();
+        match self.render {
+            Render::Ready(bytes) => out.extend_from_slice(&bytes),
+            Render::Ok => reply::simple(out, "OK"),
+            Render::OkOrNull if applied => reply::simple(out, "OK"),
+            Render::OkOrNull => reply::null(out, self.protocol),
+            Render::Applied => reply::integer(out, i64::from(applied)),
+            Render::Previous => match first.and_then(|reply| reply.value.as_ref()) {
+                Some(value) => reply::bulk(out, value),
+                None => reply::null(out, self.protocol),
+            },
+            Render::Sum => reply::integer(out, written.iter().map(|reply| reply.integer).sum()),
+            Render::Counter => match first.map_or(Verdict::Applied, Reply::outcome) {
+                Verdict::NotAnInteger => reply::error(out, "ERR value is not an integer or out of range"),
+                Verdict::Overflow => reply::error(out, "ERR increment or decrement would overflow"),
+                _ => reply::integer(out, first.map_or(0, |reply| reply.integer)),
+            },
+            Render::Value => value(out, found, self.protocol),
+            Render::Values(order) => {
+                reply::array(out, order.len());
+                for place in order {
+                    value(out, read.get(place), self.protocol);
+                }
+            }
+            Render::Found => reply::integer(out, read.iter().filter(|reply| reply.found).count() as i64),
+            Render::Length => reply::integer(out, found.map_or(0, |reply| reply.value.len() as i64)),
+            Render::Type => reply::simple(out, if found.is_some_and(|reply| reply.found) { "string" } else { "none" }),
+            Render::TimeLeft { unit_ms } => {
+                reply::integer(out, time(found, |reply| reply.expires_at_ms.saturating_sub(reply.now_ms), unit_ms));
+            }
+            Render::TimeOfEnd { unit_ms } => {
+                reply::integer(out, time(found, |reply| reply.expires_at_ms, unit_ms));
+            }
+            // Answered above.
+            Render::Page => {}
+        }
+    }
+}
+
+fn value(out: &mut BytesMut, found: Option<&QueryReply>, protocol: Protocol) {
+    match found.filter(|reply| reply.found) {
+        Some(reply) => reply::bulk(out, &reply.value),
+        None => reply::null(out, protocol),
+    }
+}
+
+/// -2 = no such key, -1 = never; rounded to the nearest unit, as Redis does.
+fn time(found: Option<&QueryReply>, ms: impl Fn(&QueryReply) -> u64, unit_ms: u64) -> i64 {
+    match found.filter(|reply| reply.found) {
+        None => -2,
+        Some(reply) if reply.expires_at_ms == 0 => -1,
+        Some(reply) => i64::try_from((ms(reply) + unit_ms / 2) / unit_ms).unwrap_or(i64::MAX),
+    }
+}
+
+fn error_text(error: &Error) -> String {
+    match error {
+        Error::CrossSlot => "CROSSSLOT Keys in request don't hash to the same slot".to_owned(),
+        Error::NotReady => format!("LOADING {error}"),
+        Error::PartitionLost { .. } | Error::Elsewhere { .. } => format!("CLUSTERDOWN {error}"),
+        Error::TimedOut { .. } | Error::Replication(_) => format!("TRYAGAIN {error}"),
+        Error::Limit { .. } | Error::Invalid { .. } | Error::Operand(_) | Error::Compacted { .. } => {
+            format!("ERR {error}")
+        }
+    }
+}
+
+/// What Redis says of a bad command.
+enum Refusal {
+    Text(String),
+    Error(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+fn refuse<T>(text: &str) -> Result<T, Refusal> {
+    Err(Refusal::Text(text.to_owned()))
+}
+
+const SYNTAX: &str = "ERR syntax error";
+const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+
+/// Finds out what a request asks for. A bad one is planned too: its answer is the error.
+pub fn plan(session: &mut Session, router: &Router, arguments: &[Bytes]) -> Planned {
+    let planned = match lookup(arguments) {
+        Ok(spec) => plan_known(session, router, spec, arguments),
+        Err(refusal) => Err(refusal),
+    };
+    planned.unwrap_or_else(|refusal| {
+        crate::metrics::refused("resp").increment(1);
+        let mut out = BytesMut::new();
+        match refusal {
+            Refusal::Text(text) => reply::error(&mut out, &text),
+            Refusal::Error(error) => reply::error(&mut out, &error_text(&error)),
+        }
+        ready(out, session.protocol)
+    })
+}
+
+fn lookup(arguments: &[Bytes]) -> Result<&'static Spec, Refusal> {
+    let name = arguments.first().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).unwrap_or_default();
+    let Ok(at) = TABLE.binary_search_by(|spec| spec.name.cmp(&name)) else {
+        // As Redis: the name and the first arguments, cut.
+        let cut = |text: &[u8]| String::from_utf8_lossy(&text[..text.len().min(128)]).into_owned();
+        let rest: Vec<String> =
+            arguments.iter().skip(1).take(3).map(|argument| format!("'{}' ", cut(argument))).collect();
+        let name = cut(arguments.first().map_or(&[][..], |name| name));
+        return Err(Refusal::Text(format!(
+            "ERR unknown command '{name}', with args beginning with: {}",
+            rest.concat()
+        )));
+    };
+    let spec = &TABLE[at];
+    let count = i64::try_from(arguments.len()).unwrap_or(i64::MAX);
+    let fits = if spec.arity < 0 { count >= -spec.arity } else { count == spec.arity };
+    if fits {
+        Ok(spec)
+    } else {
+        Err(Refusal::Text(format!("ERR wrong number of arguments for '{}' command", spec.name)))
+    }
+}
+
+fn ready(out: BytesMut, protocol: Protocol) -> Planned {
+    Planned { parts: Vec::new(), scan: None, closes: false, render: Render::Ready(out), protocol }
+}
+
+fn said(session: &Session, say: impl FnOnce(&mut BytesMut)) -> Planned {
+    let mut out = BytesMut::new();
+    say(&mut out);
+    ready(out, session.protocol)
+}
+
+fn plan_known(
+    session: &mut Session,
+    router: &Router,
+    spec: &'static Spec,
+    arguments: &[Bytes],
+) -> Result<Planned, Refusal> {
+    let protocol = session.protocol;
+    let with = |parts: Vec<Part>, render: Render| Planned { parts, scan: None, closes: false, render, protocol };
+    let write = |key: &Bytes, body: Body, render: Render| -> Result<Planned, Refusal> {
+        check_key(key)?;
+        Ok(with(vec![Part::Write { partition: router.partition_of(key)?, body }], render))
+    };
+    let read = |key: &Bytes, with_value: bool, render: Render| -> Result<Planned, Refusal> {
+        Ok(with(vec![read_part(router, key, with_value)?], render))
+    };
+    let key = arguments.get(1).cloned().unwrap_or_default();
+    match spec.name {
+        "get" => read(&key, true, Render::Value),
+        "set" => plan_set(arguments).and_then(|(set, render)| write(&key, Body::Set(set), render)),
+        "setnx" => {
+            let set = Set { condition: set::Condition::IfAbsent.into(), ..plain_set(arguments, 2)? };
+            write(&key, Body::Set(set), Render::Applied)
+        }
+        "setex" | "psetex" => {
+            let unit_ms = if spec.name == "setex" { 1000 } else { 1 };
+            let expiry = Some(expiry_in(&arguments[2], unit_ms, spec.name)?);
+            write(&key, Body::Set(Set { expiry, ..plain_set(arguments, 3)? }), Render::Ok)
+        }
+        "getset" => {
+            let set = Set { want_previous: true, ..plain_set(arguments, 2)? };
+            write(&key, Body::Set(set), Render::Previous)
+        }
+        "getdel" => {
+            let delete = Delete { keys: vec![key.clone()], want_previous: true, ..Delete::default() };
+            write(&key, Body::Delete(delete), Render::Previous)
+        }
+        "incr" => write(&key, increment(&key, 1), Render::Counter),
+        "decr" => write(&key, increment(&key, -1), Render::Counter),
+        "incrby" => write(&key, increment(&key, integer(&arguments[2])?), Render::Counter),
+        "decrby" => match integer(&arguments[2])?.checked_neg() {
+            Some(by) => write(&key, increment(&key, by), Render::Counter),
+            None => refuse("ERR decrement would overflow"),
+        },
+        "del" | "unlink" => {
+            let parts = by_partition(router, &arguments[1..])?
+                .into_iter()
+                .map(|(partition, keys)| Part::Write {
+                    partition,
+                    body: Body::Delete(Delete { keys, ..Delete::default() }),
+                })
+                .collect();
+            Ok(with(parts, Render::Sum))
+        }
+        "exists" => {
+            let parts: Result<Vec<Part>, Refusal> =
+                arguments[1..].iter().map(|key| read_part(router, key, false)).collect();
+            Ok(with(parts?, Render::Found))
+        }
+        "mget" => {
+            let parts: Result<Vec<Part>, Refusal> =
+                arguments[1..].iter().map(|key| read_part(router, key, true)).collect();
+            Ok(with(parts?, Render::Values((0..arguments.len() - 1).collect())))
+        }
+        "mset" | "msetnx" => {
+            let if_none_exists = spec.name == "msetnx";
+            let (partition, body) = multi_set(router, spec.name, &arguments[1..], if_none_exists)?;
+            Ok(with(vec![Part::Write { partition, body }], if if_none_exists { Render::Applied } else { Render::Ok }))
+        }
+        "expire" | "pexpire" | "expireat" | "pexpireat" => {
+            write(&key, Body::Expire(plan_expire(spec.name, arguments)?), Render::Sum)
+        }
+        "persist" => {
+            let expiry = Some(Expiry { when: Some(When::Never(true)) });
+            let expire = Expire { key: key.clone(), expiry, condition: expire::Condition::IfAny.into() };
+            write(&key, Body::Expire(expire), Render::Sum)
+        }
+        "ttl" => read(&key, false, Render::TimeLeft { unit_ms: 1000 }),
+        "pttl" => read(&key, false, Render::TimeLeft { unit_ms: 1 }),
+        "expiretime" => read(&key, false, Render::TimeOfEnd { unit_ms: 1000 }),
+        "pexpiretime" => read(&key, false, Render::TimeOfEnd { unit_ms: 1 }),
+        "strlen" => read(&key, true, Render::Length),
+        "type" => read(&key, false, Render::Type),
+        "scan" => Ok(Planned { scan: Some(plan_scan(arguments)?), ..with(Vec::new(), Render::Page) }),
+        _ => plan_connection(session, router, spec, arguments),
+    }
+}
+
+/// Commands that need no partition.
+fn plan_connection(
+    session: &mut Session,
+    router: &Router,
+    spec: &'static Spec,
+    arguments: &[Bytes],
+) -> Result<Planned, Refusal> {
+    Ok(match spec.name {
+        "ping" => match arguments {
+            [_] => said(session, |out| reply::simple(out, "PONG")),
+            [_, text] => said(session, |out| reply::bulk(out, text)),
+            _ => return refuse("ERR wrong number of arguments for 'ping' command"),
+        },
+        "echo" => said(session, |out| reply::bulk(out, &arguments[1])),
+        "quit" => Planned { closes: true, ..said(session, |out| reply::simple(out, "OK")) },
+        "reset" => {
+            *session = Session::new(session.id);
+            said(session, |out| reply::simple(out, "RESET"))
+        }
+        "select" => match integer(&arguments[1])? {
+            0 => said(session, |out| reply::simple(out, "OK")),
+            _ => return refuse("ERR DB index is out of range: there is database 0 only"),
+        },
+        "hello" => return plan_hello(session, arguments),
+        "client" => return plan_client(session, arguments),
+        "config" => match lower(&arguments[1]).as_str() {
+            "get" => said(session, |out| reply::map(out, session.protocol, 0)),
+            _ => return refuse("ERR options are flags of the node; see trimaran grid-node --help"),
+        },
+        "dbsize" => {
+            let keys: usize =
+                router.replicas().iter().map(|(_, group)| group.read_now(|machine| machine.keys().len())).sum();
+            said(session, |out| reply::integer(out, keys as i64))
+        }
+        "info" => said(session, |out| reply::bulk(out, info(router).as_bytes())),
+        "command" => return plan_command(session, arguments),
+        other => return refuse(&format!("ERR '{other}' is not offered")),
+    })
+}
+
+fn lower(argument: &[u8]) -> String {
+    String::from_utf8_lossy(argument).to_ascii_lowercase()
+}
+
+fn integer(argument: &[u8]) -> Result<i64, Refusal> {
+    let parsed = std::str::from_utf8(argument).ok().and_then(|text| text.parse().ok());
+    parsed.ok_or_else(|| Refusal::Text(NOT_AN_INTEGER.to_owned()))
+}
+
+fn read_part(router: &Router, key: &Bytes, with_value: bool) -> Result<Part, Refusal> {
+    check_key(key)?;
+    let body = if with_value { QueryBody::Get(key.clone()) } else { QueryBody::Exists(key.clone()) };
+    Ok(Part::Read { partition: router.partition_of(key)?, query: Query { body: Some(body) } })
+}
+
+fn by_partition(router: &Router, keys: &[Bytes]) -> Result<Vec<(u64, Vec<Bytes>)>, Refusal> {
+    let mut sorted: Vec<(u64, Vec<Bytes>)> = Vec::new();
+    for key in keys {
+        check_key(key)?;
+        let partition = router.partition_of(key)?;
+        match sorted.iter_mut().find(|(known, _)| *known == partition) {
+            Some((_, keys)) => keys.push(key.clone()),
+            None => sorted.push((partition, vec![key.clone()])),
+        }
+    }
+    Ok(sorted)
+}
+
+fn increment(key: &Bytes, by: i64) -> Body {
+    Body::Increment(Increment { key: key.clone(), by, expiry: None })
+}
+
+fn plain_set(arguments: &[Bytes], value_at: usize) -> Result<Set, Refusal> {
+    let value = arguments[value_at].clone();
+    check_value(&value)?;
+    Ok(Set { key: arguments[1].clone(), value, ..Set::default() })
+}
+
+fn multi_set(router: &Router, name: &str, pairs: &[Bytes], if_none_exists: bool) -> Result<(u64, Body), Refusal> {
+    if pairs.len() % 2 != 0 {
+        return refuse(&format!("ERR wrong number of arguments for '{name}' command"));
+    }
+    let mut partition = None;
+    let mut set = MultiSet { pairs: Vec::with_capacity(pairs.len() / 2), if_none_exists };
+    for pair in pairs.chunks_exact(2) {
+        check_key(&pair[0])?;
+        check_value(&pair[1])?;
+        let here = router.partition_of(&pair[0])?;
+        if *partition.get_or_insert(here) != here {
+            // All at once is what was asked for, and two partitions cannot promise it.
+            return Err(Error::CrossSlot.into());
+        }
+        set.pairs.push(Pair { key: pair[0].clone(), value: pair[1].clone() });
+    }
+    Ok((partition.unwrap_or_default(), Body::MultiSet(set)))
+}
+
+fn expiry_in(argument: &[u8], unit_ms: i64, command: &str) -> Result<Expiry, Refusal> {
+    let ms = expiry_ms(argument, unit_ms, command)?;
+    if ms <= 0 {
+        return refuse(&format!("ERR invalid expire time in '{command}' command"));
+    }
+    Ok(Expiry { when: Some(When::InMs(ms.unsigned_abs())) })
+}
+
+fn expiry_ms(argument: &[u8], unit_ms: i64, command: &str) -> Result<i64, Refusal> {
+    let value = integer(argument)?;
+    // Beyond it, adding the clock would not fit.
+    let fits = value.checked_mul(unit_ms).filter(|ms| ms.unsigned_abs() < 1 << 62);
+    fits.ok_or_else(|| Refusal::Text(format!("ERR invalid expire time in '{command}' command")))
+}
+
+fn plan_set(arguments: &[Bytes]) -> Result<(Set, Render), Refusal> {
+    let mut set = plain_set(arguments, 2)?;
+    let mut rest = arguments[3..].iter();
+    while let Some(option) = rest.next() {
+        match lower(option).as_str() {
+            "nx" if set.condition() == set::Condition::Always => set.condition = set::Condition::IfAbsent.into(),
+            "xx" if set.condition() == set::Condition::Always => set.condition = set::Condition::IfPresent.into(),
+            "get" => set.want_previous = true,
+            "keepttl" if set.expiry.is_none() => set.expiry = Some(Expiry { when: Some(When::Keep(true)) }),
+            unit @ ("ex" | "px" | "exat" | "pxat") if set.expiry.is_none() => {
+                let Some(time) = rest.next() else { return refuse(SYNTAX) };
+                let unit_ms = if unit.starts_with('e') { 1000 } else { 1 };
+                let Expiry { when } = expiry_in(time, unit_ms, "set")?;
+                let when = match when {
+                    Some(When::InMs(ms)) if unit.ends_with("at") => Some(When::AtMs(ms)),
+                    when => when,
+                };
+                set.expiry = Some(Expiry { when });
+            }
+            _ => return refuse(SYNTAX),
+        }
+    }
+    let render = if set.want_previous { Render::Previous } else { Render::OkOrNull };
+    Ok((set, render))
+}
+
+fn plan_expire(name: &str, arguments: &[Bytes]) -> Result<Expire, Refusal> {
+    let unit_ms = if name.starts_with('p') { 1 } else { 1000 };
+    let ms = expiry_ms(&arguments[2], unit_ms, name)?;
+    let when = match (name.ends_with("at"), u64::try_from(ms)) {
+        (true, Ok(ms)) => When::AtMs(ms.max(1)),
+        (false, Ok(ms)) => When::InMs(ms),
+        // In the past: the key is deleted.
+        (_, Err(_negative)) => When::AtMs(1),
+    };
+    let mut condition = expire::Condition::Always;
+    for option in &arguments[3..] {
+        let wanted = match lower(option).as_str() {
+            "nx" => expire::Condition::IfNone,
+            "xx" => expire::Condition::IfAny,
+            "gt" => expire::Condition::IfLater,
+            "lt" => expire::Condition::IfEarlier,
+            other => return refuse(&format!("ERR Unsupported option {other}")),
+        };
+        condition = match (condition, wanted) {
+            (expire::Condition::Always, wanted) => wanted,
+            // XX with GT says no more than GT; XX with LT is not the same as LT, and is not offered.
+            (expire::Condition::IfAny, expire::Condition::IfLater)
+            | (expire::Condition::IfLater, expire::Condition::IfAny) => expire::Condition::IfLater,
+            _ => return refuse("ERR NX and XX, GT or LT options at the same time are not compatible"),
+        };
+    }
+    Ok(Expire {
+        key: arguments[1].clone(),
+        expiry: Some(Expiry { when: Some(when) }),
+        condition: condition.into(),
+    })
+}
+
+fn plan_scan(arguments: &[Bytes]) -> Result<Scan, Refusal> {
+    let cursor = std::str::from_utf8(&arguments[1]).ok().and_then(|text| text.parse().ok());
+    let Some(cursor) = cursor else { return refuse("ERR invalid cursor") };
+    let mut scan = Scan { cursor: Token(cursor), count: 10, pattern: None, strings_only: true };
+    let mut rest = arguments[2..].iter();
+    while let Some(option) = rest.next() {
+        let Some(value) = rest.next() else { return refuse(SYNTAX) };
+        match lower(option).as_str() {
+            "match" => scan.pattern = Some(value.clone()),
+            "count" => match integer(value)? {
+                count if count >= 1 => {
+                    scan.count = u32::try_from(count).unwrap_or(SCAN_COUNT_MAX).min(SCAN_COUNT_MAX);
+                }
+                _ => return refuse(SYNTAX),
+            },
+            "type" => scan.strings_only = lower(value) == "string",
+            _ => return refuse(SYNTAX),
+        }
+    }
+    Ok(scan)
+}
+
+fn plan_hello(session: &mut Session, arguments: &[Bytes]) -> Result<Planned, Refusal> {
+    let mut rest = arguments[1..].iter();
+    if let Some(version) = rest.next() {
+        session.protocol = match &version[..] {
+            b"2" => Protocol::Resp2,
+            b"3" => Protocol::Resp3,
+            _ => return refuse("NOPROTO unsupported protocol version"),
+        };
+    }
+    while let Some(option) = rest.next() {
+        match lower(option).as_str() {
+            "setname" => session.name = rest.next().cloned().unwrap_or_default(),
+            "auth" => return refuse("ERR AUTH is not offered: this node has no users"),
+            _ => return refuse(SYNTAX),
+        }
+    }
+    let protocol = session.protocol;
+    let id = i64::try_from(session.id).unwrap_or(i64::MAX);
+    Ok(said(session, |out| {
+        reply::map(out, protocol, 7);
+        let mut text = |key: &str, value: &str| {
+            reply::bulk(out, key.as_bytes());
+            reply::bulk(out, value.as_bytes());
+        };
+        // Clients look here for what they can use: they are to think of a single Redis 7.
+        text("server", "redis");
+        text("version", REDIS_VERSION);
+        text("mode", "standalone");
+        text("role", "master");
+        for (key, value) in [("proto", if protocol == Protocol::Resp3 { 3 } else { 2 }), ("id", id)] {
+            reply::bulk(out, key.as_bytes());
+            reply::integer(out, value);
+        }
+        reply::bulk(out, b"modules");
+        reply::array(out, 0);
+    }))
+}
+
+/// The Redis whose commands these are.
+const REDIS_VERSION: &str = "7.4.0";
+
+fn plan_client(session: &mut Session, arguments: &[Bytes]) -> Result<Planned, Refusal> {
+    Ok(match (lower(&arguments[1]).as_str(), arguments.get(2)) {
+        ("setname", Some(name)) => {
+            session.name = name.clone();
+            said(session, |out| reply::simple(out, "OK"))
+        }
+        ("getname", None) => said(session, |out| reply::bulk(out, &session.name)),
+        ("setinfo", Some(_)) => said(session, |out| reply::simple(out, "OK")),
+        ("id", None) => said(session, |out| reply::integer(out, i64::try_from(session.id).unwrap_or(i64::MAX))),
+        _ => return refuse("ERR unknown subcommand or wrong number of arguments of 'client'"),
+    })
+}
+
+fn plan_command(session: &Session, arguments: &[Bytes]) -> Result<Planned, Refusal> {
+    let named = || -> Vec<Option<&'static Spec>> {
+        let find = |name: &Bytes| {
+            let name = lower(name);
+            TABLE.iter().find(|spec| spec.name == name)
+        };
+        if arguments.len() > 2 { arguments[2..].iter().map(find).collect() } else { TABLE.iter().map(Some).collect() }
+    };
+    let protocol = session.protocol;
+    Ok(match arguments.get(1).map(|sub| lower(sub)).as_deref() {
+        None => said(session, |out| {
+            reply::array(out, TABLE.len());
+            for spec in TABLE {
+                describe(out, spec);
+            }
+        }),
+        Some("count") => said(session, |out| reply::integer(out, TABLE.len() as i64)),
+        Some("info") => said(session, |out| {
+            let named = named();
+            reply::array(out, named.len());
+            for spec in named {
+                match spec {
+                    Some(spec) => describe(out, spec),
+                    None => reply::null(out, protocol),
+                }
+            }
+        }),
+        Some("docs") => said(session, |out| {
+            let named: Vec<&Spec> = named().into_iter().flatten().collect();
+            reply::map(out, protocol, named.len());
+            for spec in named {
+                reply::bulk(out, spec.name.as_bytes());
+                reply::map(out, protocol, 2);
+                for text in ["summary", spec.summary, "group", "generic"] {
+                    reply::bulk(out, text.as_bytes());
+                }
+            }
+        }),
+        Some("list") => said(session, |out| {
+            reply::array(out, TABLE.len());
+            for spec in TABLE {
+                reply::bulk(out, spec.name.as_bytes());
+            }
+        }),
+        Some(_) => return refuse("ERR unknown subcommand of 'command'"),
+    })
+}
+
+fn describe(out: &mut BytesMut, spec: &Spec) {
+    reply::array(out, 10);
+    reply::bulk(out, spec.name.as_bytes());
+    reply::integer(out, spec.arity);
+    reply::array(out, spec.flags.len());
+    for flag in spec.flags {
+        reply::simple(out, flag);
+    }
+    for position in [spec.keys.0, spec.keys.1, spec.keys.2] {
+        reply::integer(out, position);
+    }
+    // ACL categories, tips, key specifications, subcommands.
+    for _ in 0..4 {
+        reply::array(out, 0);
+    }
+}
+
+fn info(router: &Router) -> String {
+    let groups = router.replicas();
+    let (mut keys, mut bytes, mut led) = (0, 0, 0);
+    for (_, group) in &groups {
+        group.read_now(|machine| {
+            keys += machine.keys().len();
+            bytes += machine.keys().bytes();
+        });
+        led += usize::from(group.is_leader());
+    }
+    format!(
+        "# Server\r\nredis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\ntrimaran_version:{}\r\n\
+         # Memory\r\nused_memory:{bytes}\r\n\
+         # Replication\r\nrole:master\r\ntrimaran_partitions:{}\r\ntrimaran_partitions_led:{led}\r\n\
+         # Keyspace\r\ndb0:keys={keys},expires=0,avg_ttl=0\r\n",
+        env!("CARGO_PKG_VERSION"),
+        groups.len(),
+    )
+}
+
+/// Glob patterns of Redis: `*`, `?`, `[a-z]`, `[^a]`, `\`. Linear in the text for each `*`, without recursion.
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    // Where to go on if what follows the last `*` does not fit.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        if pattern.get(p) == Some(&b'*') {
+            star = Some((p + 1, t));
+            p += 1;
+        } else if let Some(next) = step(pattern, p, text[t]) {
+            p = next;
+            t += 1;
+        } else if let Some((after, from)) = star {
+            p = after;
+            t = from + 1;
+            star = Some((after, t));
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|&byte| byte == b'*')
+}
+
+/// If the pattern at `p` takes one byte, where it goes on.
+fn step(pattern: &[u8], p: usize, byte: u8) -> Option<usize> {
+    match *pattern.get(p)? {
+        b'?' => Some(p + 1),
+        b'\\' if p + 1 < pattern.len() => (pattern[p + 1] == byte).then_some(p + 2),
+        b'[' => {
+            let mut at = p + 1;
+            let inverted = pattern.get(at) == Some(&b'^');
+            at += usize::from(inverted);
+            let mut hit = false;
+            while let Some(&first) = pattern.get(at).filter(|&&byte| byte != b']') {
+                let first = if first == b'\\' && at + 1 < pattern.len() {
+                    at += 1;
+                    pattern[at]
+                } else {
+                    first
+                };
+                if pattern.get(at + 1) == Some(&b'-') && at + 2 < pattern.len() && pattern[at + 2] != b']' {
+                    let last = pattern[at + 2];
+                    hit |= (first.min(last)..=first.max(last)).contains(&byte);
+                    at += 3;
+                } else {
+                    hit |= first == byte;
+                    at += 1;
+                }
+            }
+            (hit != inverted).then_some((at + 1).min(pattern.len()))
+        }
+        literal => (literal == byte).then_some(p + 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_for_lookup() {
+        assert!(TABLE.is_sorted_by(|a, b| a.name < b.name));
+    }
+
+    #[test]
+    fn patterns_match_as_those_of_redis() {
+        let check = |pattern: &str, text: &str, expected: bool| {
+            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
+        };
+        check("*", "", true);
+        check("h?llo", "hello", true);
+        check("h*llo", "heeeello", true);
+        check("h[ae]llo", "hillo", false);
+        check("h[^e]llo", "hallo", true);
+        check("h[^e]llo", "hello", false);
+        check("h[a-b]llo", "hbllo", true);
+        check(r"h\*llo", "h*llo", true);
+        check(r"h\*llo", "hello", false);
+        check("a*b*c", "aXbXbc", true);
+        check("a*b*c", "aXbXb", false);
+        check("[", "[", false);
+        check(&"a*".repeat(40), &"a".repeat(60), true);
+        check(&format!("{}b", "a*".repeat(40)), &"a".repeat(200), false);
+    }
+}

@@ -1,0 +1,29 @@
+//! The memory data grid: a strongly consistent cache, replicated by Raft over many partitions.
+//!
+//! The way of a command: [`front`] (decode) → [`router`] (which partition, who leads it) → the group → [`machine`]
+//! → [`data`] (one file a data type) → back. [`watch`] tells changes, [`expiry`] removes what is due, [`node`] starts
+//! all of it, [`limits`] names every bound.
+
+pub mod config;
+
+pub mod node;
+
+pub mod front;
+
+pub mod router;
+
+pub mod machine;
+
+pub mod data;
+
+pub mod watch;
+
+pub mod expiry;
+
+pub mod limits;
+
+pub mod error;
+
+pub mod metrics;
+
+pub use error::Error;

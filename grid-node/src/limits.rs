@@ -1,0 +1,54 @@
+//! Every limit of the grid by name. Fronts name them in their refusals.
+
+use std::time::Duration;
+
+/// Bytes of a key.
+pub const KEY_BYTES_MAX: usize = 65_536;
+
+/// Bytes of a value.
+pub const VALUE_BYTES_MAX: usize = 16 << 20;
+
+/// Arguments of one RESP command.
+pub const ARGUMENTS_MAX: usize = 65_536;
+
+/// Bytes of an inline RESP command (one typed by hand).
+pub const INLINE_BYTES_MAX: usize = 65_536;
+
+/// Bytes of one RESP request with all of its arguments.
+pub const REQUEST_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of one gRPC message.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// RESP connections at once.
+pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// How long half a RESP request may take to become whole.
+pub const HALF_REQUEST_MAX: Duration = Duration::from_secs(30);
+
+/// How long a RESP client may take to read its answers.
+pub const UNREAD_ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// RESP commands taken from one connection at once.
+pub const PIPELINE_COMMANDS_MAX: usize = 1024;
+
+/// Keys of one page of a scan.
+pub const SCAN_COUNT_MAX: u32 = 10_000;
+
+/// Keys of a page where the caller names no number.
+pub const SCAN_COUNT_DEFAULT: u32 = 100;
+
+/// How long a request is tried at changing leaders before it is given up.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Changes of a partition that a watch can go back to.
+pub const EVENTS_KEPT: usize = 65_536;
+
+/// Bytes of the values among them.
+pub const EVENTS_BYTES_KEPT: usize = 64 << 20;
+
+/// Keys that one command of the leader removes because they are due.
+pub const REAP_KEYS_MAX: usize = 1024;
+
+/// How often the leader looks for keys that are due.
+pub const REAP_EVERY: Duration = Duration::from_millis(100);

@@ -1,0 +1,202 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use trimaran_proto::state::grid::expiry::When;
+use trimaran_proto::state::grid::reply::Outcome;
+use trimaran_proto::state::grid::{CompareAndSwap, Delete, Expire, Expiry, Increment, MultiSet, Pair, Reap, Set};
+
+use super::*;
+
+fn machine() -> GridMachine {
+    GridMachine::new(&Partition { id: 1, first_token: 0, last_token: u64::MAX, ..Partition::default() })
+}
+
+fn text(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn apply(machine: &mut GridMachine, now_ms: u64, body: Body) -> Reply {
+    let payload = Bytes::from(Command { body: Some(body) }.encode_to_vec());
+    let replies = machine.apply(&[Committed { stamp_ms: now_ms, payload: &payload }]).unwrap();
+    Reply::decode(replies[0].clone()).unwrap()
+}
+
+fn set(key: &str, value: &str) -> Set {
+    Set { key: text(key), value: text(value), ..Set::default() }
+}
+
+fn in_ms(ms: u64) -> Option<Expiry> {
+    Some(Expiry { when: Some(When::InMs(ms)) })
+}
+
+fn value(machine: &GridMachine, key: &str, now_ms: u64) -> Option<String> {
+    let entry = machine.keys().get(key.as_bytes(), now_ms)?;
+    let Value::String(bytes) = &entry.value;
+    Some(String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+#[test]
+fn a_key_is_gone_when_its_time_is_over_even_before_it_is_reaped() {
+    let mut machine = machine();
+    apply(&mut machine, 1000, Body::Set(Set { expiry: in_ms(500), ..set("k", "v") }));
+    assert_eq!(value(&machine, "k", 1499).as_deref(), Some("v"));
+    assert_eq!(value(&machine, "k", 1500), None);
+    assert_eq!(machine.keys().due(1500, 10), [text("k")]);
+    let reaped = apply(&mut machine, 1400, Body::Reap(Reap { keys: vec![text("k")] }));
+    assert_eq!(reaped.integer, 0, "not due at the stamp, whatever the proposer thought");
+    apply(&mut machine, 1500, Body::Reap(Reap { keys: vec![text("k")] }));
+    assert!(machine.keys().is_empty());
+    assert_eq!(machine.keys().bytes(), 0);
+}
+
+#[test]
+fn conditions_of_set_are_checked_where_the_write_is_made() {
+    let mut machine = machine();
+    let if_absent = |value| Body::Set(Set { condition: 1, ..set("k", value) });
+    let if_present = |value| Body::Set(Set { condition: 2, ..set("k", value) });
+    assert_eq!(apply(&mut machine, 1, if_present("a")).outcome(), Outcome::ConditionFailed);
+    let first = apply(&mut machine, 1, if_absent("a"));
+    assert_eq!(first.outcome(), Outcome::Applied);
+    assert_eq!(apply(&mut machine, 1, if_absent("b")).outcome(), Outcome::ConditionFailed);
+    let stale = Body::Set(Set { if_version: Some(first.version + 1), ..set("k", "c") });
+    assert_eq!(apply(&mut machine, 1, stale).outcome(), Outcome::ConditionFailed);
+    let fresh = Body::Set(Set { if_version: Some(first.version), want_previous: true, ..set("k", "c") });
+    assert_eq!(apply(&mut machine, 1, fresh).value, Some(text("a")));
+    assert_eq!(value(&machine, "k", 1).as_deref(), Some("c"));
+}
+
+#[test]
+fn counters_refuse_what_is_no_integer_and_what_does_not_fit() {
+    let mut machine = machine();
+    let by = |by| Body::Increment(Increment { key: text("n"), by, expiry: None });
+    assert_eq!(apply(&mut machine, 1, by(5)).integer, 5);
+    assert_eq!(apply(&mut machine, 1, by(-7)).integer, -2);
+    apply(&mut machine, 1, Body::Set(set("n", &i64::MAX.to_string())));
+    assert_eq!(apply(&mut machine, 1, by(1)).outcome(), Outcome::Overflow);
+    for bad in ["", "abc", " 1", "01", "+1", "1.0", "9223372036854775808"] {
+        apply(&mut machine, 1, Body::Set(set("n", bad)));
+        assert_eq!(apply(&mut machine, 1, by(1)).outcome(), Outcome::NotAnInteger, "{bad:?}");
+    }
+}
+
+#[test]
+fn a_swap_needs_the_expected_value_and_may_delete() {
+    let mut machine = machine();
+    let swap = |expected: Option<&str>, value: Option<&str>| {
+        Body::CompareAndSwap(CompareAndSwap {
+            key: text("k"),
+            expected: expected.map(text),
+            value: value.map(text),
+        })
+    };
+    assert_eq!(apply(&mut machine, 1, swap(Some("x"), Some("a"))).outcome(), Outcome::ConditionFailed);
+    assert_eq!(apply(&mut machine, 1, swap(None, Some("a"))).outcome(), Outcome::Applied);
+    assert_eq!(apply(&mut machine, 1, swap(Some("a"), None)).value, Some(text("a")));
+    assert_eq!(value(&machine, "k", 1), None);
+}
+
+#[test]
+fn msetnx_is_all_or_nothing() {
+    let mut machine = machine();
+    apply(&mut machine, 1, Body::Set(set("b", "held")));
+    let pairs = ["a", "b"].map(|key| Pair { key: text(key), value: text("new") }).to_vec();
+    let body = Body::MultiSet(MultiSet { pairs, if_none_exists: true });
+    assert_eq!(apply(&mut machine, 1, body).outcome(), Outcome::ConditionFailed);
+    assert_eq!(value(&machine, "a", 1), None);
+}
+
+#[test]
+fn expire_knows_its_conditions() {
+    let mut machine = machine();
+    apply(&mut machine, 1, Body::Set(set("k", "v")));
+    let expire = |condition: i32, ms| Body::Expire(Expire { key: text("k"), expiry: in_ms(ms), condition });
+    // (condition, new time to live, whether it applies), one after the other.
+    for (condition, ms, applies) in [
+        (2, 100, 0), // XX: has none
+        (3, 100, 0), // GT: never is later than everything
+        (1, 100, 1), // NX
+        (1, 200, 0),
+        (3, 200, 1),
+        (3, 150, 0),
+        (4, 150, 1),
+        (2, 500, 1),
+    ] {
+        assert_eq!(apply(&mut machine, 1, expire(condition, ms)).integer, applies, "{condition} {ms}");
+    }
+    assert_eq!(machine.keys().get(b"k", 1).unwrap().expires_at_ms, 501);
+}
+
+fn any_body() -> impl Strategy<Value = Body> {
+    let key = (0..12_u8).prop_map(|number| text(&format!("key:{number}")));
+    let value = (0..4_u8).prop_map(|number| text(&number.to_string()));
+    let expiry = prop_oneof![Just(None), (1..50_u64).prop_map(in_ms)];
+    prop_oneof![
+        (key.clone(), value.clone(), expiry.clone(), 0..3_i32).prop_map(|(key, value, expiry, condition)| {
+            Body::Set(Set { key, value, expiry, condition, ..Set::default() })
+        }),
+        key.clone().prop_map(|key| Body::Delete(Delete { keys: vec![key], ..Delete::default() })),
+        (key.clone(), -5..5_i64).prop_map(|(key, by)| Body::Increment(Increment { key, by, expiry: None })),
+        (key.clone(), expiry, 0..5_i32)
+            .prop_map(|(key, expiry, condition)| Body::Expire(Expire { key, expiry, condition })),
+        key.prop_map(|key| Body::Reap(Reap { keys: vec![key] })),
+    ]
+}
+
+proptest! {
+    /// A replica restored from a snapshot at any point answers everything after as one that saw it all.
+    #[test]
+    fn a_restored_replica_goes_on_as_the_others(bodies in proptest::collection::vec(any_body(), 1..120), cut in 0..120_usize) {
+        let mut whole = machine();
+        let mut restored = machine();
+        let cut = cut.min(bodies.len());
+        let mut now_ms = 1000;
+        for (step, body) in bodies.into_iter().enumerate() {
+            if step == cut {
+                restored.restore(&mut whole.snapshot()).unwrap();
+            }
+            now_ms += 7;
+            let reply = apply(&mut whole, now_ms, body.clone());
+            if step >= cut {
+                prop_assert_eq!(apply(&mut restored, now_ms, body), reply);
+            }
+        }
+        if cut < usize::MAX {
+            let dump = |machine: &GridMachine| -> BTreeMap<Vec<u8>, Entry> {
+                machine.keys().entries().map(|(key, entry)| (key.to_vec(), entry.clone())).collect()
+            };
+            if restored.keys().version() != 0 {
+                prop_assert_eq!(dump(&restored), dump(&whole));
+                prop_assert_eq!(restored.keys().bytes(), whole.keys().bytes());
+            }
+        }
+    }
+
+    /// A scan returns every key that is there all the time exactly once, however the pages are cut and whatever else
+    /// comes and goes.
+    #[test]
+    fn a_scan_misses_nothing_that_stays(stay in proptest::collection::btree_set("[a-z]{1,3}", 0..60), count in 1..20_usize) {
+        let mut machine = machine();
+        for key in &stay {
+            apply(&mut machine, 1, Body::Set(set(key, "v")));
+        }
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        let mut cursor = Some(Token(0));
+        let mut round = 0;
+        while let Some(from) = cursor {
+            let (keys, next) = key::scan(machine.keys(), from, count, 1);
+            for key in keys {
+                *seen.entry(String::from_utf8(key.to_vec()).unwrap()).or_default() += 1;
+            }
+            cursor = next;
+            round += 1;
+            apply(&mut machine, 1, Body::Set(set(&format!("other-{round}"), "v")));
+            if round > 2 {
+                let keys = vec![text(&format!("other-{}", round - 2))];
+                apply(&mut machine, 1, Body::Delete(Delete { keys, ..Delete::default() }));
+            }
+        }
+        for key in &stay {
+            prop_assert_eq!(seen.get(key), Some(&1), "{}", key);
+        }
+    }
+}

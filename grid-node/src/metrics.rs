@@ -1,0 +1,34 @@
+//! All metrics of the grid.
+
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+
+/// Says what each metric means; call once a process.
+pub fn describe() {
+    describe_counter!("trimaran_grid_commands_total", "Commands answered, by front.");
+    describe_counter!("trimaran_grid_refused_total", "Commands refused with an error, by front.");
+    describe_gauge!("trimaran_grid_connections", "Open RESP connections.");
+    describe_gauge!("trimaran_grid_keys", "Keys in memory, by partition.");
+    describe_gauge!("trimaran_grid_bytes", "Bytes of keys and values in memory, by partition.");
+}
+
+/// Commands answered by a front ("resp", "grpc").
+pub fn commands(front: &'static str) -> Counter {
+    counter!("trimaran_grid_commands_total", "front" => front)
+}
+
+/// Commands refused by a front.
+pub fn refused(front: &'static str) -> Counter {
+    counter!("trimaran_grid_refused_total", "front" => front)
+}
+
+/// Open RESP connections.
+pub fn connections() -> Gauge {
+    gauge!("trimaran_grid_connections")
+}
+
+/// What a partition holds.
+pub fn held(partition: u64, keys: usize, bytes: usize) {
+    let partition = partition.to_string();
+    gauge!("trimaran_grid_keys", "partition" => partition.clone()).set(keys as f64);
+    gauge!("trimaran_grid_bytes", "partition" => partition).set(bytes as f64);
+}

@@ -1,0 +1,224 @@
+//! A grid node: its parts, in the order in which they start.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng as _;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use trimaran_cluster::identity::Identity;
+use trimaran_cluster::member::{self, Cluster};
+use trimaran_cluster::replicas::Replicas;
+use trimaran_net::clock::{Clock, SystemClock};
+use trimaran_net::dial::TcpDial;
+use trimaran_net::listen;
+use trimaran_net::peers::Peers;
+use trimaran_replication::groups::{self, Durable, Groups};
+use trimaran_service::admin::Readiness;
+use trimaran_service::entropy;
+use trimaran_storage::disk::RealDisk;
+use trimaran_storage::wal;
+
+use crate::config::{Durability, Options};
+use crate::front;
+use crate::machine::GridMachine;
+use crate::router::Router;
+use crate::{expiry, metrics};
+
+/// How long connections have to end when the node stops.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port.
+    #[error(transparent)]
+    Listen(#[from] listen::Error),
+    /// The data folder.
+    #[error("the data folder {folder} cannot be used")]
+    Folder {
+        /// Which.
+        folder: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The log or a snapshot in it.
+    #[error("the data in {folder} cannot be used")]
+    Storage {
+        /// Which.
+        folder: String,
+        /// Why not.
+        #[source]
+        source: trimaran_storage::Error,
+    },
+    /// The cluster.
+    #[error("the node cannot take its place in the cluster")]
+    Cluster(#[from] trimaran_cluster::Error),
+    /// The options contradict each other.
+    #[error("{0}")]
+    Options(&'static str),
+}
+
+/// A node that runs.
+#[derive(Debug)]
+pub struct Node {
+    /// Where Redis clients connect.
+    pub resp: SocketAddr,
+    /// Where gRPC clients connect.
+    pub grpc: SocketAddr,
+    router: Router,
+    groups: Groups,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    resp_server: tokio::task::JoinHandle<()>,
+}
+
+impl Node {
+    /// Starts a node and returns when it takes requests. It stops when `stop` is cancelled and [`Node::stopped`]
+    /// returns.
+    pub async fn start(options: Options, readiness: Readiness, stop: CancellationToken) -> Result<Self, Error> {
+        if options.data_folder.is_none() && options.durability != Durability::Memory {
+            return Err(Error::Options("without a data folder the durability can only be \"memory\""));
+        }
+        metrics::describe();
+        // Ports first: a taken one is the commonest mistake, and nothing has happened yet.
+        let resp_listener = listen::listen(options.resp_listen, "--resp-listen")?;
+        let grpc_listener = listen::listen(options.grpc_listen, "--grpc-listen")?;
+        let address = |listener: &tokio::net::TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
+        let resp = address(&resp_listener, options.resp_listen);
+        let grpc = address(&grpc_listener, options.grpc_listen);
+
+        let mut random = entropy::generator();
+        let (identity, durable) = match &options.data_folder {
+            None => (Identity::passing(&mut random), None),
+            Some(folder) => open_folder(folder, options.durability, &mut random)?,
+        };
+        // What was written but not flushed is gone if the machine went down: then it is as if it had never been.
+        let lost_memory = match options.durability {
+            Durability::Memory => true,
+            Durability::Buffered => identity.machine_restarted,
+            Durability::Fsync => false,
+        };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let peers = Peers::new(Arc::new(TcpDial));
+        let in_memory = durable.is_none();
+        let groups =
+            Groups::new(identity.node, groups::Options::default(), Arc::clone(&clock), peers.clone(), durable);
+        let cluster = Cluster::open(
+            member::Options {
+                kind: "grid",
+                version: env!("CARGO_PKG_VERSION"),
+                identity,
+                address: or_as_it_is(&options.advertise, grpc),
+                resp_address: or_as_it_is(&options.resp_advertise, resp),
+                zone: options.zone.clone(),
+                seeds: options.join.clone(),
+                bootstrap: options.bootstrap,
+                partitions: options.partitions,
+                replication_factor: options.replication_factor,
+                meta_durability: if in_memory { groups::Durability::Memory } else { groups::Durability::Log },
+                lost_memory,
+            },
+            groups.clone(),
+            peers,
+        )
+        .await?;
+
+        let data_durability = match options.durability {
+            Durability::Memory => groups::Durability::Memory,
+            Durability::Buffered | Durability::Fsync => groups::Durability::Log,
+        };
+        let replicas = Replicas::keep(cluster.clone(), data_durability, GridMachine::new);
+        let router = Router::new(cluster.clone(), replicas, clock, random.random());
+
+        // Other nodes must reach this one before it can enter; clients are told to wait until it has.
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(trimaran_proto::DESCRIPTORS)
+            .build_v1()
+            .map_err(|_bad| Error::Options("the descriptors of this build are damaged"))?;
+        let server = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20)
+            .add_service(groups.service())
+            .add_service(cluster.cluster_service())
+            .add_service(cluster.placement_service())
+            .add_service(front::grpc::service(router.clone()))
+            .add_service(health_service)
+            .add_service(reflection)
+            .serve_with_incoming_shutdown(listen::incoming(grpc_listener), stop.clone().cancelled_owned());
+        let server = tokio::spawn(server);
+
+        tokio::select! {
+            entered = cluster.enter() => entered?,
+            () = stop.cancelled() => return Err(Error::Options("stopped before the node was a member of a cluster")),
+        }
+        tokio::spawn(expiry::run(router.clone()));
+        let resp_server = tokio::spawn(front::resp::serve(resp_listener, router.clone(), stop.clone()));
+        health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+        readiness.set(true);
+        info!(%resp, %grpc, "grid-node takes requests");
+        Ok(Self { resp, grpc, router, groups, stop, server, resp_server })
+    }
+
+    /// Returns when `stop` was cancelled and everything has ended: leaderships are given away, connections have had
+    /// their answers, logs are closed.
+    pub async fn stopped(self) {
+        self.stop.cancelled().await;
+        self.give_leaderships_away().await;
+        let ended = async {
+            let _ended = self.resp_server.await;
+            if let Ok(Err(error)) = self.server.await {
+                warn!(%error, "the gRPC server did not stop cleanly");
+            }
+        };
+        if tokio::time::timeout(DRAIN_MAX, ended).await.is_err() {
+            warn!("some connections did not end in {DRAIN_MAX:?}");
+        }
+        self.groups.close_all().await;
+        info!("grid-node stopped");
+    }
+
+    async fn give_leaderships_away(&self) {
+        for (partition, group) in self.router.replicas() {
+            let status = group.status();
+            let heir = status.voters.iter().find(|&&voter| voter != group.replica());
+            if let (true, Some(&heir)) = (group.is_leader(), heir)
+                && let Err(error) = group.transfer_leader(heir).await
+            {
+                warn!(partition, %error, "a leadership was not given away");
+            }
+        }
+    }
+}
+
+fn or_as_it_is(advertised: &str, address: SocketAddr) -> String {
+    if advertised.is_empty() { address.to_string() } else { advertised.to_owned() }
+}
+
+fn open_folder(
+    folder: &Path,
+    durability: Durability,
+    random: &mut impl rand::Rng,
+) -> Result<(Identity, Option<Durable>), Error> {
+    let name = folder.display().to_string();
+    let open = |folder: &Path| {
+        let folder_name = folder.display().to_string();
+        RealDisk::open(folder).map_err(|source| Error::Folder { folder: folder_name, source })
+    };
+    let identity = Identity::load(&open(folder)?, &entropy::machine_boot(), random)?;
+    let (log, snapshots) = (open(&folder.join("log"))?, open(&folder.join("snapshots"))?);
+    // Membership is always flushed, so only the middle way does without.
+    let sync = match durability {
+        Durability::Buffered => wal::Sync::Never,
+        Durability::Memory | Durability::Fsync => wal::Sync::Always,
+    };
+    let options = wal::Options { sync, ..wal::Options::default() };
+    let durable = Durable::open(Arc::new(log), Arc::new(snapshots), options)
+        .map_err(|source| Error::Storage { folder: name, source })?;
+    Ok((identity, Some(durable)))
+}

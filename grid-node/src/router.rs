@@ -1,0 +1,352 @@
+//! From a key to the group that holds it: here if this node leads it, else at the node that does.
+//!
+//! A write gets a request id before its first attempt and keeps it through every retry, so that a change of leader
+//! under way neither loses nor repeats it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message as _;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::time::{Instant, sleep, timeout_at};
+use trimaran_cluster::member::Cluster;
+use trimaran_cluster::replicas::Replicas;
+use trimaran_net::clock::Clock;
+use trimaran_net::pipeline::Pipeline;
+use trimaran_net::retry::Backoff;
+use trimaran_net::status::{Class, Classified as _};
+use trimaran_placement::table::{Partition, Table};
+use trimaran_placement::token::{self, Token};
+use trimaran_proto::api::grid::{Call, Forward, ForwardRead, answer, call};
+use trimaran_proto::state::grid::query::Body as QueryBody;
+use trimaran_proto::state::grid::{Query, QueryReply};
+use trimaran_replication::Error as ReplicationError;
+use trimaran_replication::group::{Consistency, Group};
+use trimaran_replication::session::{RequestId, Session};
+
+use crate::data::{Value, key};
+use crate::error::Error;
+use crate::limits::REQUEST_TIMEOUT;
+use crate::machine::GridMachine;
+
+/// How long one attempt at another node may take before it is tried elsewhere.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Sends commands where they belong. Clones are the same.
+#[derive(Clone)]
+pub struct Router {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    cluster: Cluster,
+    replicas: Replicas<GridMachine>,
+    clock: Arc<dyn Clock>,
+    table: ArcSwap<Table>,
+    sessions: Mutex<HashMap<u64, Session>>,
+    links: Mutex<HashMap<u64, (String, Pipeline)>>,
+    random: Mutex<StdRng>,
+}
+
+impl std::fmt::Debug for Router {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Router").finish_non_exhaustive()
+    }
+}
+
+/// Who has to answer for a partition now.
+enum Target {
+    Here(Group<GridMachine>),
+    There(Pipeline),
+    /// Nobody is known to lead; wait for an election.
+    Nobody,
+}
+
+impl Router {
+    /// A router over this node's replicas and its view of the cluster. `seed` is drawn at random by the caller.
+    pub fn new(cluster: Cluster, replicas: Replicas<GridMachine>, clock: Arc<dyn Clock>, seed: u64) -> Self {
+        let inner = Arc::new(Inner {
+            cluster,
+            replicas,
+            clock,
+            table: ArcSwap::default(),
+            sessions: Mutex::default(),
+            links: Mutex::default(),
+            random: Mutex::new(StdRng::seed_from_u64(seed)),
+        });
+        let router = Self { inner };
+        router.refresh();
+        tokio::spawn(router.clone().follow_table());
+        router
+    }
+
+    async fn follow_table(self) {
+        let mut meta = self.inner.cluster.meta();
+        while meta.changed().await.is_ok() {
+            meta.mark_unchanged();
+            self.refresh();
+        }
+    }
+
+    fn refresh(&self) {
+        let table = self.inner.cluster.meta().borrow().table();
+        match trimaran_net::placement::get_table(&table) {
+            Ok(table) => self.inner.table.store(Arc::new(table)),
+            Err(error) if table.partitions.is_empty() => tracing::debug!(%error, "no partitions yet"),
+            Err(error) => tracing::error!(%error, "the partition table does not cover every token"),
+        }
+    }
+
+    /// The partition that a token lies in.
+    pub fn partition_at(&self, token: Token) -> Result<Partition, Error> {
+        self.inner.table.load().find(token).cloned().ok_or(Error::NotReady)
+    }
+
+    /// The id of the partition that a key lies in.
+    pub fn partition_of(&self, key: &[u8]) -> Result<u64, Error> {
+        // The slot alone decides: partitions begin and end with slots.
+        let token = token::slot_start(token::slot(key));
+        self.inner.table.load().find(token).map(|partition| partition.id).ok_or(Error::NotReady)
+    }
+
+    /// The table as this node knows it.
+    pub fn table(&self) -> Arc<Table> {
+        self.inner.table.load_full()
+    }
+
+    /// This node's replica of a partition, for watches.
+    pub fn replica(&self, partition: u64) -> Result<Group<GridMachine>, Error> {
+        self.inner.replicas.get(partition).ok_or_else(|| {
+            let table = self.inner.table.load();
+            let node = table.get(partition).and_then(|found| found.replicas.first().map(|replica| replica.node));
+            let address = node.and_then(|node| self.inner.cluster.peers().address(node)).unwrap_or_default();
+            Error::Elsewhere { partition, address }
+        })
+    }
+
+    /// All replicas of this node.
+    pub fn replicas(&self) -> Vec<(u64, Group<GridMachine>)> {
+        self.inner.replicas.all()
+    }
+
+    /// Milliseconds since 1970, never behind what a replica has applied.
+    pub fn now_ms(&self, group: &Group<GridMachine>) -> u64 {
+        self.inner.clock.now_ms().max(group.stamp_ms())
+    }
+
+    /// Has commands of one partition applied, in order, and returns their replies. `request_id` is the caller's own,
+    /// for a single command that the caller may send again.
+    pub async fn write(
+        &self,
+        partition: u64,
+        commands: Vec<Bytes>,
+        request_id: Option<RequestId>,
+    ) -> Result<Vec<Bytes>, Error> {
+        let session = self.session(partition);
+        let requests = session.begin(commands.len());
+        let first = request_id.unwrap_or_else(|| requests.id(0));
+        let write = Ask::Write { commands, first };
+        match self.until_answered(partition, &write).await? {
+            Answers::Encoded(replies) => Ok(replies),
+            Answers::Read(_) => Err(Error::TimedOut { partition }),
+        }
+    }
+
+    /// Answers reads of one partition, none older than anything acknowledged before.
+    pub async fn read(&self, partition: u64, queries: Vec<Query>) -> Result<Vec<QueryReply>, Error> {
+        match self.until_answered(partition, &Ask::Read { queries }).await? {
+            Answers::Read(replies) => Ok(replies),
+            Answers::Encoded(replies) => replies
+                .into_iter()
+                .map(|reply| QueryReply::decode(reply).map_err(|_bad| Error::TimedOut { partition }))
+                .collect(),
+        }
+    }
+
+    /// What another node forwards: answered here or not at all, so that two nodes that each take the other for the
+    /// leader do not send it to and fro.
+    pub async fn forwarded_write(&self, forward: Forward) -> Result<Vec<Bytes>, Error> {
+        let group = self.replica(forward.partition)?;
+        let first = RequestId {
+            session: forward.session,
+            sequence: forward.first_sequence,
+            answered_below: forward.answered_below,
+        };
+        let commands = forward.commands.into_iter().zip(0..).map(|(command, at)| (command, Some(after(&first, at))));
+        Ok(group.propose_many(commands.collect()).await?)
+    }
+
+    /// Likewise for reads.
+    pub async fn forwarded_read(&self, forward: ForwardRead) -> Result<Vec<Bytes>, Error> {
+        let group = self.replica(forward.partition)?;
+        let queries: Result<Vec<Query>, _> = forward.queries.into_iter().map(Query::decode).collect();
+        let queries = queries.map_err(|_bad| Error::Invalid { field: "queries", reason: "malformed" })?;
+        group.barrier(Consistency::Linearizable).await?;
+        Ok(self.read_here(&group, &queries).into_iter().map(|reply| reply.encode_to_vec().into()).collect())
+    }
+
+    fn read_here(&self, group: &Group<GridMachine>, queries: &[Query]) -> Vec<QueryReply> {
+        let now_ms = self.now_ms(group);
+        group.read_now(|machine| queries.iter().map(|query| answer_query(machine, query, now_ms)).collect())
+    }
+
+    fn session(&self, partition: u64) -> Session {
+        let mut sessions = self.inner.sessions.lock();
+        sessions.entry(partition).or_insert_with(|| Session::new(self.inner.random.lock().random())).clone()
+    }
+
+    /// Tries whoever leads until an answer comes that is not about who leads.
+    async fn until_answered(&self, partition: u64, ask: &Ask) -> Result<Answers, Error> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let mut backoff = Backoff::default();
+        loop {
+            if self.inner.table.load().get(partition).is_some_and(|found| found.lost) {
+                return Err(Error::PartitionLost { partition });
+            }
+            let error = match timeout_at(deadline, self.attempt(partition, ask)).await {
+                Ok(Ok(answers)) => return Ok(answers),
+                Ok(Err(error)) => error,
+                Err(_elapsed) => return Err(Error::TimedOut { partition }),
+            };
+            match error.class() {
+                Class::Elsewhere | Class::Later | Class::Unknown => {}
+                _ => return Err(error),
+            }
+            let wait = backoff.next(&mut *self.inner.random.lock());
+            if Instant::now() + wait >= deadline {
+                return Err(error);
+            }
+            sleep(wait).await;
+        }
+    }
+
+    async fn attempt(&self, partition: u64, ask: &Ask) -> Result<Answers, Error> {
+        match (self.target(partition), ask) {
+            (Target::Here(group), Ask::Write { commands, first }) => {
+                let commands = commands.iter().zip(0..).map(|(command, at)| (command.clone(), Some(after(first, at))));
+                Ok(Answers::Encoded(group.propose_many(commands.collect()).await?))
+            }
+            (Target::Here(group), Ask::Read { queries }) => {
+                group.barrier(Consistency::Linearizable).await?;
+                Ok(Answers::Read(self.read_here(&group, queries)))
+            }
+            (Target::There(link), Ask::Write { commands, first }) => {
+                let forward = Forward {
+                    partition,
+                    commands: commands.clone(),
+                    session: first.session,
+                    first_sequence: first.sequence,
+                    answered_below: first.answered_below,
+                };
+                forwarded(partition, &link, call::Body::Forward(forward)).await.map(Answers::Encoded)
+            }
+            (Target::There(link), Ask::Read { queries }) => {
+                let queries = queries.iter().map(|query| query.encode_to_vec().into()).collect();
+                let body = call::Body::ForwardRead(ForwardRead { partition, queries });
+                forwarded(partition, &link, body).await.map(Answers::Encoded)
+            }
+            (Target::Nobody, _) => Err(ReplicationError::NotLeader { group: partition, leader: None }.into()),
+        }
+    }
+
+    fn target(&self, partition: u64) -> Target {
+        let here = self.inner.replicas.get(partition);
+        if let Some(group) = here.as_ref().filter(|group| group.is_leader()) {
+            return Target::Here(group.clone());
+        }
+        // Our own replica knows best; without one, what the table says.
+        let node = here.and_then(|group| group.leader()).map(|leader| leader.node).or_else(|| {
+            let table = self.inner.table.load();
+            let found = table.get(partition)?;
+            found.leader_hint.and_then(|leader| found.node_of(leader))
+        });
+        match node.filter(|&node| node != self.inner.cluster.node()).and_then(|node| self.link(node)) {
+            Some(link) => Target::There(link),
+            None => Target::Nobody,
+        }
+    }
+
+    fn link(&self, node: u64) -> Option<Pipeline> {
+        let peers = self.inner.cluster.peers();
+        let address = peers.address(node)?;
+        let mut links = self.inner.links.lock();
+        if let Some((known, link)) = links.get(&node)
+            && *known == address
+        {
+            return Some(link.clone());
+        }
+        let link = Pipeline::new(peers.separate_channel(&address).ok()?);
+        links.insert(node, (address, link.clone()));
+        Some(link)
+    }
+}
+
+/// What is asked of a partition.
+enum Ask {
+    /// Commands in order; their ids follow the first one's.
+    Write { commands: Vec<Bytes>, first: RequestId },
+    Read { queries: Vec<Query> },
+}
+
+enum Answers {
+    /// Of writes, or of reads at another node.
+    Encoded(Vec<Bytes>),
+    Read(Vec<QueryReply>),
+}
+
+/// The id of the command `at` places behind the first.
+fn after(first: &RequestId, at: u64) -> RequestId {
+    RequestId { sequence: first.sequence.wrapping_add(at), ..*first }
+}
+
+async fn forwarded(partition: u64, link: &Pipeline, body: call::Body) -> Result<Vec<Bytes>, Error> {
+    let call = Call { id: 0, request_id: Bytes::new(), body: Some(body) };
+    let unknown = |reason| Error::from(ReplicationError::Unknown { group: partition, reason });
+    let answered = tokio::time::timeout(ATTEMPT_TIMEOUT, link.call(call)).await;
+    match answered {
+        Ok(Ok(answer)) => match answer.body {
+            Some(answer::Body::Forward(reply)) => Ok(reply.replies),
+            Some(answer::Body::Failure(failure)) if failure.grpc_code == tonic::Code::InvalidArgument as u32 => {
+                Err(Error::Invalid { field: "request", reason: "refused by the partition's leader" })
+            }
+            Some(answer::Body::Failure(failure)) if failure.grpc_code == tonic::Code::ResourceExhausted as u32 => {
+                Err(ReplicationError::Busy { group: partition, limit: "PROPOSALS_MAX", max: 0 }.into())
+            }
+            // Who leads, or what became of it, is not known: try again with the same id.
+            _ => Err(unknown("the partition's leader did not take it")),
+        },
+        Ok(Err(_down)) => Err(unknown("the connection to the partition's leader broke")),
+        Err(_elapsed) => Err(unknown("the partition's leader did not answer")),
+    }
+}
+
+fn answer_query(machine: &GridMachine, query: &Query, now_ms: u64) -> QueryReply {
+    let held = |key: &Bytes, with_value: bool| {
+        let mut reply = QueryReply { now_ms, ..QueryReply::default() };
+        if let Some(entry) = machine.keys().get(key, now_ms) {
+            let Value::String(value) = &entry.value;
+            reply.found = true;
+            reply.version = entry.version;
+            reply.expires_at_ms = entry.expires_at_ms;
+            if with_value {
+                reply.value = value.clone();
+            }
+        }
+        reply
+    };
+    match &query.body {
+        Some(QueryBody::Get(key)) => held(key, true),
+        Some(QueryBody::Exists(key) | QueryBody::Ttl(key)) => held(key, false),
+        Some(QueryBody::Scan(scan)) => {
+            let count = usize::try_from(scan.count).unwrap_or(usize::MAX);
+            let (keys, next) = key::scan(machine.keys(), Token(scan.cursor), count, now_ms);
+            QueryReply { keys, cursor: next.map_or(0, |next| next.0), now_ms, ..QueryReply::default() }
+        }
+        None => QueryReply::default(),
+    }
+}
