@@ -97,6 +97,12 @@ impl Cluster {
         self.inner.options.identity.node
     }
 
+    /// True once the agreed state, as this node has it, knows of this start of the node.
+    pub fn is_entered(&self) -> bool {
+        let identity = &self.inner.options.identity;
+        self.inner.meta.borrow().boot(identity.node) == Some(identity.boot)
+    }
+
     /// The agreed state, as it changes.
     pub fn meta(&self) -> watch::Receiver<Arc<Meta>> {
         self.inner.meta.clone()

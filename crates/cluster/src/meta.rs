@@ -43,6 +43,12 @@ impl Meta {
         }
     }
 
+    /// The start of a node that the cluster knows of. Until it is the node's present one, what is said here about the
+    /// node's replicas is about its life before.
+    pub fn boot(&self, node: u64) -> Option<u64> {
+        self.boots.get(&node).copied()
+    }
+
     fn apply(&mut self, command: Command) -> state::MetaReply {
         let refused = match command {
             Command::Found(found) => self.found(found),

@@ -75,7 +75,10 @@ impl<M: Machine> Keeper<M> {
         let mut meta = self.cluster.meta();
         loop {
             let now = Arc::clone(&meta.borrow_and_update());
-            for partition in now.partitions.values() {
+            // Before the cluster knows of this start, the descriptors name the replicas of the life before: opened
+            // without their memory, they would vote under ids that have promised things they no longer know.
+            let partitions = now.partitions.values().filter(|_| self.cluster.is_entered());
+            for partition in partitions {
                 if let Err(error) = self.keep(partition).await {
                     // It is tried again: peers may be down, or another leader may be at it.
                     warn!(partition = partition.id, %error, cause = ?std::error::Error::source(&error), "partition is not as it should be yet");

@@ -1,0 +1,179 @@
+//! The Redis protocol: commands, pipelines over several partitions, and bad input.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use trimaran_tests::harness::PATIENCE;
+use trimaran_tests::harness::process::GridCluster;
+
+struct Redis(TcpStream);
+
+impl Redis {
+    async fn connect(address: &str) -> Self {
+        Self(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// Sends bytes and reads until as many answer bytes as expected have come.
+    async fn says(&mut self, request: &[u8], expected: &str) {
+        self.0.write_all(request).await.unwrap();
+        let mut answer = vec![0; expected.len()];
+        timeout(PATIENCE, self.0.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), expected, "{}", String::from_utf8_lossy(request));
+    }
+
+    /// Sends bytes that must be answered with an error that contains `expected`, and the connection closed.
+    async fn is_refused(mut self, request: &[u8], expected: &str) {
+        // The node may close before it has read everything.
+        let _closed = self.0.write_all(request).await;
+        let mut answer = Vec::new();
+        let _reset = timeout(PATIENCE, self.0.read_to_end(&mut answer)).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.contains(expected), "{answer}");
+    }
+}
+
+fn command(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend(format!("${}\r\n", word.len()).as_bytes());
+        bytes.extend(*word);
+        bytes.extend(b"\r\n");
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_client_finds_what_it_expects() {
+    let cluster = GridCluster::start(1, "memory", 4).await;
+    let mut redis = Redis::connect(&cluster.nodes[0].resp).await;
+    redis.says(b"PING\r\n", "+PONG\r\n").await;
+    for (request, answer) in [
+        ("SET k v", "+OK\r\n"),
+        ("GET k", "$1\r\nv\r\n"),
+        ("SET k w NX", "$-1\r\n"),
+        ("SET k w XX GET", "$1\r\nv\r\n"),
+        ("SET k w EX 0", "-ERR invalid expire time in 'set' command\r\n"),
+        ("SET k w EX 5 PX 5", "-ERR syntax error\r\n"),
+        ("SET t w PX 100000", "+OK\r\n"),
+        ("SET t x KEEPTTL", "+OK\r\n"),
+        ("TTL t", ":100\r\n"),
+        ("TTL k", ":-1\r\n"),
+        ("TTL nope", ":-2\r\n"),
+        ("EXPIRE k 100", ":1\r\n"),
+        ("EXPIRE nope 100", ":0\r\n"),
+        ("PERSIST k", ":1\r\n"),
+        ("EXPIRE k -1", ":1\r\n"),
+        ("EXISTS k", ":0\r\n"),
+        ("INCRBY n 41", ":41\r\n"),
+        ("INCR n", ":42\r\n"),
+        ("INCRBY n x", "-ERR value is not an integer or out of range\r\n"),
+        ("SET s abc", "+OK\r\n"),
+        ("INCR s", "-ERR value is not an integer or out of range\r\n"),
+        ("MSET {a}1 x {a}2 y", "+OK\r\n"),
+        ("MSET a x b y c z d w", "-CROSSSLOT Keys in request don't hash to the same slot\r\n"),
+        ("MGET {a}1 nope {a}2 s", "*4\r\n$1\r\nx\r\n$-1\r\n$1\r\ny\r\n$3\r\nabc\r\n"),
+        ("DEL {a}1 {a}2 s nope", ":3\r\n"),
+        ("GETDEL n", "$2\r\n42\r\n"),
+        ("TYPE t", "+string\r\n"),
+        ("STRLEN t", ":1\r\n"),
+        ("GET", "-ERR wrong number of arguments for 'get' command\r\n"),
+        ("NOPE a b", "-ERR unknown command 'NOPE', with args beginning with: 'a' 'b' \r\n"),
+        ("SELECT 1", "-ERR DB index is out of range: there is database 0 only\r\n"),
+        ("HELLO 3", "%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n"),
+    ] {
+        redis.says(format!("{request}\r\n").as_bytes(), answer).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_over_partitions_is_answered_in_order_and_a_scan_finds_every_key() {
+    let cluster = GridCluster::start(3, "memory", 4).await;
+    // Any node takes any key: this one leads some partitions and passes the others on.
+    let mut redis = Redis::connect(&cluster.nodes[1].resp).await;
+    let mut request = Vec::new();
+    let mut expected = String::new();
+    for number in 0..300 {
+        let (key, value) = (format!("key-{number}"), format!("value-{number}"));
+        request.extend(command(&[b"SET", key.as_bytes(), value.as_bytes()]));
+        request.extend(command(&[b"GET", key.as_bytes()]));
+        expected += &format!("+OK\r\n${}\r\n{value}\r\n", value.len());
+    }
+    redis.says(&request, &expected).await;
+
+    let mut keys = std::collections::BTreeSet::new();
+    let mut cursor = "0".to_owned();
+    loop {
+        redis.0.write_all(format!("SCAN {cursor} COUNT 17 MATCH key-*\r\n").as_bytes()).await.unwrap();
+        let mut reader = tokio::io::BufReader::new(&mut redis.0);
+        let lines = read_scan(&mut reader).await;
+        cursor = lines[0].clone();
+        keys.extend(lines[1..].iter().cloned());
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert_eq!(keys.len(), 300);
+}
+
+/// The bulk strings of a SCAN answer: the cursor, then the keys.
+async fn read_scan(reader: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Vec<String> {
+    use tokio::io::AsyncBufReadExt as _;
+    let mut line = String::new();
+    let mut next = async || {
+        line.clear();
+        reader.read_line(&mut line).await.unwrap();
+        line.trim_end().to_owned()
+    };
+    assert_eq!(next().await, "*2");
+    next().await;
+    let mut found = vec![next().await];
+    let count: usize = next().await.strip_prefix('*').unwrap().parse().unwrap();
+    for _ in 0..count {
+        next().await;
+        found.push(next().await);
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_input_gets_a_clear_error_and_the_node_goes_on() {
+    let mut cluster = GridCluster::start(1, "memory", 1).await;
+    let address = cluster.nodes[0].resp.clone();
+    let connect = async || Redis::connect(&address).await;
+
+    // Over a limit: the limit is named, the connection stays.
+    let mut redis = connect().await;
+    let long = vec![b'k'; 65_537];
+    let limit = "-ERR key has 65537, the limit KEY_BYTES_MAX is 65536\r\n";
+    redis.says(&command(&[b"SET", &long, b"v"]), limit).await;
+    redis.says(&command(&[b"GET", b""]), "-ERR key: it must not be empty\r\n").await;
+    let huge = vec![b'v'; (16 << 20) + 1];
+    let limit = "-ERR value has 16777217, the limit VALUE_BYTES_MAX is 16777216\r\n";
+    redis.says(&command(&[b"SET", b"k", &huge]), limit).await;
+    redis.says(&command(&[b"GET", b"k"]), "$-1\r\n").await;
+    // A name with a line end cannot forge an answer.
+    let forged = "-ERR unknown command 'x  +OK', with args beginning with: \r\n";
+    redis.says(&command(&[b"x\r\n+OK"]), forged).await;
+
+    // What is no request: the error says so, the connection ends.
+    connect().await.is_refused(b"*1\r\n:1\r\n", "expected '$', got ':'").await;
+    connect().await.is_refused(b"*999999999\r\n", "invalid multibulk length").await;
+    connect().await.is_refused(b"*2\r\n$3\r\nGET\r\n$99999999999\r\n", "invalid bulk length").await;
+    connect().await.is_refused(&vec![b'a'; 70_000], "too big inline request").await;
+
+    // Half a request, then silence: nobody else waits for it.
+    let mut half = connect().await;
+    half.0.write_all(b"*2\r\n$3\r\nGET\r\n$5\r\nab").await.unwrap();
+    // A thousand connections that say nothing.
+    let mut idle = Vec::new();
+    for _ in 0..1000 {
+        idle.push(connect().await);
+    }
+    connect().await.says(b"SET alive 1\r\n", "+OK\r\n").await;
+    idle[999].says(b"GET alive\r\n", "$1\r\n1\r\n").await;
+    drop(idle);
+    drop(half);
+    connect().await.says(b"GET alive\r\n", "$1\r\n1\r\n").await;
+    assert!(cluster.nodes[0].runs(), "{}", cluster.nodes[0].log());
+    assert!(!cluster.nodes[0].log().contains("panicked"), "{}", cluster.nodes[0].log());
+}

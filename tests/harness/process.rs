@@ -1,0 +1,205 @@
+//! Real processes.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
+
+use tempfile::TempDir;
+use trimaran_client::grid::Grid;
+use trimaran_net::dial::{Dial, TcpDial, channel};
+use trimaran_proto::internal::cluster::cluster_client::ClusterClient;
+use trimaran_proto::internal::cluster::{StatusReply, StatusRequest};
+
+use super::until;
+
+/// The `trimaran` binary of this build, built if it is not up to date.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        // …/target/<profile>/deps/<test> or …/target/<profile>/<bin>
+        let mut folder = std::env::current_exe().unwrap();
+        folder.pop();
+        if folder.ends_with("deps") {
+            folder.pop();
+        }
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "trimaran-cli", "--bin", "trimaran"]);
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        build.arg("--target-dir").arg(folder.parent().unwrap());
+        assert!(build.status().unwrap().success(), "the trimaran binary does not build");
+        folder.join("trimaran")
+    })
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A grid-node: where it listens, and its process while it runs.
+pub struct GridNode {
+    /// gRPC address.
+    pub grpc: String,
+    /// RESP address.
+    pub resp: String,
+    arguments: Vec<String>,
+    folder: TempDir,
+    child: Option<Child>,
+}
+
+impl GridNode {
+    /// Starts the process with the same folder, ports and options as ever.
+    pub fn start(&mut self) {
+        assert!(self.child.is_none());
+        let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
+        let child = Command::new(binary())
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// True while the process runs.
+    pub fn runs(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// SIGTERM, and waits for the end. Returns whether it ended well.
+    pub fn stop(&mut self) -> bool {
+        let mut child = self.child.take().unwrap();
+        let asked = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(asked.success());
+        child.wait().unwrap().success()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// What the cluster looks like from it; `None` if it does not answer.
+    pub async fn status(&self) -> Option<StatusReply> {
+        let dial: Arc<dyn Dial> = Arc::new(TcpDial);
+        let mut client = ClusterClient::new(channel(&dial, &self.grpc).unwrap());
+        client.status(StatusRequest {}).await.ok().map(tonic::Response::into_inner)
+    }
+}
+
+impl Drop for GridNode {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            let _ended = child.kill();
+            let _reaped = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of {} ---\n{}", self.grpc, self.log());
+        }
+    }
+}
+
+/// Three grid-nodes.
+pub struct GridCluster {
+    /// The nodes.
+    pub nodes: Vec<GridNode>,
+}
+
+impl GridCluster {
+    /// Starts `count` nodes as a new cluster and waits until every partition has all of its copies.
+    pub async fn start(count: usize, durability: &str, partitions: u64) -> Self {
+        let ports: Vec<(u16, u16, u16)> = (0..count).map(|_| (free_port(), free_port(), free_port())).collect();
+        let join = ports.iter().map(|(grpc, _, _)| format!("127.0.0.1:{grpc}")).collect::<Vec<_>>().join(",");
+        let mut nodes = Vec::new();
+        for (grpc, resp, admin) in ports {
+            let folder = tempfile::tempdir().unwrap();
+            let data = folder.path().join("data").display().to_string();
+            let mut arguments: Vec<String> = vec!["grid-node".into()];
+            for (flag, value) in [
+                ("--data-folder", data),
+                ("--grpc-listen", format!("127.0.0.1:{grpc}")),
+                ("--resp-listen", format!("127.0.0.1:{resp}")),
+                ("--admin-listen", format!("127.0.0.1:{admin}")),
+                ("--join", join.clone()),
+                ("--bootstrap", count.to_string()),
+                ("--durability", durability.to_owned()),
+                ("--partitions", partitions.to_string()),
+                ("--replication-factor", count.min(3).to_string()),
+            ] {
+                arguments.extend([flag.to_owned(), value]);
+            }
+            let mut node = GridNode {
+                grpc: format!("127.0.0.1:{grpc}"),
+                resp: format!("127.0.0.1:{resp}"),
+                arguments,
+                folder,
+                child: None,
+            };
+            node.start();
+            nodes.push(node);
+        }
+        let cluster = Self { nodes };
+        cluster.until_complete().await;
+        cluster
+    }
+
+    /// A client that knows all nodes.
+    pub async fn client(&self) -> Grid {
+        Grid::connect(self.nodes.iter().map(|node| node.grpc.clone())).await.unwrap()
+    }
+
+    /// Waits until every node sees every partition with all of its copies as voters, and has all of them itself.
+    pub async fn until_complete(&self) {
+        until("every partition has all of its copies", async || {
+            for node in &self.nodes {
+                let Some(status) = node.status().await else { return false };
+                let table = status.table.unwrap_or_default();
+                let complete = !table.partitions.is_empty()
+                    && table.partitions.iter().all(|partition| {
+                        let mut replicas: Vec<u64> = partition.replicas.iter().map(|replica| replica.id).collect();
+                        let mut voters = partition.voters.clone();
+                        replicas.sort_unstable();
+                        voters.sort_unstable();
+                        // The node has opened its replica under the id that the table says, and follows somebody.
+                        replicas == voters
+                            && status.groups.iter().any(|group| {
+                                group.group == partition.id
+                                    && replicas.contains(&group.replica)
+                                    && group.leader != 0
+                                    && group.applied_index > 0
+                            })
+                    });
+                if !complete {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    }
+
+    /// The nodes in the order in which they are to be killed: who leads most comes first.
+    pub async fn leaders_first(&self) -> Vec<usize> {
+        let mut leads = vec![0; self.nodes.len()];
+        for (at, node) in self.nodes.iter().enumerate() {
+            if let Some(status) = node.status().await {
+                leads[at] = status.groups.iter().filter(|group| group.state == "leader").count();
+            }
+        }
+        let mut order: Vec<usize> = (0..self.nodes.len()).collect();
+        order.sort_by_key(|&at| std::cmp::Reverse(leads[at]));
+        order
+    }
+}

@@ -1,0 +1,3 @@
+//! What is right.
+
+pub mod linearizable;

@@ -1,0 +1,3 @@
+//! Loads that record a history.
+
+pub mod grid;
