@@ -15,6 +15,7 @@ const FILES: &[&str] = &[
     "state/grid.proto",
 ];
 
+#[allow(clippy::disallowed_methods, reason = "cargo tells a build script its folder through the environment")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for file in FILES {
         println!("cargo:rerun-if-changed={file}");

@@ -69,7 +69,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .into_inner();
     let table = reply.table.unwrap_or_default();
     let address = |node: u64| {
-        table.nodes.iter().find(|known| known.id == node).map_or_else(|| node.to_string(), |node| node.address.clone())
+        table
+            .nodes
+            .iter()
+            .find(|known| known.id == node)
+            .map_or_else(|| node.to_string(), |node| node.address.clone())
     };
     let partitions = table
         .partitions
@@ -133,7 +137,10 @@ fn text(status: &Status) -> String {
     for node in &status.nodes {
         line(format_args!("{:<18} {:<24} {:<12} {}", node.id, node.address, node.incarnation, node.state));
     }
-    line(format_args!("\n{:<10} {:<18} {:<6} {:<22} {:<9} REPLICAS", "PARTITION", "FROM TOKEN", "EPOCH", "LEADER", "STATE"));
+    line(format_args!(
+        "\n{:<10} {:<18} {:<6} {:<22} {:<9} REPLICAS",
+        "PARTITION", "FROM TOKEN", "EPOCH", "LEADER", "STATE"
+    ));
     for partition in &status.partitions {
         line(format_args!(
             "{:<10} {:<18} {:<6} {:<22} {:<9} {}",

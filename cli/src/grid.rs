@@ -14,7 +14,13 @@ use crate::output::Format;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// gRPC address of a grid node; several separated by commas
-    #[arg(long, global = true, value_delimiter = ',', default_value = "127.0.0.1:7002", env = "TRIMARAN_GRID_ADDRESS")]
+    #[arg(
+        long,
+        global = true,
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7002",
+        env = "TRIMARAN_GRID_ADDRESS"
+    )]
     address: Vec<String>,
     /// Form of the output
     #[arg(short, long, global = true, value_enum, default_value_t)]
@@ -124,13 +130,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let version = grid.set_with(key, value, options).await?;
             let applied = Applied { applied: version.is_some(), version };
             args.output.show(&applied, |applied| {
-                applied.version.map_or("not set: the condition does not hold".to_owned(), |v| format!("version {v}"))
+                applied.version.map_or_else(
+                    || "not set: the condition does not hold".to_owned(),
+                    |v| format!("version {v}"),
+                )
             })?;
             Ok(code(applied.applied))
         }
         Command::Delete { key } => {
             let applied = Applied { applied: grid.delete(key).await?, version: None };
-            args.output.show(&applied, |applied| if applied.applied { "deleted" } else { "no such key" }.to_owned())?;
+            args.output.show(&applied, |applied| {
+                if applied.applied { "deleted" } else { "no such key" }.to_owned()
+            })?;
             Ok(code(applied.applied))
         }
         Command::Increment { key, by } => {
@@ -171,7 +182,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                         version: position.version,
                     };
                     args.output.show(&change, |change| {
-                        format!("{} {} {}", change.kind, change.key, change.value.as_deref().unwrap_or_default())
+                        format!(
+                            "{} {} {}",
+                            change.kind,
+                            change.key,
+                            change.value.as_deref().unwrap_or_default()
+                        )
                     })?;
                 }
             }

@@ -15,7 +15,11 @@ pub(crate) enum Format {
 
 impl Format {
     /// Shows a result in this form.
-    pub(crate) fn show<T: Serialize>(self, result: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+    pub(crate) fn show<T: Serialize>(
+        self,
+        result: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
         match self {
             Self::Text => {
                 let text = text(result);

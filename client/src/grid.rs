@@ -11,8 +11,8 @@ use trimaran_net::retry::Backoff;
 use trimaran_placement::token;
 use trimaran_proto::api::grid::grid_client::GridClient;
 use trimaran_proto::api::grid::{
-    Call, CompareAndSwapRequest, DeleteRequest, ExpireRequest, GetRequest, IncrementRequest, Position, ScanRequest,
-    SetRequest, WatchEvents, WatchRequest, answer, call,
+    Call, CompareAndSwapRequest, DeleteRequest, ExpireRequest, GetRequest, IncrementRequest, Position,
+    ScanRequest, SetRequest, WatchEvents, WatchRequest, answer, call,
 };
 
 use crate::error::Error;
@@ -175,7 +175,12 @@ impl Grid {
     }
 
     /// One page of all keys with a prefix: the keys, and the cursor to go on from (0 to begin, 0 = complete).
-    pub async fn scan(&self, cursor: u64, count: u32, prefix: impl Into<Bytes>) -> Result<(Vec<Bytes>, u64), Error> {
+    pub async fn scan(
+        &self,
+        cursor: u64,
+        count: u32,
+        prefix: impl Into<Bytes>,
+    ) -> Result<(Vec<Bytes>, u64), Error> {
         let request = ScanRequest { cursor, count, prefix: prefix.into() };
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let mut backoff = Backoff::default();
@@ -210,7 +215,11 @@ impl Grid {
         stream.map(tonic::Response::into_inner).map_err(|status| Error::from_status(&status))
     }
 
-    fn client(&self, token: token::Token, attempt: u32) -> Result<GridClient<tonic::transport::Channel>, Error> {
+    fn client(
+        &self,
+        token: token::Token,
+        attempt: u32,
+    ) -> Result<GridClient<tonic::transport::Channel>, Error> {
         let address = self.routes.address(token, attempt).ok_or_else(no_address)?;
         Ok(GridClient::new(self.routes.channel(&address)?))
     }
@@ -234,7 +243,8 @@ impl Grid {
                     match timeout_at(attempt_deadline, pipeline.call(call)).await {
                         Ok(Ok(answer)) => match answer.body {
                             Some(answer::Body::Failure(failure)) => {
-                                let code = i32::try_from(failure.grpc_code).map_or(Code::Unknown, Code::from_i32);
+                                let code =
+                                    i32::try_from(failure.grpc_code).map_or(Code::Unknown, Code::from_i32);
                                 Error::from_code(code, failure.message)
                             }
                             Some(body) => return Ok(body),

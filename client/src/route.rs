@@ -50,8 +50,12 @@ impl Routes {
 
     /// Asks the nodes that are known, then the seeds, for the table, until one has it.
     pub(crate) async fn refresh(&self) -> Result<(), Error> {
-        let mut addresses: Vec<String> =
-            self.view.load().as_ref().map(|view| view.addresses.values().cloned().collect()).unwrap_or_default();
+        let mut addresses: Vec<String> = self
+            .view
+            .load()
+            .as_ref()
+            .map(|view| view.addresses.values().cloned().collect())
+            .unwrap_or_default();
         addresses.extend(self.seeds.iter().cloned());
         let mut last = Error::Unavailable("no address was given".to_owned());
         for address in addresses {

@@ -79,7 +79,11 @@ pub struct Node {
 impl Node {
     /// Starts a node and returns when it takes requests. It stops when `stop` is cancelled and [`Node::stopped`]
     /// returns.
-    pub async fn start(options: Options, readiness: Readiness, stop: CancellationToken) -> Result<Self, Error> {
+    pub async fn start(
+        options: Options,
+        readiness: Readiness,
+        stop: CancellationToken,
+    ) -> Result<Self, Error> {
         if options.data_folder.is_none() && options.durability != Durability::Memory {
             return Err(Error::Options("without a data folder the durability can only be \"memory\""));
         }
@@ -87,7 +91,8 @@ impl Node {
         // Ports first: a taken one is the commonest mistake, and nothing has happened yet.
         let resp_listener = listen::listen(options.resp_listen, "--resp-listen")?;
         let grpc_listener = listen::listen(options.grpc_listen, "--grpc-listen")?;
-        let address = |listener: &tokio::net::TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
+        let address =
+            |listener: &tokio::net::TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
         let resp = address(&resp_listener, options.resp_listen);
         let grpc = address(&grpc_listener, options.grpc_listen);
 
@@ -105,8 +110,13 @@ impl Node {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let peers = Peers::new(Arc::new(TcpDial));
         let in_memory = durable.is_none();
-        let groups =
-            Groups::new(identity.node, groups::Options::default(), Arc::clone(&clock), peers.clone(), durable);
+        let groups = Groups::new(
+            identity.node,
+            groups::Options::default(),
+            Arc::clone(&clock),
+            peers.clone(),
+            durable,
+        );
         let cluster = Cluster::open(
             member::Options {
                 kind: "grid",

@@ -123,7 +123,8 @@ impl Router {
     pub fn replica(&self, partition: u64) -> Result<Group<GridMachine>, Error> {
         self.inner.replicas.get(partition).ok_or_else(|| {
             let table = self.inner.table.load();
-            let node = table.get(partition).and_then(|found| found.replicas.first().map(|replica| replica.node));
+            let node =
+                table.get(partition).and_then(|found| found.replicas.first().map(|replica| replica.node));
             let address = node.and_then(|node| self.inner.cluster.peers().address(node)).unwrap_or_default();
             Error::Elsewhere { partition, address }
         })
@@ -177,7 +178,8 @@ impl Router {
             sequence: forward.first_sequence,
             answered_below: forward.answered_below,
         };
-        let commands = forward.commands.into_iter().zip(0..).map(|(command, at)| (command, Some(after(&first, at))));
+        let commands =
+            forward.commands.into_iter().zip(0..).map(|(command, at)| (command, Some(after(&first, at))));
         Ok(group.propose_many(commands.collect()).await?)
     }
 
@@ -228,7 +230,8 @@ impl Router {
     async fn attempt(&self, partition: u64, ask: &Ask) -> Result<Answers, Error> {
         match (self.target(partition), ask) {
             (Target::Here(group), Ask::Write { commands, first }) => {
-                let commands = commands.iter().zip(0..).map(|(command, at)| (command.clone(), Some(after(first, at))));
+                let commands =
+                    commands.iter().zip(0..).map(|(command, at)| (command.clone(), Some(after(first, at))));
                 Ok(Answers::Encoded(group.propose_many(commands.collect()).await?))
             }
             (Target::Here(group), Ask::Read { queries }) => {
@@ -289,8 +292,13 @@ impl Router {
 /// What is asked of a partition.
 enum Ask {
     /// Commands in order; their ids follow the first one's.
-    Write { commands: Vec<Bytes>, first: RequestId },
-    Read { queries: Vec<Query> },
+    Write {
+        commands: Vec<Bytes>,
+        first: RequestId,
+    },
+    Read {
+        queries: Vec<Query>,
+    },
 }
 
 enum Answers {
@@ -311,10 +319,14 @@ async fn forwarded(partition: u64, link: &Pipeline, body: call::Body) -> Result<
     match answered {
         Ok(Ok(answer)) => match answer.body {
             Some(answer::Body::Forward(reply)) => Ok(reply.replies),
-            Some(answer::Body::Failure(failure)) if failure.grpc_code == tonic::Code::InvalidArgument as u32 => {
+            Some(answer::Body::Failure(failure))
+                if failure.grpc_code == tonic::Code::InvalidArgument as u32 =>
+            {
                 Err(Error::Invalid { field: "request", reason: "refused by the partition's leader" })
             }
-            Some(answer::Body::Failure(failure)) if failure.grpc_code == tonic::Code::ResourceExhausted as u32 => {
+            Some(answer::Body::Failure(failure))
+                if failure.grpc_code == tonic::Code::ResourceExhausted as u32 =>
+            {
                 Err(ReplicationError::Busy { group: partition, limit: "PROPOSALS_MAX", max: 0 }.into())
             }
             // Who leads, or what became of it, is not known: try again with the same id.

@@ -31,8 +31,7 @@ async fn the_sdk_reads_what_it_wrote_under_every_condition() {
     assert_eq!(grid.increment("n", 7).await.unwrap(), 7);
     let refused = grid.increment("k", 1).await.unwrap_err();
     assert!(refused.to_string().contains("not a 64-bit integer"), "{refused}");
-    let (swapped, previous) =
-        grid.compare_and_swap("k", Some(Bytes::from_static(b"w")), None).await.unwrap();
+    let (swapped, previous) = grid.compare_and_swap("k", Some(Bytes::from_static(b"w")), None).await.unwrap();
     assert_eq!((swapped, previous.as_deref()), (true, Some(&b"w"[..])));
     assert!(!grid.delete("k").await.unwrap());
     grid.set("short", "lived").await.unwrap();
@@ -65,7 +64,9 @@ async fn a_watch_sees_every_change_and_another_goes_on_where_it_ended() {
     // One begin a partition: from then on nothing is missed.
     let mut positions = Vec::new();
     while positions.len() < 2 {
-        positions.extend(watch.message().await.unwrap().unwrap().events.into_iter().filter_map(|event| event.position));
+        positions.extend(
+            watch.message().await.unwrap().unwrap().events.into_iter().filter_map(|event| event.position),
+        );
     }
     for number in 0..20 {
         grid.set(format!("user:{number}"), "v").await.unwrap();
@@ -165,7 +166,11 @@ impl tonic::codec::Encoder for MalformedCodec {
     type Item = Malformed;
     type Error = tonic::Status;
 
-    fn encode(&mut self, _item: Malformed, out: &mut tonic::codec::EncodeBuf<'_>) -> Result<(), tonic::Status> {
+    fn encode(
+        &mut self,
+        _item: Malformed,
+        out: &mut tonic::codec::EncodeBuf<'_>,
+    ) -> Result<(), tonic::Status> {
         use bytes::BufMut as _;
         out.put_slice(&[0x0a, 0xff, 0x01]);
         Ok(())
@@ -176,7 +181,10 @@ impl tonic::codec::Decoder for MalformedCodec {
     type Item = SetRequest;
     type Error = tonic::Status;
 
-    fn decode(&mut self, _bytes: &mut tonic::codec::DecodeBuf<'_>) -> Result<Option<SetRequest>, tonic::Status> {
+    fn decode(
+        &mut self,
+        _bytes: &mut tonic::codec::DecodeBuf<'_>,
+    ) -> Result<Option<SetRequest>, tonic::Status> {
         Ok(None)
     }
 }

@@ -1,5 +1,9 @@
 //! The fronts as foreign clients see them: the real binary, raw sockets.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on panics, and tells what it sees")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on panics, and tells what it sees"
+)]
 
 mod grpc;
 mod resp;

@@ -22,7 +22,7 @@ impl Redis {
     }
 
     /// Sends bytes that must be answered with an error that contains `expected`, and the connection closed.
-    async fn is_refused(mut self, request: &[u8], expected: &str) {
+    async fn must_be_refused(mut self, request: &[u8], expected: &str) {
         // The node may close before it has read everything.
         let _closed = self.0.write_all(request).await;
         let mut answer = Vec::new();
@@ -156,10 +156,10 @@ async fn bad_input_gets_a_clear_error_and_the_node_goes_on() {
     redis.says(&command(&[b"x\r\n+OK"]), forged).await;
 
     // What is no request: the error says so, the connection ends.
-    connect().await.is_refused(b"*1\r\n:1\r\n", "expected '$', got ':'").await;
-    connect().await.is_refused(b"*999999999\r\n", "invalid multibulk length").await;
-    connect().await.is_refused(b"*2\r\n$3\r\nGET\r\n$99999999999\r\n", "invalid bulk length").await;
-    connect().await.is_refused(&vec![b'a'; 70_000], "too big inline request").await;
+    connect().await.must_be_refused(b"*1\r\n:1\r\n", "expected '$', got ':'").await;
+    connect().await.must_be_refused(b"*999999999\r\n", "invalid multibulk length").await;
+    connect().await.must_be_refused(b"*2\r\n$3\r\nGET\r\n$99999999999\r\n", "invalid bulk length").await;
+    connect().await.must_be_refused(&vec![b'a'; 70_000], "too big inline request").await;
 
     // Half a request, then silence: nobody else waits for it.
     let mut half = connect().await;

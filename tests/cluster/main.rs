@@ -1,4 +1,8 @@
 //! Clusters of real processes under kills, with recorded and checked histories.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on panics, and tells what it sees")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on panics, and tells what it sees"
+)]
 
 mod grid_kill;

@@ -54,7 +54,8 @@ impl GridNode {
     /// Starts the process with the same folder, ports and options as ever.
     pub fn start(&mut self) {
         assert!(self.child.is_none());
-        let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
         let child = Command::new(binary())
             .args(&self.arguments)
             .stdin(Stdio::null())
@@ -120,7 +121,8 @@ pub struct GridCluster {
 impl GridCluster {
     /// Starts `count` nodes as a new cluster and waits until every partition has all of its copies.
     pub async fn start(count: usize, durability: &str, partitions: u64) -> Self {
-        let ports: Vec<(u16, u16, u16)> = (0..count).map(|_| (free_port(), free_port(), free_port())).collect();
+        let ports: Vec<(u16, u16, u16)> =
+            (0..count).map(|_| (free_port(), free_port(), free_port())).collect();
         let join = ports.iter().map(|(grpc, _, _)| format!("127.0.0.1:{grpc}")).collect::<Vec<_>>().join(",");
         let mut nodes = Vec::new();
         for (grpc, resp, admin) in ports {
@@ -168,7 +170,8 @@ impl GridCluster {
                 let table = status.table.unwrap_or_default();
                 let complete = !table.partitions.is_empty()
                     && table.partitions.iter().all(|partition| {
-                        let mut replicas: Vec<u64> = partition.replicas.iter().map(|replica| replica.id).collect();
+                        let mut replicas: Vec<u64> =
+                            partition.replicas.iter().map(|replica| replica.id).collect();
                         let mut voters = partition.voters.clone();
                         replicas.sort_unstable();
                         voters.sort_unstable();

@@ -101,8 +101,10 @@ pub fn check(history: &[Operation]) -> Verdict {
             None => {
                 let Some((at, before)) = path.pop() else {
                     let from = deepest.1.saturating_sub(3);
-                    let mut around: Vec<Operation> =
-                        operations[from..count.min(deepest.1 + 8)].iter().map(|&operation| operation.clone()).collect();
+                    let mut around: Vec<Operation> = operations[from..count.min(deepest.1 + 8)]
+                        .iter()
+                        .map(|&operation| operation.clone())
+                        .collect();
                     around.sort_by_key(|operation| operation.ended.unwrap_or(u64::MAX));
                     return Verdict::Violation { around };
                 };

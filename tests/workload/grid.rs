@@ -99,7 +99,10 @@ impl Load {
             let now = self.grid.increment(key.clone(), 0).await.unwrap();
             let least = sums.len() as i64;
             let most = least + counter.unanswered as i64;
-            assert!((least..=most).contains(&now), "{key} is {now}, expected {least} to {most}: lost or repeated");
+            assert!(
+                (least..=most).contains(&now),
+                "{key} is {now}, expected {least} to {most}: lost or repeated"
+            );
         }
         history.acknowledged_us.sort_unstable();
         let longest_pause =

@@ -51,7 +51,8 @@ impl Identity {
         let node = stored.as_ref().map_or_else(|| draw(random), |stored| stored.node_id);
         let machine_restarted = stored.as_ref().is_some_and(|stored| stored.machine_boot != machine_boot);
         let now = Stored { version: 1, node_id: node, machine_boot: machine_boot.to_owned() };
-        let contents = serde_json::to_vec_pretty(&now).map_err(std::io::Error::other).map_err(failed("write"))?;
+        let contents =
+            serde_json::to_vec_pretty(&now).map_err(std::io::Error::other).map_err(failed("write"))?;
         disk::replace(folder, FILE, &contents).map_err(failed("write"))?;
         Ok(Self { node, boot: draw(random), machine_restarted })
     }

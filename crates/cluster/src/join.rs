@@ -102,7 +102,10 @@ pub(crate) async fn all_promise(nodes: &BTreeMap<u64, HelloReply>, peers: &Peers
     });
     let promises = futures::future::join_all(promises).await;
     if promises.contains(&Some(false)) {
-        warn!(?node_ids, "a node has promised to be born in another set; check that all have the same --bootstrap");
+        warn!(
+            ?node_ids,
+            "a node has promised to be born in another set; check that all have the same --bootstrap"
+        );
     }
     let all = promises.iter().all(|promise| *promise == Some(true));
     if all {

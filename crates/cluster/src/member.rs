@@ -131,7 +131,8 @@ impl Cluster {
     /// Finds the cluster or takes part in founding it, and enters this node. Returns when the node is a member.
     pub async fn enter(&self) -> Result<(), Error> {
         self.spawn_address_book();
-        let mut random = <rand::rngs::StdRng as rand::SeedableRng>::seed_from_u64(self.inner.options.identity.boot);
+        let mut random =
+            <rand::rngs::StdRng as rand::SeedableRng>::seed_from_u64(self.inner.options.identity.boot);
         let mut told = false;
         let mut founding_id = format!("{:016x}", random.random::<u64>());
         founding_id.truncate(16);
@@ -141,7 +142,8 @@ impl Cluster {
             nodes.insert(self.node(), self.hello_reply());
             for node in nodes.values() {
                 if node.kind != self.inner.options.kind {
-                    let reason = format!("it is a {} node, this is a {} node", node.kind, self.inner.options.kind);
+                    let reason =
+                        format!("it is a {} node, this is a {} node", node.kind, self.inner.options.kind);
                     return Err(Error::Seed { seed: node.address.clone(), reason });
                 }
                 self.set_peer(node.node_id, &node.address);
@@ -159,7 +161,8 @@ impl Cluster {
                         format!("{} nodes were found for --bootstrap {count}", nodes.len())
                     }));
                 }
-                if nodes.len() == count && join::all_promise(&nodes, &self.inner.peers).await
+                if nodes.len() == count
+                    && join::all_promise(&nodes, &self.inner.peers).await
                     && nodes.keys().next() == Some(&self.node())
                 {
                     let members: Vec<GroupMember> =
@@ -169,7 +172,11 @@ impl Cluster {
                     continue;
                 }
                 if !told {
-                    info!(found = nodes.len(), wanted = count, "waiting for the other nodes of the new cluster");
+                    info!(
+                        found = nodes.len(),
+                        wanted = count,
+                        "waiting for the other nodes of the new cluster"
+                    );
                     told = true;
                 }
             } else if !told {
@@ -215,7 +222,8 @@ impl Cluster {
             .map(|node| ring::Member { node: node.node_id, weight: 1, zone: node.zone.clone() })
             .collect();
         let copies = self.inner.options.replication_factor as usize;
-        let partitions = plan::first_placement(&members, self.inner.options.partitions, copies, META_GROUP + 1, 1);
+        let partitions =
+            plan::first_placement(&members, self.inner.options.partitions, copies, META_GROUP + 1, 1);
         let found = state::Found {
             cluster_id: cluster_id.to_owned(),
             nodes: voting()
@@ -244,12 +252,15 @@ impl Cluster {
         if self.inner.group.is_leader() {
             return self.propose(command).await;
         }
-        let leader = self.inner.group.leader().ok_or(Error::NotReady("the meta group has no leader".into()))?;
-        let channel = self
+        let leader = self
             .inner
-            .peers
-            .channel(leader.node)
-            .ok_or(Error::NotReady("the address of the meta group's leader is not known".into()))?;
+            .group
+            .leader()
+            .ok_or_else(|| Error::NotReady("the meta group has no leader".into()))?;
+        let channel =
+            self.inner.peers.channel(leader.node).ok_or_else(|| {
+                Error::NotReady("the address of the meta group's leader is not known".into())
+            })?;
         let mut client = ClusterClient::new(channel);
         let answered = match command {
             state::meta_command::Command::Join(join) => {
@@ -268,9 +279,13 @@ impl Cluster {
                     leader: confirm.leader,
                     voters: confirm.voters,
                 };
-                tokio::time::timeout(ATTEMPT_TIMEOUT, client.confirm(request)).await.map(|done| done.map(drop))
+                tokio::time::timeout(ATTEMPT_TIMEOUT, client.confirm(request))
+                    .await
+                    .map(|done| done.map(drop))
             }
-            state::meta_command::Command::Found(_) => Ok(Err(Status::unimplemented("only the leader founds"))),
+            state::meta_command::Command::Found(_) => {
+                Ok(Err(Status::unimplemented("only the leader founds")))
+            }
         };
         match answered {
             Ok(Ok(())) => Ok(()),
@@ -353,7 +368,10 @@ impl ClusterRpc for Service {
         Ok(Response::new(self.0.hello_reply()))
     }
 
-    async fn promise(&self, request: Request<rpc::PromiseRequest>) -> Result<Response<rpc::PromiseReply>, Status> {
+    async fn promise(
+        &self,
+        request: Request<rpc::PromiseRequest>,
+    ) -> Result<Response<rpc::PromiseReply>, Status> {
         let nodes = request.into_inner().node_ids;
         let inner = &self.0.inner;
         let unborn = inner.meta.borrow().cluster_id.is_empty();
@@ -365,15 +383,22 @@ impl ClusterRpc for Service {
         let request = request.into_inner();
         if request.kind != self.0.inner.options.kind {
             let kind = self.0.inner.options.kind;
-            return Err(status(&Error::Refused(format!("this is a {kind} cluster, the node is a {} node", request.kind))));
+            return Err(status(&Error::Refused(format!(
+                "this is a {kind} cluster, the node is a {} node",
+                request.kind
+            ))));
         }
-        let join = state::Join { node: request.node, lost_memory: request.lost_memory, boot_id: request.boot_id };
+        let join =
+            state::Join { node: request.node, lost_memory: request.lost_memory, boot_id: request.boot_id };
         self.0.propose(state::meta_command::Command::Join(join)).await.map_err(|error| status(&error))?;
         let cluster_id = self.0.inner.meta.borrow().cluster_id.clone();
         Ok(Response::new(rpc::JoinReply { cluster_id }))
     }
 
-    async fn confirm(&self, request: Request<rpc::ConfirmRequest>) -> Result<Response<rpc::ConfirmReply>, Status> {
+    async fn confirm(
+        &self,
+        request: Request<rpc::ConfirmRequest>,
+    ) -> Result<Response<rpc::ConfirmReply>, Status> {
         let request = request.into_inner();
         let confirm = state::Confirm {
             partition_id: request.partition_id,
@@ -381,11 +406,17 @@ impl ClusterRpc for Service {
             leader: request.leader,
             voters: request.voters,
         };
-        self.0.propose(state::meta_command::Command::Confirm(confirm)).await.map_err(|error| status(&error))?;
+        self.0
+            .propose(state::meta_command::Command::Confirm(confirm))
+            .await
+            .map_err(|error| status(&error))?;
         Ok(Response::new(rpc::ConfirmReply {}))
     }
 
-    async fn status(&self, _request: Request<rpc::StatusRequest>) -> Result<Response<rpc::StatusReply>, Status> {
+    async fn status(
+        &self,
+        _request: Request<rpc::StatusRequest>,
+    ) -> Result<Response<rpc::StatusReply>, Status> {
         let table = self.0.inner.meta.borrow().table();
         let groups = self
             .0
@@ -411,7 +442,10 @@ impl ClusterRpc for Service {
 
 #[tonic::async_trait]
 impl Placement for Service {
-    async fn get_table(&self, _request: Request<wire::GetTableRequest>) -> Result<Response<wire::Table>, Status> {
+    async fn get_table(
+        &self,
+        _request: Request<wire::GetTableRequest>,
+    ) -> Result<Response<wire::Table>, Status> {
         let meta = self.0.inner.meta.borrow();
         if meta.cluster_id.is_empty() {
             return Err(status(&Error::NotReady("it is not founded yet".into())));

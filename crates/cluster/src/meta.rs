@@ -84,7 +84,9 @@ impl Meta {
         }
         let mut node = join.node.ok_or("the node is missing")?;
         let known_boot = self.boots.insert(node.id, join.boot_id);
-        if known_boot == Some(join.boot_id) && self.nodes.get(&node.id).is_some_and(|known| known.address == node.address) {
+        if known_boot == Some(join.boot_id)
+            && self.nodes.get(&node.id).is_some_and(|known| known.address == node.address)
+        {
             return Ok(());
         }
         node.incarnation = self.nodes.get(&node.id).map_or(0, |known| known.incarnation + 1);
@@ -126,7 +128,10 @@ impl Meta {
             return Err(format!("there is no partition {}", confirm.partition_id));
         };
         if confirm.epoch != partition.epoch {
-            return Err(format!("partition {} has epoch {}, not {}", partition.id, partition.epoch, confirm.epoch));
+            return Err(format!(
+                "partition {} has epoch {}, not {}",
+                partition.id, partition.epoch, confirm.epoch
+            ));
         }
         if partition.leader_hint != confirm.leader || partition.voters != confirm.voters {
             partition.leader_hint = confirm.leader;
@@ -201,8 +206,10 @@ impl Machine for MetaMachine {
     }
 
     fn restore(&mut self, chunks: &mut dyn Iterator<Item = Bytes>) -> Result<(), Stop> {
-        let chunk = chunks.next().ok_or_else(|| Stop::new("a snapshot of the meta group without its chunk"))?;
-        let saved = state::MetaState::decode(chunk).map_err(|bad| Stop::new(format!("meta snapshot: {bad}")))?;
+        let chunk =
+            chunks.next().ok_or_else(|| Stop::new("a snapshot of the meta group without its chunk"))?;
+        let saved =
+            state::MetaState::decode(chunk).map_err(|bad| Stop::new(format!("meta snapshot: {bad}")))?;
         self.meta = Meta::restore(saved);
         self.shown.send_replace(Arc::new(self.meta.clone()));
         Ok(())
@@ -237,7 +244,8 @@ mod tests {
     }
 
     fn join(meta: &mut Meta, id: u64, boot_id: u64) {
-        let reply = meta.apply(Command::Join(state::Join { node: Some(node(id)), lost_memory: true, boot_id }));
+        let reply =
+            meta.apply(Command::Join(state::Join { node: Some(node(id)), lost_memory: true, boot_id }));
         assert_eq!(reply.refused, "");
     }
 
@@ -251,8 +259,12 @@ mod tests {
         let renewed = meta.clone();
         for (id, partition) in &meta.partitions {
             let old: Vec<u64> = before.partitions[id].replicas.iter().map(|replica| replica.id).collect();
-            let fresh: Vec<u64> =
-                partition.replicas.iter().filter(|replica| !old.contains(&replica.id)).map(|r| r.node_id).collect();
+            let fresh: Vec<u64> = partition
+                .replicas
+                .iter()
+                .filter(|replica| !old.contains(&replica.id))
+                .map(|r| r.node_id)
+                .collect();
             assert_eq!(fresh, [2]);
             assert_eq!(partition.epoch, 2);
             assert!(!partition.lost);

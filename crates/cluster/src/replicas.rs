@@ -93,7 +93,8 @@ impl<M: Machine> Keeper<M> {
 
     async fn keep(&self, partition: &wire::Partition) -> Result<(), Error> {
         let node = self.cluster.node();
-        let wanted = partition.replicas.iter().find(|replica| replica.node_id == node).map(|replica| replica.id);
+        let wanted =
+            partition.replicas.iter().find(|replica| replica.node_id == node).map(|replica| replica.id);
         let here = self.replicas.get(partition.id);
         let group = match (wanted, here) {
             (Some(wanted), Some(group)) if group.replica() == wanted => group,
@@ -104,7 +105,8 @@ impl<M: Machine> Keeper<M> {
                 }
                 let Some(wanted) = wanted.filter(|_| !partition.lost) else { return Ok(()) };
                 let machine = (self.machine)(partition);
-                let group = self.cluster.groups().open(partition.id, wanted, self.durability, machine).await?;
+                let group =
+                    self.cluster.groups().open(partition.id, wanted, self.durability, machine).await?;
                 self.replicas.open.write().insert(partition.id, group.clone());
                 group
             }
@@ -126,7 +128,12 @@ impl<M: Machine> Keeper<M> {
         Ok(())
     }
 
-    async fn lead(&self, partition: &wire::Partition, group: &Group<M>, members: &[Member]) -> Result<(), Error> {
+    async fn lead(
+        &self,
+        partition: &wire::Partition,
+        group: &Group<M>,
+        members: &[Member],
+    ) -> Result<(), Error> {
         let mut wanted: Vec<u64> = members.iter().map(|member| member.replica).collect();
         wanted.sort_unstable();
         let status = group.status();

@@ -82,8 +82,10 @@ mod tests {
         let members: Vec<Member> =
             [7, 9, 11].map(|node| Member { node, weight: 1, zone: String::new() }).to_vec();
         let partitions = first_placement(&members, 6, 3, 1, 100);
-        let ids: BTreeSet<ReplicaId> =
-            partitions.iter().flat_map(|partition| partition.replicas.iter().map(|replica| replica.id)).collect();
+        let ids: BTreeSet<ReplicaId> = partitions
+            .iter()
+            .flat_map(|partition| partition.replicas.iter().map(|replica| replica.id))
+            .collect();
         assert_eq!(ids.len(), 18);
         assert_eq!(ids.first(), Some(&100));
         let mut leads: BTreeMap<NodeId, usize> = BTreeMap::new();

@@ -44,7 +44,11 @@ pub(crate) struct Applier<M> {
 }
 
 impl<M: Machine> Applier<M> {
-    pub(crate) fn new(group: u64, machine: M, store: Option<Store>) -> io::Result<(Self, Arc<RwLock<State<M>>>)> {
+    pub(crate) fn new(
+        group: u64,
+        machine: M,
+        store: Option<Store>,
+    ) -> io::Result<(Self, Arc<RwLock<State<M>>>)> {
         let state = State {
             machine,
             stamp_ms: 0,
@@ -57,7 +61,8 @@ impl<M: Machine> Applier<M> {
             Some(store) => store.load(group)?.map(|(meta, chunks)| (meta, Arc::new(chunks))),
             None => None,
         };
-        let applier = Self { group, state: Arc::clone(&state), store, current: Arc::new(Mutex::new(current)) };
+        let applier =
+            Self { group, state: Arc::clone(&state), store, current: Arc::new(Mutex::new(current)) };
         Ok((applier, state))
     }
 }
@@ -89,9 +94,9 @@ impl<M: Machine> State<M> {
         commands
             .iter()
             .position(|command| {
-                command.request_id.is_some_and(|id| {
-                    self.is_answered(id) || !seen.insert((id.session, id.sequence))
-                })
+                command
+                    .request_id
+                    .is_some_and(|id| self.is_answered(id) || !seen.insert((id.session, id.sequence)))
             })
             .unwrap_or(commands.len())
     }
@@ -205,10 +210,11 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<OpenraftSnapshot>, io::Error> {
-        Ok(self.current.lock().as_ref().map(|(meta, chunks)| Snapshot {
-            meta: meta.clone(),
-            snapshot: Arc::clone(chunks),
-        }))
+        Ok(self
+            .current
+            .lock()
+            .as_ref()
+            .map(|(meta, chunks)| Snapshot { meta: meta.clone(), snapshot: Arc::clone(chunks) }))
     }
 }
 
@@ -233,7 +239,8 @@ impl<M: Machine> RaftSnapshotBuilder<Config> for Builder<M> {
         let (group, store) = (self.group, self.store.clone());
         let saved_meta = meta.clone();
         let chunks = blocking(move || {
-            let chunks: Vec<Bytes> = std::iter::once(Bytes::from(own.encode_to_vec())).chain(machine).collect();
+            let chunks: Vec<Bytes> =
+                std::iter::once(Bytes::from(own.encode_to_vec())).chain(machine).collect();
             if let Some(store) = store {
                 store.save(group, &saved_meta, &chunks)?;
             }

@@ -30,10 +30,13 @@ const IN_FLIGHT_MAX: usize = 4;
 /// Proposals that wait to be batched.
 pub(crate) const PROPOSALS_MAX: usize = 16_384;
 
+/// Where the replies of one caller's commands go.
+type Reply = oneshot::Sender<Result<Vec<Bytes>, Error>>;
+
 /// Commands that one caller proposes together, answered together.
 pub(crate) struct Proposal {
     pub(crate) commands: Vec<Command>,
-    pub(crate) reply: oneshot::Sender<Result<Vec<Bytes>, Error>>,
+    pub(crate) reply: Reply,
 }
 
 impl Proposal {
@@ -67,7 +70,9 @@ pub(crate) async fn run<M: Machine>(
         let mut waiting = vec![(commands.len(), first.reply)];
         while commands.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
             let Ok(next) = proposals.try_recv() else { break };
-            if commands.len() + next.commands.len() > BATCH_COMMANDS_MAX || bytes + next.bytes() > BATCH_BYTES_MAX {
+            if commands.len() + next.commands.len() > BATCH_COMMANDS_MAX
+                || bytes + next.bytes() > BATCH_BYTES_MAX
+            {
                 held = Some(next);
                 break;
             }
@@ -89,11 +94,7 @@ pub(crate) async fn run<M: Machine>(
     }
 }
 
-fn answer(
-    group: u64,
-    waiting: Vec<(usize, oneshot::Sender<Result<Vec<Bytes>, Error>>)>,
-    outcome: ClientWriteResult<Config>,
-) {
+fn answer(group: u64, waiting: Vec<(usize, Reply)>, outcome: ClientWriteResult<Config>) {
     match outcome {
         Ok(response) => {
             let mut replies = response.data.into_iter();

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::EntryPayload;
-use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse,
+};
 use trimaran_proto::internal::replication as wire;
 use trimaran_proto::state::log as state;
 
@@ -78,9 +80,7 @@ pub(crate) fn put_entry(entry: &Entry) -> state::Entry {
                 })
                 .collect(),
         }),
-        EntryPayload::Membership(membership) => {
-            state::entry::Payload::Membership(put_membership(membership))
-        }
+        EntryPayload::Membership(membership) => state::entry::Payload::Membership(put_membership(membership)),
     };
     state::Entry { log_id: Some(put_log_id(&entry.log_id)), payload: Some(payload) }
 }
@@ -173,7 +173,8 @@ pub(crate) fn put_vote_request(request: &VoteRequest<Config>) -> wire::VoteReque
 }
 
 pub(crate) fn get_vote_request(request: &wire::VoteRequest) -> Result<VoteRequest<Config>, Malformed> {
-    let mut got = VoteRequest::new(get_vote(request.vote.as_ref())?, request.last_log_id.as_ref().map(get_log_id));
+    let mut got =
+        VoteRequest::new(get_vote(request.vote.as_ref())?, request.last_log_id.as_ref().map(get_log_id));
     got.leadership_transfer = request.leadership_transfer;
     Ok(got)
 }

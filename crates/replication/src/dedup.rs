@@ -99,11 +99,7 @@ impl Dedup {
             dedup.ages.insert((saved.stamp_ms, saved.id));
             dedup.sessions.insert(
                 saved.id,
-                Session {
-                    stamp_ms: saved.stamp_ms,
-                    answered_below: saved.answered_below,
-                    answers,
-                },
+                Session { stamp_ms: saved.stamp_ms, answered_below: saved.answered_below, answers },
             );
         }
         dedup

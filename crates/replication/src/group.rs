@@ -79,7 +79,10 @@ impl<M: Machine> Clone for Group<M> {
 
 impl<M: Machine> std::fmt::Debug for Group<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Group").field("id", &self.inner.id).field("replica", &self.inner.replica).finish_non_exhaustive()
+        f.debug_struct("Group")
+            .field("id", &self.inner.id)
+            .field("replica", &self.inner.replica)
+            .finish_non_exhaustive()
     }
 }
 
@@ -101,7 +104,11 @@ pub(crate) struct Inner<M: Machine> {
 }
 
 impl<M: Machine> Group<M> {
-    pub(crate) fn open(inner: Inner<M>, receiver: mpsc::Receiver<Proposal>, clock: Arc<dyn trimaran_net::clock::Clock>) -> Self {
+    pub(crate) fn open(
+        inner: Inner<M>,
+        receiver: mpsc::Receiver<Proposal>,
+        clock: Arc<dyn trimaran_net::clock::Clock>,
+    ) -> Self {
         let inner = Arc::new(inner);
         tokio::spawn(batch::run(inner.id, inner.raft.clone(), Arc::clone(&inner.state), clock, receiver));
         Self { inner }
@@ -137,7 +144,9 @@ impl<M: Machine> Group<M> {
             commands.into_iter().map(|(payload, request_id)| Command { request_id, payload }).collect();
         let (reply, answer) = oneshot::channel();
         self.inner.proposals.try_send(Proposal { commands, reply }).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => Error::Busy { group, limit: "PROPOSALS_MAX", max: PROPOSALS_MAX },
+            mpsc::error::TrySendError::Full(_) => {
+                Error::Busy { group, limit: "PROPOSALS_MAX", max: PROPOSALS_MAX }
+            }
             mpsc::error::TrySendError::Closed(_) => self.stopped(),
         })?;
         match timeout(self.inner.proposal_timeout, answer).await {
@@ -208,9 +217,7 @@ impl<M: Machine> Group<M> {
             return false;
         }
         let usable = self.inner.lease * (100 - LEASE_DRIFT_PERCENT) / 100;
-        leader.last_quorum_acked().is_some_and(|acked| {
-            acked.elapsed() < usable
-        })
+        leader.last_quorum_acked().is_some_and(|acked| acked.elapsed() < usable)
     }
 
     /// Who leads, as far as this replica knows.
@@ -260,7 +267,8 @@ impl<M: Machine> Group<M> {
     /// Makes `members` the voters of the group and drops everybody else: learners first, until they have caught up,
     /// then by joint consensus. Only the leader can; calling it again after a failure goes on where it stopped.
     pub async fn set_members(&self, members: &[Member]) -> Result<(), Error> {
-        let refused = |action: &'static str, reason: String| Error::Refused { group: self.inner.id, action, reason };
+        let refused =
+            |action: &'static str, reason: String| Error::Refused { group: self.inner.id, action, reason };
         let known: BTreeSet<u64> = {
             let status = self.status();
             status.voters.into_iter().chain(status.learners).collect()

@@ -144,7 +144,13 @@ impl std::fmt::Debug for Groups {
 
 impl Groups {
     /// No groups yet. Without `durable`, only groups in memory can be opened.
-    pub fn new(node: u64, options: Options, clock: Arc<dyn Clock>, peers: Peers, durable: Option<Durable>) -> Self {
+    pub fn new(
+        node: u64,
+        options: Options,
+        clock: Arc<dyn Clock>,
+        peers: Peers,
+        durable: Option<Durable>,
+    ) -> Self {
         let lines = Lines::new(peers);
         Self { inner: Arc::new(Shared { node, options, clock, lines, durable, open: RwLock::default() }) }
     }
@@ -177,7 +183,8 @@ impl Groups {
             }
             (Durability::Log, None) => return Err(refused("this node has no data folder".to_owned())),
         };
-        let (applier, state) = Applier::new(id, machine, store).map_err(|error| refused(error.to_string()))?;
+        let (applier, state) =
+            Applier::new(id, machine, store).map_err(|error| refused(error.to_string()))?;
         let timing = self.inner.options.timing;
         let config = openraft_config(timing).map_err(|error| refused(error.to_string()))?;
         let network = Network { lines: self.inner.lines.clone(), group: id, replica };
@@ -237,7 +244,8 @@ impl Groups {
         let opened = self.inner.open.write().remove(&id);
         let Some(opened) = opened else { return Ok(()) };
         (opened.stop)().await;
-        let failed = |error: std::io::Error| Error::Refused { group: id, action: "remove", reason: error.to_string() };
+        let failed =
+            |error: std::io::Error| Error::Refused { group: id, action: "remove", reason: error.to_string() };
         opened.log.wipe().await.map_err(failed)?;
         if let Some(durable) = &self.inner.durable {
             durable.snapshots.remove(id).map_err(failed)?;

@@ -69,7 +69,11 @@ impl Log {
     }
 
     /// A log that goes on from what the write-ahead log had of the group.
-    pub(crate) fn durable(group: u64, wal: Arc<Wal>, recovered: Option<wal::Group>) -> Result<Self, codec::Malformed> {
+    pub(crate) fn durable(
+        group: u64,
+        wal: Arc<Wal>,
+        recovered: Option<wal::Group>,
+    ) -> Result<Self, codec::Malformed> {
         let mut held = Held::default();
         if let Some(recovered) = recovered {
             if let Some(vote) = recovered.states.get(&SLOT_VOTE) {
@@ -245,7 +249,8 @@ impl RaftLogStorage<Config> for Log {
             held.purged = held.purged.max(Some(upto));
         }
         let value = Bytes::from(codec::put_log_id(&upto).encode_to_vec());
-        self.write(vec![Op::State { slot: SLOT_PURGED, value }, Op::Purge { index: wal_index(upto.index()) }]).await
+        self.write(vec![Op::State { slot: SLOT_PURGED, value }, Op::Purge { index: wal_index(upto.index()) }])
+            .await
     }
 }
 

@@ -14,11 +14,12 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{
-    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+    RaftNetworkFactory,
 };
 use openraft::raft::{
-    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -325,7 +326,10 @@ impl NetStreamAppend<Config> for Connection {
         &'s mut self,
         input: S,
         _option: RPCOption,
-    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Config>, RPCError<Config>>>, RPCError<Config>>>
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<Config>, RPCError<Config>>>, RPCError<Config>>,
+    >
     where
         S: Stream<Item = AppendEntriesRequest<Config>> + Send + Unpin + 'static,
     {
@@ -430,7 +434,8 @@ impl NetSnapshot<Config> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
-        let down = |error: &dyn std::fmt::Display| StreamingError::Unreachable(Unreachable::from_string(error));
+        let down =
+            |error: &dyn std::fmt::Display| StreamingError::Unreachable(Unreachable::from_string(error));
         let address = self.lines.peers.address(self.node).ok_or_else(|| down(&Down))?;
         let channel = self.lines.peers.separate_channel(&address).map_err(|error| down(&error))?;
         let header = SnapshotHeader {

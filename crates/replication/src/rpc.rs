@@ -108,7 +108,9 @@ impl<M: Machine> Inbound for Local<M> {
             let answered = match &frame.body {
                 Some(Body::Append(append)) => self.heartbeat(append.clone()).await,
                 Some(Body::Vote(request)) => match codec::get_vote_request(request) {
-                    Ok(request) => self.raft.vote(request).await.map(|reply| vote(&reply)).map_err(|e| e.to_string()),
+                    Ok(request) => {
+                        self.raft.vote(request).await.map(|reply| vote(&reply)).map_err(|e| e.to_string())
+                    }
                     Err(malformed) => Err(malformed.to_string()),
                 },
                 Some(Body::PreVote(request)) => match codec::get_vote_request(request) {
@@ -160,10 +162,7 @@ impl<M: Machine> Inbound for Local<M> {
 }
 
 impl<M: Machine> Local<M> {
-    async fn heartbeat(
-        &self,
-        append: trimaran_proto::internal::replication::Append,
-    ) -> Result<Body, String> {
+    async fn heartbeat(&self, append: trimaran_proto::internal::replication::Append) -> Result<Body, String> {
         let request = codec::get_append(append).map_err(|malformed| malformed.to_string())?;
         let prev = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(prev);
@@ -206,10 +205,8 @@ async fn run_appends<M: Machine>(
         let Some(frame) = waiting.lock().pop_front() else { return };
         let (reply, go_on) = match result {
             Ok(result) => {
-                let go_on = !matches!(
-                    result,
-                    Err(StreamAppendError::Conflict(_) | StreamAppendError::HigherVote(_))
-                );
+                let go_on =
+                    !matches!(result, Err(StreamAppendError::Conflict(_) | StreamAppendError::HigherVote(_)));
                 (answer(&frame, Body::AppendReply(codec::put_append_reply(&result))), go_on)
             }
             Err(fatal) => (refused(&frame, fatal), false),
@@ -246,7 +243,8 @@ impl Replication for Service {
             // Ends with the stream, whatever ended it: the sender notices by itself.
             while let Ok(Some(frames)) = inbound.message().await {
                 for frame in frames.frames {
-                    let Some(group) = groups.inbound(frame.group).filter(|group| group.replica() == frame.to) else {
+                    let Some(group) = groups.inbound(frame.group).filter(|group| group.replica() == frame.to)
+                    else {
                         let reply = refused(&frame, "this node does not hold the replica");
                         if answers.send(reply).await.is_err() {
                             return;
@@ -254,7 +252,11 @@ impl Replication for Service {
                         continue;
                     };
                     if matches!(frame.body, Some(Body::Append(_))) && !frame.heartbeat {
-                        group.append(frame.clone(), sessions.entry((frame.group, frame.from)).or_default(), &answers);
+                        group.append(
+                            frame.clone(),
+                            sessions.entry((frame.group, frame.from)).or_default(),
+                            &answers,
+                        );
                     } else {
                         let answers = answers.clone();
                         tokio::spawn(async move { answers.send(group.ask(frame).await).await });
@@ -291,7 +293,10 @@ impl Replication for Service {
             chunks.push(chunk.data);
         }
         if chunks.len() as u64 != total {
-            return Err(Status::data_loss(format!("{} of {total} chunks of the snapshot came", chunks.len())));
+            return Err(Status::data_loss(format!(
+                "{} of {total} chunks of the snapshot came",
+                chunks.len()
+            )));
         }
         let header = header.ok_or_else(|| Status::invalid_argument("a snapshot without a header"))?;
         let group = self

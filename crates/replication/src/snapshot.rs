@@ -57,7 +57,9 @@ impl Store {
         let name = file_name(group);
         let Some(contents) = disk::read(&*self.disk, &name)? else { return Ok(None) };
         let contents = Bytes::from(contents);
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", self.disk.describe(&name)));
+        let damaged = || {
+            io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", self.disk.describe(&name)))
+        };
         let mut meta = None;
         let mut chunks = Vec::new();
         let mut at = 0;

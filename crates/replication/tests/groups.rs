@@ -1,4 +1,9 @@
 //! Groups as their users see them: three nodes in one process, over real connections.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on panics, and tells what it sees"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -97,7 +102,8 @@ async fn three(durable: bool, options: Options) -> (Vec<Node>, Vec<FaultyDisk>) 
         nodes.push(Node::start(id, id * 10, durable.then_some(disk), options.clone()).await);
     }
     introduce(&nodes.iter().collect::<Vec<_>>());
-    let members: Vec<Member> = nodes.iter().map(|node| Member { replica: node.id * 10, node: node.id }).collect();
+    let members: Vec<Member> =
+        nodes.iter().map(|node| Member { replica: node.id * 10, node: node.id }).collect();
     nodes[0].group.found(&members).await.unwrap();
     (nodes, disks)
 }
@@ -267,10 +273,7 @@ async fn a_replica_that_lost_its_memory_comes_back_under_a_new_id_by_snapshot() 
     .await;
     let expected = journal(&nodes[leader(&nodes).await]);
     assert_eq!(expected.len(), 3001);
-    until("the new replica has everything", async || {
-        journal(&nodes[2]) == expected
-    })
-    .await;
+    until("the new replica has everything", async || journal(&nodes[2]) == expected).await;
     let at = leader(&nodes).await;
     let voters = nodes[at].group.status().voters;
     assert!(voters.contains(&(old_replica + 1)) && !voters.contains(&old_replica), "{voters:?}");
@@ -279,7 +282,10 @@ async fn a_replica_that_lost_its_memory_comes_back_under_a_new_id_by_snapshot() 
 #[tokio::test]
 async fn without_a_majority_nothing_is_acknowledged() {
     let options = Options {
-        timing: trimaran_replication::groups::Timing { proposal: Duration::from_secs(1), ..Default::default() },
+        timing: trimaran_replication::groups::Timing {
+            proposal: Duration::from_secs(1),
+            ..Default::default()
+        },
         ..Options::default()
     };
     let (mut nodes, _) = three(false, options).await;
@@ -289,7 +295,10 @@ async fn without_a_majority_nothing_is_acknowledged() {
         node.kill().await;
     }
     let refused = survivor.group.propose(Bytes::from_static(b"lonely"), None).await.unwrap_err();
-    assert!(matches!(refused, Error::Unknown { .. } | Error::NoQuorum { .. } | Error::NotLeader { .. }), "{refused}");
+    assert!(
+        matches!(refused, Error::Unknown { .. } | Error::NoQuorum { .. } | Error::NotLeader { .. }),
+        "{refused}"
+    );
     until("reads are refused once the lease is over", async || {
         survivor.group.barrier(Consistency::Linearizable).await.is_err()
     })

@@ -35,7 +35,11 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let ready = |State(readiness): State<Readiness>| async move {
-        if readiness.get() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+        if readiness.get() {
+            (StatusCode::OK, "ready\n")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+        }
     };
     let render = async move || metrics.as_ref().map_or_else(String::new, PrometheusHandle::render);
     let router = Router::new()

@@ -10,5 +10,7 @@ pub fn generator() -> StdRng {
 
 /// The operating system's id of its own start; empty where it has none.
 pub fn machine_boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
 }

@@ -22,7 +22,8 @@ const LATENCY_BUCKETS: [f64; 14] =
 /// if logs are written already (tests).
 pub fn install_logs(filter: &str, format: LogFormat) {
     // openraft reports as errors what we handle (a peer that is down); our own crates say what matters.
-    let filter = EnvFilter::try_new(format!("{filter},openraft=off")).unwrap_or_else(|_bad| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_new(format!("{filter},openraft=off")).unwrap_or_else(|_bad| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let installed = match format {
         LogFormat::Text => builder.try_init(),

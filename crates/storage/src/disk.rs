@@ -65,7 +65,8 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.path(name))?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.path(name))?;
         Ok(Arc::new(file))
     }
 

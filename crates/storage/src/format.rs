@@ -91,7 +91,8 @@ mod tests {
     fn the_format_is_the_one_of_version_1() {
         let mut buffer = BytesMut::new();
         put(&mut buffer, 1, 2, 3, |out| out.put_slice(b"abc"));
-        let golden = [3, 0, 0, 0, buffer[4], buffer[5], buffer[6], buffer[7], 2, 3, 0, 0, 0, 0, 0, 0, 0, 97, 98, 99];
+        let golden =
+            [3, 0, 0, 0, buffer[4], buffer[5], buffer[6], buffer[7], 2, 3, 0, 0, 0, 0, 0, 0, 0, 97, 98, 99];
         assert_eq!(&buffer[..], golden);
         assert_eq!(u32::from_le_bytes([buffer[4], buffer[5], buffer[6], buffer[7]]), 2_784_892_044);
     }

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -213,7 +213,8 @@ impl Writer {
         let names = disk.list().map_err(|source| Error::io("list", disk.describe("."), source))?;
         let mut numbers: Vec<u64> = Vec::new();
         for name in &names {
-            if let Some(number) = name.strip_suffix(".wal").and_then(|hex| u64::from_str_radix(hex, 16).ok()) {
+            if let Some(number) = name.strip_suffix(".wal").and_then(|hex| u64::from_str_radix(hex, 16).ok())
+            {
                 numbers.push(number);
             } else if name.ends_with(".spare") {
                 disk.remove(name).map_err(|source| Error::io("remove", disk.describe(name), source))?;
@@ -305,10 +306,7 @@ impl Writer {
                 if stop || self.buffer.len() >= BATCH_BYTES_MAX {
                     break;
                 }
-                next = match queue.try_recv() {
-                    Ok(request) => Some(request),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                };
+                next = queue.try_recv().ok();
             }
             self.commit(&mut waiting);
             if stop {
@@ -425,8 +423,10 @@ impl Writer {
                     .rename(&spare, &name)
                     .map_err(|source| Error::io("rename", self.disk.describe(&spare), source))?;
             }
-            self.current =
-                self.disk.open(&name).map_err(|source| Error::io("create", self.disk.describe(&name), source))?;
+            self.current = self
+                .disk
+                .open(&name)
+                .map_err(|source| Error::io("create", self.disk.describe(&name), source))?;
             self.begin_segment(next)?;
             self.flush()?;
             self.rewrite_oldest()?;
@@ -475,7 +475,9 @@ impl Writer {
         while self.segments.len() > 1 && self.segments.front().is_some_and(|segment| segment.live == 0) {
             let Some(segment) = self.segments.pop_front() else { break };
             let name = segment_name(segment.number);
-            self.disk.remove(&name).map_err(|source| Error::io("remove", self.disk.describe(&name), source))?;
+            self.disk
+                .remove(&name)
+                .map_err(|source| Error::io("remove", self.disk.describe(&name), source))?;
         }
         Ok(())
     }

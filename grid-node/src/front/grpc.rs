@@ -13,10 +13,10 @@ use trimaran_net::status::{Classified as _, status};
 use trimaran_placement::token::Token;
 use trimaran_proto::api::grid::grid_server::{Grid, GridServer};
 use trimaran_proto::api::grid::{
-    Answer, Call, CompareAndSwapReply, CompareAndSwapRequest, DeleteReply, DeleteRequest, ExpireReply, ExpireRequest,
-    Failure, ForwardReply, GetReply, GetRequest, IncrementReply, IncrementRequest, PipelineReply, PipelineRequest,
-    Position, ScanReply, ScanRequest, SetReply, SetRequest, WatchEvent, WatchEvents, WatchRequest, answer, call,
-    watch_event,
+    Answer, Call, CompareAndSwapReply, CompareAndSwapRequest, DeleteReply, DeleteRequest, ExpireReply,
+    ExpireRequest, Failure, ForwardReply, GetReply, GetRequest, IncrementReply, IncrementRequest,
+    PipelineReply, PipelineRequest, Position, ScanReply, ScanRequest, SetReply, SetRequest, WatchEvent,
+    WatchEvents, WatchRequest, answer, call, watch_event,
 };
 use trimaran_proto::state::grid as state;
 use trimaran_proto::state::grid::command::Body;
@@ -123,7 +123,11 @@ impl Service {
         Ok(DeleteReply { deleted: reply.integer > 0 })
     }
 
-    async fn increment(&self, request: IncrementRequest, id: Option<RequestId>) -> Result<IncrementReply, Error> {
+    async fn increment(
+        &self,
+        request: IncrementRequest,
+        id: Option<RequestId>,
+    ) -> Result<IncrementReply, Error> {
         check_key(&request.key)?;
         let key = request.key.clone();
         let expiry = time_to_live(request.ttl_ms)?;
@@ -190,7 +194,9 @@ impl Service {
             Some(call::Body::Get(request)) => self.get(request).await.map(answer::Body::Get),
             Some(call::Body::Set(request)) => self.set(request, id).await.map(answer::Body::Set),
             Some(call::Body::Delete(request)) => self.delete(request, id).await.map(answer::Body::Delete),
-            Some(call::Body::Increment(request)) => self.increment(request, id).await.map(answer::Body::Increment),
+            Some(call::Body::Increment(request)) => {
+                self.increment(request, id).await.map(answer::Body::Increment)
+            }
             Some(call::Body::CompareAndSwap(request)) => {
                 self.compare_and_swap(request, id).await.map(answer::Body::CompareAndSwap)
             }
@@ -218,7 +224,11 @@ impl Service {
 }
 
 /// One page of a scan over all partitions: a cursor is the token to go on from, 0 = the end.
-pub(crate) async fn scan_page(router: &Router, cursor: Token, count: u32) -> Result<(Vec<Bytes>, Token), Error> {
+pub(crate) async fn scan_page(
+    router: &Router,
+    cursor: Token,
+    count: u32,
+) -> Result<(Vec<Bytes>, Token), Error> {
     let partition = router.partition_at(cursor)?;
     let scan = ScanQuery { cursor: cursor.0, count };
     let mut replies = router.read(partition.id, vec![Query { body: Some(QueryBody::Scan(scan)) }]).await?;
@@ -240,7 +250,9 @@ fn request_id<T>(request: &Request<T>) -> Result<Option<RequestId>, Status> {
     let parsed = id.to_str().ok().filter(|text| text.len() == 32);
     match parsed.and_then(|text| u128::from_str_radix(text, 16).ok()) {
         Some(bits) => Ok(Some(RequestId::from_random(bits))),
-        None => Err(status(&Error::Invalid { field: REQUEST_ID, reason: "it must be 32 hexadecimal digits" })),
+        None => {
+            Err(status(&Error::Invalid { field: REQUEST_ID, reason: "it must be 32 hexadecimal digits" }))
+        }
     }
 }
 
@@ -268,7 +280,10 @@ impl Grid for Service {
         respond(Service::delete(self, request.into_inner(), id).await)
     }
 
-    async fn increment(&self, request: Request<IncrementRequest>) -> Result<Response<IncrementReply>, Status> {
+    async fn increment(
+        &self,
+        request: Request<IncrementRequest>,
+    ) -> Result<Response<IncrementReply>, Status> {
         let id = request_id(&request)?;
         respond(Service::increment(self, request.into_inner(), id).await)
     }
@@ -359,7 +374,9 @@ async fn watch(
     };
     let mut batch = vec![begin];
     loop {
-        if !batch.is_empty() && stream.send(Ok(WatchEvents { events: std::mem::take(&mut batch) })).await.is_err() {
+        if !batch.is_empty()
+            && stream.send(Ok(WatchEvents { events: std::mem::take(&mut batch) })).await.is_err()
+        {
             return;
         }
         newest.mark_unchanged();
@@ -375,8 +392,11 @@ async fn watch(
                 let error = Error::Compacted { partition, oldest: compacted.oldest };
                 // OUT_OF_RANGE, as the API says: it is not the class's usual code.
                 let refused = status(&error);
-                let refused =
-                    Status::with_details(tonic::Code::OutOfRange, refused.message(), refused.details().to_vec().into());
+                let refused = Status::with_details(
+                    tonic::Code::OutOfRange,
+                    refused.message(),
+                    refused.details().to_vec().into(),
+                );
                 let _gone = stream.send(Err(refused)).await;
                 return;
             }

@@ -21,5 +21,9 @@ pub(crate) fn check_value(value: &[u8]) -> Result<(), Error> {
 }
 
 fn check_length(field: &'static str, limit: &'static str, actual: usize, max: usize) -> Result<(), Error> {
-    if actual > max { Err(Error::Limit { field, limit, actual: actual as u64, max: max as u64 }) } else { Ok(()) }
+    if actual > max {
+        Err(Error::Limit { field, limit, actual: actual as u64, max: max as u64 })
+    } else {
+        Ok(())
+    }
 }

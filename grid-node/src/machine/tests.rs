@@ -3,7 +3,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use trimaran_proto::state::grid::expiry::When;
 use trimaran_proto::state::grid::reply::Outcome;
-use trimaran_proto::state::grid::{CompareAndSwap, Delete, Expire, Expiry, Increment, MultiSet, Pair, Reap, Set};
+use trimaran_proto::state::grid::{
+    CompareAndSwap, Delete, Expire, Expiry, Increment, MultiSet, Pair, Reap, Set,
+};
 
 use super::*;
 
@@ -131,13 +133,16 @@ fn any_body() -> impl Strategy<Value = Body> {
     let value = (0..4_u8).prop_map(|number| text(&number.to_string()));
     let expiry = prop_oneof![Just(None), (1..50_u64).prop_map(in_ms)];
     prop_oneof![
-        (key.clone(), value.clone(), expiry.clone(), 0..3_i32).prop_map(|(key, value, expiry, condition)| {
+        (key.clone(), value, expiry.clone(), 0..3_i32).prop_map(|(key, value, expiry, condition)| {
             Body::Set(Set { key, value, expiry, condition, ..Set::default() })
         }),
         key.clone().prop_map(|key| Body::Delete(Delete { keys: vec![key], ..Delete::default() })),
         (key.clone(), -5..5_i64).prop_map(|(key, by)| Body::Increment(Increment { key, by, expiry: None })),
-        (key.clone(), expiry, 0..5_i32)
-            .prop_map(|(key, expiry, condition)| Body::Expire(Expire { key, expiry, condition })),
+        (key.clone(), expiry, 0..5_i32).prop_map(|(key, expiry, condition)| Body::Expire(Expire {
+            key,
+            expiry,
+            condition
+        })),
         key.prop_map(|key| Body::Reap(Reap { keys: vec![key] })),
     ]
 }

@@ -73,8 +73,9 @@ async fn a_durable_log_goes_on_where_it_was() {
     let mut log = open();
     let vote = Vote::new_committed(3, 9);
     log.save_vote(&vote).await.unwrap();
-    let entries: Vec<Entry> =
-        (1..=5).map(|index| Entry { log_id: crate::types::log_id(3, index), payload: EntryPayload::Blank }).collect();
+    let entries: Vec<Entry> = (1..=5)
+        .map(|index| Entry { log_id: crate::types::log_id(3, index), payload: EntryPayload::Blank })
+        .collect();
     let (tell, told) = Config::oneshot();
     log.append(entries, IOFlushed::signal(tell)).await.unwrap();
     told.await.unwrap().unwrap();

@@ -96,7 +96,10 @@ fn purged_segments_go_and_an_idle_group_does_not_hold_them_back() {
     assert!(segments <= SEGMENTS_MAX + 1, "{segments} segments are left");
     let (_wal, recovered) = open(&disk);
     assert_eq!(texts(&recovered.groups[&9]), [(1, "idle".into())]);
-    assert_eq!(recovered.groups[&1].entries.keys().copied().collect::<Vec<_>>(), (1991..=2000).collect::<Vec<_>>());
+    assert_eq!(
+        recovered.groups[&1].entries.keys().copied().collect::<Vec<_>>(),
+        (1991..=2000).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -107,7 +110,10 @@ fn a_failed_flush_stops_the_log_for_good() {
     disk.fail_after_syncs(0);
     assert!(matches!(write(&wal, 1, vec![append(2, "b")]), Err(Error::Poisoned(_))));
     disk.fail_after_syncs(1000);
-    assert!(matches!(write(&wal, 1, vec![append(3, "c")]), Err(Error::Poisoned(_))), "not even once it works again");
+    assert!(
+        matches!(write(&wal, 1, vec![append(3, "c")]), Err(Error::Poisoned(_))),
+        "not even once it works again"
+    );
 }
 
 #[test]
@@ -158,7 +164,11 @@ fn nothing_acknowledged_is_lost_when_the_power_goes() {
                 let found: BTreeMap<u64, String> = found.into_iter().collect();
                 let floor = recovered.groups.get(&group).map_or(0, |held| held.purged);
                 for (index, text) in expected.range(floor + 1..) {
-                    assert_eq!(found.get(index), Some(text), "seed {seed} life {life} group {group} index {index}");
+                    assert_eq!(
+                        found.get(index),
+                        Some(text),
+                        "seed {seed} life {life} group {group} index {index}"
+                    );
                 }
             }
             // What is there goes on from there.
@@ -187,8 +197,9 @@ fn nothing_acknowledged_is_lost_when_the_power_goes() {
                     acknowledged.lock().unwrap().entry(group).or_default().split_off(&start);
                 }
                 let count = random.next(4) + 1;
-                let texts: Vec<(u64, String)> =
-                    (start..start + count).map(|index| (index, format!("{seed}.{life}.{step}.{index}"))).collect();
+                let texts: Vec<(u64, String)> = (start..start + count)
+                    .map(|index| (index, format!("{seed}.{life}.{step}.{index}")))
+                    .collect();
                 ops.extend(texts.iter().map(|(index, text)| append(*index, text)));
                 *at = start + count;
                 if random.next(10) == 0 && *at > *floor + 8 {

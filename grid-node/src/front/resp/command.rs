@@ -1,6 +1,6 @@
-//! Commands of Redis: the table of what is offered, and what each asks of which partition.
+//! Commands of Redis: what each asks of which partition, and how its answer is said.
 //!
-//! Adding one: a line in [`TABLE`] and an arm in [`plan`]; the table answers COMMAND, checks arity and counts keys.
+//! Adding one: a line in [`TABLE`] and an arm in [`plan`].
 
 use bytes::{Bytes, BytesMut};
 use trimaran_placement::token::Token;
@@ -12,81 +12,14 @@ use trimaran_proto::state::grid::{
     Delete, Expire, Expiry, Increment, MultiSet, Pair, Query, QueryReply, Reply, Set, expire, set,
 };
 
+use super::pattern::matches;
 use super::reply::{self, Protocol};
+use super::table::{Spec, TABLE};
 use crate::error::Error;
 use crate::front::grpc::scan_page;
 use crate::front::{check_key, check_value};
 use crate::limits::SCAN_COUNT_MAX;
 use crate::router::Router;
-
-/// One command as Redis describes commands.
-#[derive(Debug)]
-pub struct Spec {
-    /// Lower case.
-    pub name: &'static str,
-    /// Arguments with the name; negative = at least.
-    pub arity: i64,
-    /// As `COMMAND INFO` says them.
-    pub flags: &'static [&'static str],
-    /// Positions of keys: first, last (negative = from the end), step; 0 = none.
-    pub keys: (i64, i64, i64),
-    /// For `COMMAND DOCS`.
-    pub summary: &'static str,
-}
-
-const fn spec(
-    name: &'static str,
-    arity: i64,
-    flags: &'static [&'static str],
-    keys: (i64, i64, i64),
-    summary: &'static str,
-) -> Spec {
-    Spec { name, arity, flags, keys, summary }
-}
-
-/// All commands offered, by name.
-pub static TABLE: &[Spec] = &[
-    spec("client", -2, &["noscript", "loading", "stale"], (0, 0, 0), "Connection: SETNAME, GETNAME, SETINFO, ID."),
-    spec("command", -1, &["loading", "stale"], (0, 0, 0), "What commands there are."),
-    spec("config", -2, &["admin", "loading", "stale"], (0, 0, 0), "GET answers with nothing: options are flags of the node."),
-    spec("dbsize", 1, &["readonly", "fast"], (0, 0, 0), "Number of keys, as this node holds them."),
-    spec("decr", 2, &["write", "denyoom", "fast"], (1, 1, 1), "Subtracts one from an integer."),
-    spec("decrby", 3, &["write", "denyoom", "fast"], (1, 1, 1), "Subtracts from an integer."),
-    spec("del", -2, &["write"], (1, -1, 1), "Deletes keys."),
-    spec("echo", 2, &["loading", "stale", "fast"], (0, 0, 0), "Says the same."),
-    spec("exists", -2, &["readonly", "fast"], (1, -1, 1), "Counts keys that are there."),
-    spec("expire", -3, &["write", "fast"], (1, 1, 1), "Sets a time to live in seconds."),
-    spec("expireat", -3, &["write", "fast"], (1, 1, 1), "Sets the second in which a key ends."),
-    spec("expiretime", 2, &["readonly", "fast"], (1, 1, 1), "The second in which a key ends."),
-    spec("get", 2, &["readonly", "fast"], (1, 1, 1), "The value of a key."),
-    spec("getdel", 2, &["write", "fast"], (1, 1, 1), "The value of a key, which is deleted."),
-    spec("getset", 3, &["write", "denyoom", "fast"], (1, 1, 1), "Sets a value and answers with the one before."),
-    spec("hello", -1, &["noscript", "loading", "stale", "fast", "no_auth"], (0, 0, 0), "Begins a connection in RESP2 or RESP3."),
-    spec("incr", 2, &["write", "denyoom", "fast"], (1, 1, 1), "Adds one to an integer."),
-    spec("incrby", 3, &["write", "denyoom", "fast"], (1, 1, 1), "Adds to an integer."),
-    spec("info", -1, &["loading", "stale"], (0, 0, 0), "About this node."),
-    spec("mget", -2, &["readonly", "fast"], (1, -1, 1), "The values of keys."),
-    spec("mset", -3, &["write", "denyoom"], (1, -1, 2), "Sets keys, all at once."),
-    spec("msetnx", -3, &["write", "denyoom"], (1, -1, 2), "Sets keys, all at once, if none is there."),
-    spec("persist", 2, &["write", "fast"], (1, 1, 1), "Takes the time to live away."),
-    spec("pexpire", -3, &["write", "fast"], (1, 1, 1), "Sets a time to live in milliseconds."),
-    spec("pexpireat", -3, &["write", "fast"], (1, 1, 1), "Sets the millisecond in which a key ends."),
-    spec("pexpiretime", 2, &["readonly", "fast"], (1, 1, 1), "The millisecond in which a key ends."),
-    spec("ping", -1, &["fast"], (0, 0, 0), "Answers PONG."),
-    spec("psetex", 4, &["write", "denyoom"], (1, 1, 1), "Sets a value with a time to live in milliseconds."),
-    spec("pttl", 2, &["readonly", "fast"], (1, 1, 1), "Milliseconds that a key has left."),
-    spec("quit", -1, &["loading", "stale", "fast", "no_auth"], (0, 0, 0), "Ends the connection."),
-    spec("reset", 1, &["noscript", "loading", "stale", "fast", "no_auth"], (0, 0, 0), "The connection as it was at first."),
-    spec("scan", -2, &["readonly"], (0, 0, 0), "Keys, page by page."),
-    spec("select", 2, &["loading", "stale", "fast"], (0, 0, 0), "There is database 0 only."),
-    spec("set", -3, &["write", "denyoom"], (1, 1, 1), "Sets a value."),
-    spec("setex", 4, &["write", "denyoom"], (1, 1, 1), "Sets a value with a time to live in seconds."),
-    spec("setnx", 3, &["write", "denyoom", "fast"], (1, 1, 1), "Sets a value if the key is not there."),
-    spec("strlen", 2, &["readonly", "fast"], (1, 1, 1), "Bytes of a value."),
-    spec("ttl", 2, &["readonly", "fast"], (1, 1, 1), "Seconds that a key has left."),
-    spec("type", 2, &["readonly", "fast"], (1, 1, 1), "The data type of a key."),
-    spec("unlink", -2, &["write", "fast"], (1, -1, 1), "Deletes keys."),
-];
 
 /// What a connection has been told.
 #[derive(Debug)]
@@ -207,7 +140,10 @@ impl Planned {
     pub fn goes_with(&self, other: &Self) -> bool {
         let writes = |planned: &Self| planned.parts.iter().any(|part| matches!(part, Part::Write { .. }));
         let reads = |planned: &Self| planned.parts.iter().any(|part| matches!(part, Part::Read { .. }));
-        self.scan.is_none() && other.scan.is_none() && !(writes(self) && reads(other)) && !(reads(self) && writes(other))
+        self.scan.is_none()
+            && other.scan.is_none()
+            && !(writes(self) && reads(other))
+            && !(reads(self) && writes(other))
     }
 
     /// Writes the answer.
@@ -254,9 +190,14 @@ impl Planned {
             }
             Render::Found => reply::integer(out, read.iter().filter(|reply| reply.found).count() as i64),
             Render::Length => reply::integer(out, found.map_or(0, |reply| reply.value.len() as i64)),
-            Render::Type => reply::simple(out, if found.is_some_and(|reply| reply.found) { "string" } else { "none" }),
+            Render::Type => {
+                reply::simple(out, if found.is_some_and(|reply| reply.found) { "string" } else { "none" })
+            }
             Render::TimeLeft { unit_ms } => {
-                reply::integer(out, time(found, |reply| reply.expires_at_ms.saturating_sub(reply.now_ms), unit_ms));
+                reply::integer(
+                    out,
+                    time(found, |reply| reply.expires_at_ms.saturating_sub(reply.now_ms), unit_ms),
+                );
             }
             Render::TimeOfEnd { unit_ms } => {
                 reply::integer(out, time(found, |reply| reply.expires_at_ms, unit_ms));
@@ -332,7 +273,8 @@ pub fn plan(session: &mut Session, router: &Router, arguments: &[Bytes]) -> Plan
 }
 
 fn lookup(arguments: &[Bytes]) -> Result<&'static Spec, Refusal> {
-    let name = arguments.first().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).unwrap_or_default();
+    let name =
+        arguments.first().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).unwrap_or_default();
     let Ok(at) = TABLE.binary_search_by(|spec| spec.name.cmp(&name)) else {
         // As Redis: the name and the first arguments, cut.
         let cut = |text: &[u8]| String::from_utf8_lossy(&text[..text.len().min(128)]).into_owned();
@@ -371,7 +313,8 @@ fn plan_known(
     arguments: &[Bytes],
 ) -> Result<Planned, Refusal> {
     let protocol = session.protocol;
-    let with = |parts: Vec<Part>, render: Render| Planned { parts, scan: None, closes: false, render, protocol };
+    let with =
+        |parts: Vec<Part>, render: Render| Planned { parts, scan: None, closes: false, render, protocol };
     let write = |key: &Bytes, body: Body, render: Render| -> Result<Planned, Refusal> {
         check_key(key)?;
         Ok(with(vec![Part::Write { partition: router.partition_of(key)?, body }], render))
@@ -430,7 +373,10 @@ fn plan_known(
         "mset" | "msetnx" => {
             let if_none_exists = spec.name == "msetnx";
             let (partition, body) = multi_set(router, spec.name, &arguments[1..], if_none_exists)?;
-            Ok(with(vec![Part::Write { partition, body }], if if_none_exists { Render::Applied } else { Render::Ok }))
+            Ok(with(
+                vec![Part::Write { partition, body }],
+                if if_none_exists { Render::Applied } else { Render::Ok },
+            ))
         }
         "expire" | "pexpire" | "expireat" | "pexpireat" => {
             write(&key, Body::Expire(plan_expire(spec.name, arguments)?), Render::Sum)
@@ -481,8 +427,11 @@ fn plan_connection(
             _ => return refuse("ERR options are flags of the node; see trimaran grid-node --help"),
         },
         "dbsize" => {
-            let keys: usize =
-                router.replicas().iter().map(|(_, group)| group.read_now(|machine| machine.keys().len())).sum();
+            let keys: usize = router
+                .replicas()
+                .iter()
+                .map(|(_, group)| group.read_now(|machine| machine.keys().len()))
+                .sum();
             said(session, |out| reply::integer(out, keys as i64))
         }
         "info" => said(session, |out| reply::bulk(out, info(router).as_bytes())),
@@ -529,8 +478,13 @@ fn plain_set(arguments: &[Bytes], value_at: usize) -> Result<Set, Refusal> {
     Ok(Set { key: arguments[1].clone(), value, ..Set::default() })
 }
 
-fn multi_set(router: &Router, name: &str, pairs: &[Bytes], if_none_exists: bool) -> Result<(u64, Body), Refusal> {
-    if pairs.len() % 2 != 0 {
+fn multi_set(
+    router: &Router,
+    name: &str,
+    pairs: &[Bytes],
+    if_none_exists: bool,
+) -> Result<(u64, Body), Refusal> {
+    if !pairs.len().is_multiple_of(2) {
         return refuse(&format!("ERR wrong number of arguments for '{name}' command"));
     }
     let mut partition = None;
@@ -568,8 +522,12 @@ fn plan_set(arguments: &[Bytes]) -> Result<(Set, Render), Refusal> {
     let mut rest = arguments[3..].iter();
     while let Some(option) = rest.next() {
         match lower(option).as_str() {
-            "nx" if set.condition() == set::Condition::Always => set.condition = set::Condition::IfAbsent.into(),
-            "xx" if set.condition() == set::Condition::Always => set.condition = set::Condition::IfPresent.into(),
+            "nx" if set.condition() == set::Condition::Always => {
+                set.condition = set::Condition::IfAbsent.into()
+            }
+            "xx" if set.condition() == set::Condition::Always => {
+                set.condition = set::Condition::IfPresent.into()
+            }
             "get" => set.want_previous = true,
             "keepttl" if set.expiry.is_none() => set.expiry = Some(Expiry { when: Some(When::Keep(true)) }),
             unit @ ("ex" | "px" | "exat" | "pxat") if set.expiry.is_none() => {
@@ -693,7 +651,9 @@ fn plan_client(session: &mut Session, arguments: &[Bytes]) -> Result<Planned, Re
         }
         ("getname", None) => said(session, |out| reply::bulk(out, &session.name)),
         ("setinfo", Some(_)) => said(session, |out| reply::simple(out, "OK")),
-        ("id", None) => said(session, |out| reply::integer(out, i64::try_from(session.id).unwrap_or(i64::MAX))),
+        ("id", None) => {
+            said(session, |out| reply::integer(out, i64::try_from(session.id).unwrap_or(i64::MAX)))
+        }
         _ => return refuse("ERR unknown subcommand or wrong number of arguments of 'client'"),
     })
 }
@@ -704,7 +664,11 @@ fn plan_command(session: &Session, arguments: &[Bytes]) -> Result<Planned, Refus
             let name = lower(name);
             TABLE.iter().find(|spec| spec.name == name)
         };
-        if arguments.len() > 2 { arguments[2..].iter().map(find).collect() } else { TABLE.iter().map(Some).collect() }
+        if arguments.len() > 2 {
+            arguments[2..].iter().map(find).collect()
+        } else {
+            TABLE.iter().map(Some).collect()
+        }
     };
     let protocol = session.protocol;
     Ok(match arguments.get(1).map(|sub| lower(sub)).as_deref() {
@@ -781,90 +745,4 @@ fn info(router: &Router) -> String {
         env!("CARGO_PKG_VERSION"),
         groups.len(),
     )
-}
-
-/// Glob patterns of Redis: `*`, `?`, `[a-z]`, `[^a]`, `\`. Linear in the text for each `*`, without recursion.
-pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    // Where to go on if what follows the last `*` does not fit.
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        if pattern.get(p) == Some(&b'*') {
-            star = Some((p + 1, t));
-            p += 1;
-        } else if let Some(next) = step(pattern, p, text[t]) {
-            p = next;
-            t += 1;
-        } else if let Some((after, from)) = star {
-            p = after;
-            t = from + 1;
-            star = Some((after, t));
-        } else {
-            return false;
-        }
-    }
-    pattern[p..].iter().all(|&byte| byte == b'*')
-}
-
-/// If the pattern at `p` takes one byte, where it goes on.
-fn step(pattern: &[u8], p: usize, byte: u8) -> Option<usize> {
-    match *pattern.get(p)? {
-        b'?' => Some(p + 1),
-        b'\\' if p + 1 < pattern.len() => (pattern[p + 1] == byte).then_some(p + 2),
-        b'[' => {
-            let mut at = p + 1;
-            let inverted = pattern.get(at) == Some(&b'^');
-            at += usize::from(inverted);
-            let mut hit = false;
-            while let Some(&first) = pattern.get(at).filter(|&&byte| byte != b']') {
-                let first = if first == b'\\' && at + 1 < pattern.len() {
-                    at += 1;
-                    pattern[at]
-                } else {
-                    first
-                };
-                if pattern.get(at + 1) == Some(&b'-') && at + 2 < pattern.len() && pattern[at + 2] != b']' {
-                    let last = pattern[at + 2];
-                    hit |= (first.min(last)..=first.max(last)).contains(&byte);
-                    at += 3;
-                } else {
-                    hit |= first == byte;
-                    at += 1;
-                }
-            }
-            (hit != inverted).then_some((at + 1).min(pattern.len()))
-        }
-        literal => (literal == byte).then_some(p + 1),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_is_sorted_for_lookup() {
-        assert!(TABLE.is_sorted_by(|a, b| a.name < b.name));
-    }
-
-    #[test]
-    fn patterns_match_as_those_of_redis() {
-        let check = |pattern: &str, text: &str, expected: bool| {
-            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
-        };
-        check("*", "", true);
-        check("h?llo", "hello", true);
-        check("h*llo", "heeeello", true);
-        check("h[ae]llo", "hillo", false);
-        check("h[^e]llo", "hallo", true);
-        check("h[^e]llo", "hello", false);
-        check("h[a-b]llo", "hbllo", true);
-        check(r"h\*llo", "h*llo", true);
-        check(r"h\*llo", "hello", false);
-        check("a*b*c", "aXbXbc", true);
-        check("a*b*c", "aXbXb", false);
-        check("[", "[", false);
-        check(&"a*".repeat(40), &"a".repeat(60), true);
-        check(&format!("{}b", "a*".repeat(40)), &"a".repeat(200), false);
-    }
 }

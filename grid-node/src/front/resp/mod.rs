@@ -25,7 +25,11 @@ use crate::router::Router;
 
 pub mod parse;
 
+pub mod table;
+
 pub mod command;
+
+mod pattern;
 
 pub mod reply;
 
@@ -56,7 +60,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             metrics::refused("resp").increment(1);
             tokio::spawn(async move {
-                let text = format!("-ERR max number of clients reached (CONNECTIONS_MAX = {CONNECTIONS_MAX})\r\n");
+                let text =
+                    format!("-ERR max number of clients reached (CONNECTIONS_MAX = {CONNECTIONS_MAX})\r\n");
                 // It is told if it listens.
                 let _gone = timeout(UNREAD_ANSWER_MAX, stream.write_all(text.as_bytes())).await;
             });
@@ -120,10 +125,8 @@ impl Connection {
             if whole {
                 // There may be more in the buffer already.
                 if !inbound.is_empty() && inbound.len() >= parse::SHORTEST {
-                    if let Some(read) = self.try_read(&mut inbound)? {
-                        if read == 0 {
-                            return Ok(());
-                        }
+                    if self.try_read(&mut inbound)? == Some(0) {
+                        return Ok(());
                     }
                     continue;
                 }

@@ -50,7 +50,9 @@ pub fn next(buffer: &mut BytesMut) -> Result<Parsed, Error> {
 }
 
 fn array(buffer: &mut BytesMut) -> Result<Parsed, Error> {
-    let Some((count, mut at)) = number(buffer, 1).ok_or(Error::Arguments)? else { return Ok(Parsed::Incomplete) };
+    let Some((count, mut at)) = number(buffer, 1).ok_or(Error::Arguments)? else {
+        return Ok(Parsed::Incomplete);
+    };
     if count > ARGUMENTS_MAX as i64 {
         return Err(Error::Arguments);
     }
@@ -105,7 +107,11 @@ fn number(buffer: &[u8], start: usize) -> Option<Option<(i64, usize)>> {
 
 fn inline(buffer: &mut BytesMut) -> Result<Parsed, Error> {
     let Some(end) = memchr::memchr(b'\n', buffer) else {
-        return if buffer.len() > INLINE_BYTES_MAX { Err(Error::InlineTooLong) } else { Ok(Parsed::Incomplete) };
+        return if buffer.len() > INLINE_BYTES_MAX {
+            Err(Error::InlineTooLong)
+        } else {
+            Ok(Parsed::Incomplete)
+        };
     };
     if end > INLINE_BYTES_MAX {
         return Err(Error::InlineTooLong);
@@ -135,7 +141,8 @@ fn words(line: &[u8]) -> Result<Vec<Bytes>, Error> {
                             b'r' => b'\r',
                             b't' => b'\t',
                             b'x' => {
-                                let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
+                                let mut digit =
+                                    || rest.next().and_then(|digit| char::from(digit).to_digit(16));
                                 match (digit(), digit()) {
                                     (Some(high), Some(low)) => u8::try_from(high * 16 + low).unwrap_or(0),
                                     _ => return Err(Error::Quotes),
@@ -184,7 +191,9 @@ mod tests {
 
     #[test]
     fn requests_come_out_in_order() {
-        let got = all(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n\r\nPING\r\n*0\r\nset a \"b c\\x41\\n\"\r\n*1\r\n$4\r\nPI").unwrap();
+        let got =
+            all(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n\r\nPING\r\n*0\r\nset a \"b c\\x41\\n\"\r\n*1\r\n$4\r\nPI")
+                .unwrap();
         let text: Vec<Vec<String>> = got
             .iter()
             .map(|request| request.iter().map(|word| String::from_utf8(word.to_vec()).unwrap()).collect())

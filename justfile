@@ -1,0 +1,25 @@
+# `just verify` never writes; `just fix` does.
+
+default:
+    @just --list
+
+# Everything that CI checks
+verify:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo test --workspace
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+    cargo deny check bans licenses sources
+
+# Mends what a machine can
+fix:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets --fix --allow-dirty
+
+test *args:
+    cargo test --workspace {{args}}
+
+# Side by side with redis-server (Debian: redis-server, redis-tools)
+bench *args:
+    cargo build --release --workspace
+    cargo run --release --package trimaran-tests --bin performance -- {{args}}
