@@ -1,7 +1,7 @@
 //! Bytes that survive.
 //!
 //! [`disk`] is the only way to files, so that a test can take the power away; [`faulty`] is the disk that does.
-//! [`wal`] is a write-ahead log that many writers share with one flush; [`format`] is how everything stored is
+//! [`wal`] is a write-ahead log that many writers share with one flush; [`mod@format`] is how everything stored is
 //! framed: version, length, checksum.
 
 pub mod disk;
