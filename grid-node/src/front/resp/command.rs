@@ -3,13 +3,14 @@
 //! Adding one: a line in [`TABLE`] and an arm in [`plan`].
 
 use bytes::{Bytes, BytesMut};
+use prost::Message as _;
 use trimaran_placement::token::Token;
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::expiry::When;
 use trimaran_proto::state::grid::query::Body as QueryBody;
 use trimaran_proto::state::grid::reply::Outcome as Verdict;
 use trimaran_proto::state::grid::{
-    Delete, Expire, Expiry, Increment, MultiSet, Pair, Query, QueryReply, Reply, Set, expire, set,
+    Command, Delete, Expire, Expiry, Increment, MultiSet, Pair, Query, QueryReply, Reply, Set, expire, set,
 };
 
 use super::pattern::matches;
@@ -45,8 +46,8 @@ pub enum Part {
     Write {
         /// Where.
         partition: u64,
-        /// What.
-        body: Body,
+        /// What, encoded as it goes into the log.
+        command: Bytes,
     },
     /// Something to be looked up.
     Read {
@@ -317,7 +318,7 @@ fn plan_known(
         |parts: Vec<Part>, render: Render| Planned { parts, scan: None, closes: false, render, protocol };
     let write = |key: &Bytes, body: Body, render: Render| -> Result<Planned, Refusal> {
         check_key(key)?;
-        Ok(with(vec![Part::Write { partition: router.partition_of(key)?, body }], render))
+        Ok(with(vec![write_part(router.partition_of(key)?, body)], render))
     };
     let read = |key: &Bytes, with_value: bool, render: Render| -> Result<Planned, Refusal> {
         Ok(with(vec![read_part(router, key, with_value)?], render))
@@ -353,9 +354,8 @@ fn plan_known(
         "del" | "unlink" => {
             let parts = by_partition(router, &arguments[1..])?
                 .into_iter()
-                .map(|(partition, keys)| Part::Write {
-                    partition,
-                    body: Body::Delete(Delete { keys, ..Delete::default() }),
+                .map(|(partition, keys)| {
+                    write_part(partition, Body::Delete(Delete { keys, ..Delete::default() }))
                 })
                 .collect();
             Ok(with(parts, Render::Sum))
@@ -374,7 +374,7 @@ fn plan_known(
             let if_none_exists = spec.name == "msetnx";
             let (partition, body) = multi_set(router, spec.name, &arguments[1..], if_none_exists)?;
             Ok(with(
-                vec![Part::Write { partition, body }],
+                vec![write_part(partition, body)],
                 if if_none_exists { Render::Applied } else { Render::Ok },
             ))
         }
@@ -447,6 +447,10 @@ fn lower(argument: &[u8]) -> String {
 fn integer(argument: &[u8]) -> Result<i64, Refusal> {
     let parsed = std::str::from_utf8(argument).ok().and_then(|text| text.parse().ok());
     parsed.ok_or_else(|| Refusal::Text(NOT_AN_INTEGER.to_owned()))
+}
+
+fn write_part(partition: u64, body: Body) -> Part {
+    Part::Write { partition, command: Command { body: Some(body) }.encode_to_vec().into() }
 }
 
 fn read_part(router: &Router, key: &Bytes, with_value: bool) -> Result<Part, Refusal> {

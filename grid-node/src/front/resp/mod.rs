@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-use trimaran_proto::state::grid::{Command, Query, QueryReply, Reply};
+use trimaran_proto::state::grid::{Query, QueryReply, Reply};
 
 use crate::error::Error;
 use crate::limits::{CONNECTIONS_MAX, HALF_REQUEST_MAX, PIPELINE_COMMANDS_MAX, UNREAD_ANSWER_MAX};
@@ -207,9 +207,8 @@ async fn carry_out(router: &Router, planned: &[Planned]) -> Vec<Result<Outcome, 
         let (mut write_parts, mut read_parts) = (0, 0);
         for part in &plan.parts {
             match part {
-                Part::Write { partition, body } => {
-                    let payload = Command { body: Some(body.clone()) }.encode_to_vec().into();
-                    writes.entry(*partition).or_default().push((at, write_parts, payload));
+                Part::Write { partition, command } => {
+                    writes.entry(*partition).or_default().push((at, write_parts, command.clone()));
                     write_parts += 1;
                 }
                 Part::Read { partition, query } => {
