@@ -13,6 +13,7 @@ use trimaran_proto::state::grid::{
     Command, Delete, Expire, Expiry, Increment, MultiSet, Pair, Query, QueryReply, Reply, Set, expire, set,
 };
 
+use super::connection;
 use super::pattern::matches;
 use super::reply::{self, Protocol};
 use super::table::{Spec, TABLE};
@@ -29,7 +30,7 @@ pub struct Session {
     pub id: u64,
     /// The protocol it speaks.
     pub protocol: Protocol,
-    name: Bytes,
+    pub(super) name: Bytes,
 }
 
 impl Session {
@@ -137,6 +138,11 @@ pub struct Planned {
 }
 
 impl Planned {
+    /// The same, and the connection ends after the answer.
+    pub(super) fn and_close(self) -> Self {
+        Self { closes: true, ..self }
+    }
+
     /// Whether the two can be sent at once: neither reads what the other writes.
     pub fn goes_with(&self, other: &Self) -> bool {
         let writes = |planned: &Self| planned.parts.iter().any(|part| matches!(part, Part::Write { .. }));
@@ -238,7 +244,7 @@ fn error_text(error: &Error) -> String {
 }
 
 /// What Redis says of a bad command.
-enum Refusal {
+pub(super) enum Refusal {
     Text(String),
     Error(Error),
 }
@@ -249,11 +255,13 @@ impl From<Error> for Refusal {
     }
 }
 
-fn refuse<T>(text: &str) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(text: &str) -> Result<T, Refusal> {
     Err(Refusal::Text(text.to_owned()))
 }
 
-const SYNTAX: &str = "ERR syntax error";
+pub(super) const SYNTAX: &str = "ERR syntax error";
+/// A line of the table without an arm.
+pub(super) const NOT_OFFERED: &str = "ERR this command is not offered";
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 
 /// Finds out what a request asks for. A bad one is planned too: its answer is the error.
@@ -301,7 +309,7 @@ fn ready(out: BytesMut, protocol: Protocol) -> Planned {
     Planned { parts: Vec::new(), scan: None, closes: false, render: Render::Ready(out), protocol }
 }
 
-fn said(session: &Session, say: impl FnOnce(&mut BytesMut)) -> Planned {
+pub(super) fn said(session: &Session, say: impl FnOnce(&mut BytesMut)) -> Planned {
     let mut out = BytesMut::new();
     say(&mut out);
     ready(out, session.protocol)
@@ -393,58 +401,15 @@ fn plan_known(
         "strlen" => read(&key, true, Render::Length),
         "type" => read(&key, false, Render::Type),
         "scan" => Ok(Planned { scan: Some(plan_scan(arguments)?), ..with(Vec::new(), Render::Page) }),
-        _ => plan_connection(session, router, spec, arguments),
+        _ => connection::plan(session, router, spec, arguments),
     }
 }
 
-/// Commands that need no partition.
-fn plan_connection(
-    session: &mut Session,
-    router: &Router,
-    spec: &'static Spec,
-    arguments: &[Bytes],
-) -> Result<Planned, Refusal> {
-    Ok(match spec.name {
-        "ping" => match arguments {
-            [_] => said(session, |out| reply::simple(out, "PONG")),
-            [_, text] => said(session, |out| reply::bulk(out, text)),
-            _ => return refuse("ERR wrong number of arguments for 'ping' command"),
-        },
-        "echo" => said(session, |out| reply::bulk(out, &arguments[1])),
-        "quit" => Planned { closes: true, ..said(session, |out| reply::simple(out, "OK")) },
-        "reset" => {
-            *session = Session::new(session.id);
-            said(session, |out| reply::simple(out, "RESET"))
-        }
-        "select" => match integer(&arguments[1])? {
-            0 => said(session, |out| reply::simple(out, "OK")),
-            _ => return refuse("ERR DB index is out of range: there is database 0 only"),
-        },
-        "hello" => return plan_hello(session, arguments),
-        "client" => return plan_client(session, arguments),
-        "config" => match lower(&arguments[1]).as_str() {
-            "get" => said(session, |out| reply::map(out, session.protocol, 0)),
-            _ => return refuse("ERR options are flags of the node; see trimaran grid-node --help"),
-        },
-        "dbsize" => {
-            let keys: usize = router
-                .replicas()
-                .iter()
-                .map(|(_, group)| group.read_now(|machine| machine.keys().len()))
-                .sum();
-            said(session, |out| reply::integer(out, keys as i64))
-        }
-        "info" => said(session, |out| reply::bulk(out, info(router).as_bytes())),
-        "command" => return plan_command(session, arguments),
-        other => return refuse(&format!("ERR '{other}' is not offered")),
-    })
-}
-
-fn lower(argument: &[u8]) -> String {
+pub(super) fn lower(argument: &[u8]) -> String {
     String::from_utf8_lossy(argument).to_ascii_lowercase()
 }
 
-fn integer(argument: &[u8]) -> Result<i64, Refusal> {
+pub(super) fn integer(argument: &[u8]) -> Result<i64, Refusal> {
     let parsed = std::str::from_utf8(argument).ok().and_then(|text| text.parse().ok());
     parsed.ok_or_else(|| Refusal::Text(NOT_AN_INTEGER.to_owned()))
 }
@@ -604,149 +569,4 @@ fn plan_scan(arguments: &[Bytes]) -> Result<Scan, Refusal> {
         }
     }
     Ok(scan)
-}
-
-fn plan_hello(session: &mut Session, arguments: &[Bytes]) -> Result<Planned, Refusal> {
-    let mut rest = arguments[1..].iter();
-    if let Some(version) = rest.next() {
-        session.protocol = match &version[..] {
-            b"2" => Protocol::Resp2,
-            b"3" => Protocol::Resp3,
-            _ => return refuse("NOPROTO unsupported protocol version"),
-        };
-    }
-    while let Some(option) = rest.next() {
-        match lower(option).as_str() {
-            "setname" => session.name = rest.next().cloned().unwrap_or_default(),
-            "auth" => return refuse("ERR AUTH is not offered: this node has no users"),
-            _ => return refuse(SYNTAX),
-        }
-    }
-    let protocol = session.protocol;
-    let id = i64::try_from(session.id).unwrap_or(i64::MAX);
-    Ok(said(session, |out| {
-        reply::map(out, protocol, 7);
-        let mut text = |key: &str, value: &str| {
-            reply::bulk(out, key.as_bytes());
-            reply::bulk(out, value.as_bytes());
-        };
-        // Clients look here for what they can use: they are to think of a single Redis 7.
-        text("server", "redis");
-        text("version", REDIS_VERSION);
-        text("mode", "standalone");
-        text("role", "master");
-        for (key, value) in [("proto", if protocol == Protocol::Resp3 { 3 } else { 2 }), ("id", id)] {
-            reply::bulk(out, key.as_bytes());
-            reply::integer(out, value);
-        }
-        reply::bulk(out, b"modules");
-        reply::array(out, 0);
-    }))
-}
-
-/// The Redis whose commands these are.
-const REDIS_VERSION: &str = "7.4.0";
-
-fn plan_client(session: &mut Session, arguments: &[Bytes]) -> Result<Planned, Refusal> {
-    Ok(match (lower(&arguments[1]).as_str(), arguments.get(2)) {
-        ("setname", Some(name)) => {
-            session.name = name.clone();
-            said(session, |out| reply::simple(out, "OK"))
-        }
-        ("getname", None) => said(session, |out| reply::bulk(out, &session.name)),
-        ("setinfo", Some(_)) => said(session, |out| reply::simple(out, "OK")),
-        ("id", None) => {
-            said(session, |out| reply::integer(out, i64::try_from(session.id).unwrap_or(i64::MAX)))
-        }
-        _ => return refuse("ERR unknown subcommand or wrong number of arguments of 'client'"),
-    })
-}
-
-fn plan_command(session: &Session, arguments: &[Bytes]) -> Result<Planned, Refusal> {
-    let named = || -> Vec<Option<&'static Spec>> {
-        let find = |name: &Bytes| {
-            let name = lower(name);
-            TABLE.iter().find(|spec| spec.name == name)
-        };
-        if arguments.len() > 2 {
-            arguments[2..].iter().map(find).collect()
-        } else {
-            TABLE.iter().map(Some).collect()
-        }
-    };
-    let protocol = session.protocol;
-    Ok(match arguments.get(1).map(|sub| lower(sub)).as_deref() {
-        None => said(session, |out| {
-            reply::array(out, TABLE.len());
-            for spec in TABLE {
-                describe(out, spec);
-            }
-        }),
-        Some("count") => said(session, |out| reply::integer(out, TABLE.len() as i64)),
-        Some("info") => said(session, |out| {
-            let named = named();
-            reply::array(out, named.len());
-            for spec in named {
-                match spec {
-                    Some(spec) => describe(out, spec),
-                    None => reply::null(out, protocol),
-                }
-            }
-        }),
-        Some("docs") => said(session, |out| {
-            let named: Vec<&Spec> = named().into_iter().flatten().collect();
-            reply::map(out, protocol, named.len());
-            for spec in named {
-                reply::bulk(out, spec.name.as_bytes());
-                reply::map(out, protocol, 2);
-                for text in ["summary", spec.summary, "group", "generic"] {
-                    reply::bulk(out, text.as_bytes());
-                }
-            }
-        }),
-        Some("list") => said(session, |out| {
-            reply::array(out, TABLE.len());
-            for spec in TABLE {
-                reply::bulk(out, spec.name.as_bytes());
-            }
-        }),
-        Some(_) => return refuse("ERR unknown subcommand of 'command'"),
-    })
-}
-
-fn describe(out: &mut BytesMut, spec: &Spec) {
-    reply::array(out, 10);
-    reply::bulk(out, spec.name.as_bytes());
-    reply::integer(out, spec.arity);
-    reply::array(out, spec.flags.len());
-    for flag in spec.flags {
-        reply::simple(out, flag);
-    }
-    for position in [spec.keys.0, spec.keys.1, spec.keys.2] {
-        reply::integer(out, position);
-    }
-    // ACL categories, tips, key specifications, subcommands.
-    for _ in 0..4 {
-        reply::array(out, 0);
-    }
-}
-
-fn info(router: &Router) -> String {
-    let groups = router.replicas();
-    let (mut keys, mut bytes, mut led) = (0, 0, 0);
-    for (_, group) in &groups {
-        group.read_now(|machine| {
-            keys += machine.keys().len();
-            bytes += machine.keys().bytes();
-        });
-        led += usize::from(group.is_leader());
-    }
-    format!(
-        "# Server\r\nredis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\ntrimaran_version:{}\r\n\
-         # Memory\r\nused_memory:{bytes}\r\n\
-         # Replication\r\nrole:master\r\ntrimaran_partitions:{}\r\ntrimaran_partitions_led:{led}\r\n\
-         # Keyspace\r\ndb0:keys={keys},expires=0,avg_ttl=0\r\n",
-        env!("CARGO_PKG_VERSION"),
-        groups.len(),
-    )
 }

@@ -29,6 +29,7 @@ pub mod table;
 
 pub mod command;
 
+mod connection;
 mod pattern;
 
 pub mod reply;
