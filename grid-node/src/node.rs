@@ -30,6 +30,10 @@ use crate::{expiry, metrics};
 /// How long connections have to end when the node stops.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
+/// How long other nodes have to take over leaderships, and how often we look.
+const HANDOVER_MAX: Duration = Duration::from_secs(1);
+const HANDOVER_LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -72,6 +76,7 @@ pub struct Node {
     router: Router,
     groups: Groups,
     stop: CancellationToken,
+    leaving: CancellationToken,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     resp_server: tokio::task::JoinHandle<()>,
 }
@@ -141,8 +146,9 @@ impl Node {
             Durability::Memory => groups::Durability::Memory,
             Durability::Buffered | Durability::Fsync => groups::Durability::Log,
         };
+        let leaving = CancellationToken::new();
         let replicas = Replicas::keep(cluster.clone(), data_durability, GridMachine::new);
-        let router = Router::new(cluster.clone(), replicas, clock, random.random());
+        let router = Router::new(cluster.clone(), replicas, clock, random.random(), leaving.clone());
 
         // Other nodes must reach this one before it can enter; clients are told to wait until it has.
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -157,7 +163,7 @@ impl Node {
             .add_service(groups.service())
             .add_service(cluster.cluster_service())
             .add_service(cluster.placement_service())
-            .add_service(front::grpc::service(router.clone()))
+            .add_service(front::grpc::service(router.clone(), stop.clone()))
             .add_service(health_service)
             .add_service(reflection)
             .serve_with_incoming_shutdown(listen::incoming(grpc_listener), stop.clone().cancelled_owned());
@@ -172,7 +178,7 @@ impl Node {
         health.set_service_status("", tonic_health::ServingStatus::Serving).await;
         readiness.set(true);
         info!(%resp, %grpc, "grid-node takes requests");
-        Ok(Self { resp, grpc, router, groups, stop, server, resp_server })
+        Ok(Self { resp, grpc, router, groups, stop, leaving, server, resp_server })
     }
 
     /// Returns when `stop` was cancelled and everything has ended: leaderships are given away, connections have had
@@ -180,6 +186,8 @@ impl Node {
     pub async fn stopped(self) {
         self.stop.cancelled().await;
         self.give_leaderships_away().await;
+        self.leaving.cancel();
+        self.groups.leave_lines();
         let ended = async {
             let _ended = self.resp_server.await;
             if let Ok(Err(error)) = self.server.await {
@@ -193,15 +201,26 @@ impl Node {
         info!("grid-node stopped");
     }
 
+    /// Asks the other voters to lead, and waits a moment until they do: nobody then waits for an election.
     async fn give_leaderships_away(&self) {
+        let mut given = Vec::new();
         for (partition, group) in self.router.replicas() {
             let status = group.status();
             let heir = status.voters.iter().find(|&&voter| voter != group.replica());
-            if let (true, Some(&heir)) = (group.is_leader(), heir)
-                && let Err(error) = group.transfer_leader(heir).await
-            {
-                warn!(partition, %error, "a leadership was not given away");
+            if let (true, Some(&heir)) = (group.is_leader(), heir) {
+                match group.transfer_leader(heir).await {
+                    Ok(()) => given.push(group),
+                    Err(error) => warn!(partition, %error, "a leadership was not given away"),
+                }
             }
+        }
+        let taken = async {
+            while given.iter().any(trimaran_replication::group::Group::is_leader) {
+                tokio::time::sleep(HANDOVER_LOOK_EVERY).await;
+            }
+        };
+        if tokio::time::timeout(HANDOVER_MAX, taken).await.is_err() {
+            warn!("some leaderships were not taken over in {HANDOVER_MAX:?}");
         }
     }
 }

@@ -14,6 +14,7 @@ use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
 use trimaran_cluster::member::Cluster;
 use trimaran_cluster::replicas::Replicas;
 use trimaran_net::clock::Clock;
@@ -51,6 +52,7 @@ struct Inner {
     sessions: Mutex<HashMap<u64, Session>>,
     links: Mutex<HashMap<u64, (String, Pipeline)>>,
     random: Mutex<StdRng>,
+    leaving: CancellationToken,
 }
 
 impl std::fmt::Debug for Router {
@@ -68,8 +70,15 @@ enum Target {
 }
 
 impl Router {
-    /// A router over this node's replicas and its view of the cluster. `seed` is drawn at random by the caller.
-    pub fn new(cluster: Cluster, replicas: Replicas<GridMachine>, clock: Arc<dyn Clock>, seed: u64) -> Self {
+    /// A router over this node's replicas and its view of the cluster. `seed` is drawn at random by the
+    /// caller. Once `leaving` is cancelled, what is not answered yet is given up at once: other nodes are asked again.
+    pub fn new(
+        cluster: Cluster,
+        replicas: Replicas<GridMachine>,
+        clock: Arc<dyn Clock>,
+        seed: u64,
+        leaving: CancellationToken,
+    ) -> Self {
         let inner = Arc::new(Inner {
             cluster,
             replicas,
@@ -78,6 +87,7 @@ impl Router {
             sessions: Mutex::default(),
             links: Mutex::default(),
             random: Mutex::new(StdRng::seed_from_u64(seed)),
+            leaving,
         });
         let router = Self { inner };
         router.refresh();
@@ -210,7 +220,11 @@ impl Router {
             if self.inner.table.load().get(partition).is_some_and(|found| found.lost) {
                 return Err(Error::PartitionLost { partition });
             }
-            let error = match timeout_at(deadline, self.attempt(partition, ask)).await {
+            let attempted = tokio::select! {
+                attempted = timeout_at(deadline, self.attempt(partition, ask)) => attempted,
+                () = self.inner.leaving.cancelled() => return Err(Error::TimedOut { partition }),
+            };
+            let error = match attempted {
                 Ok(Ok(answers)) => return Ok(answers),
                 Ok(Err(error)) => error,
                 Err(_elapsed) => return Err(Error::TimedOut { partition }),

@@ -97,6 +97,8 @@ async fn a_node_that_is_asked_to_stop_ends_well_and_nobody_waits_for_an_election
     until("clients write", async || acknowledged() > 100).await;
     let victim = cluster.leaders_first().await[0];
     assert!(cluster.nodes[victim].stop(), "{}", cluster.nodes[victim].log());
+    let log = cluster.nodes[victim].log();
+    assert!(!log.contains("did not end") && !log.contains("not taken over"), "{log}");
     let now = acknowledged();
     until("writes go on", async || acknowledged() > now + 100).await;
     let report = load.finish().await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use openraft::{SnapshotPolicy, StepDownPolicy};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use trimaran_net::clock::Clock;
 use trimaran_net::peers::Peers;
@@ -127,6 +127,8 @@ struct Shared {
     lines: Lines,
     durable: Option<Durable>,
     open: RwLock<HashMap<u64, Opened>>,
+    /// True once this node leaves the lines.
+    left: watch::Sender<bool>,
 }
 
 struct Opened {
@@ -152,7 +154,17 @@ impl Groups {
         durable: Option<Durable>,
     ) -> Self {
         let lines = Lines::new(peers);
-        Self { inner: Arc::new(Shared { node, options, clock, lines, durable, open: RwLock::default() }) }
+        Self {
+            inner: Arc::new(Shared {
+                node,
+                options,
+                clock,
+                lines,
+                durable,
+                open: RwLock::default(),
+                left: watch::Sender::new(false),
+            }),
+        }
     }
 
     /// The gRPC service that the other nodes' lines end in; to be served where the peers have this node's address.
@@ -253,11 +265,24 @@ impl Groups {
         Ok(())
     }
 
+    /// Ends the lines to and from this node, so that its server can stop; groups still open are cut off.
+    pub fn leave_lines(&self) {
+        self.inner.left.send_replace(true);
+        self.inner.lines.close();
+    }
+
+    /// Returns when this node leaves the lines.
+    pub(crate) async fn left(&self) {
+        let mut left = self.inner.left.subscribe();
+        // The sender lives as long as this.
+        let _left = left.wait_for(|left| *left).await;
+    }
+
     /// Stops everything.
     pub async fn close_all(&self) {
         let opened: Vec<Opened> = self.inner.open.write().drain().map(|(_, opened)| opened).collect();
         futures::future::join_all(opened.iter().map(|opened| (opened.stop)())).await;
-        self.inner.lines.close();
+        self.leave_lines();
     }
 
     /// What all open groups look like from here: group, replica, status.

@@ -241,7 +241,14 @@ impl Replication for Service {
         tokio::spawn(async move {
             let mut sessions: HashMap<(u64, u64), Option<Appends>> = HashMap::new();
             // Ends with the stream, whatever ended it: the sender notices by itself.
-            while let Ok(Some(frames)) = inbound.message().await {
+            loop {
+                let frames = tokio::select! {
+                    message = inbound.message() => match message {
+                        Ok(Some(frames)) => frames,
+                        Ok(None) | Err(_) => return,
+                    },
+                    () = groups.left() => return,
+                };
                 for frame in frames.frames {
                     let Some(group) = groups.inbound(frame.group).filter(|group| group.replica() == frame.to)
                     else {

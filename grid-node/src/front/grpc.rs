@@ -8,6 +8,7 @@ use futures::{Stream, StreamExt as _};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use trimaran_net::status::{Classified as _, status};
 use trimaran_placement::token::Token;
@@ -45,9 +46,9 @@ const WATCH_EVENTS_MAX: usize = 256;
 /// Messages that a watch's reader may be behind before the watch waits for it.
 const WATCH_MESSAGES_MAX: usize = 4;
 
-/// The service over a router.
-pub fn service(router: Router) -> GridServer<impl Grid> {
-    GridServer::new(Service { router })
+/// The service over a router. Streams end when `stop` is cancelled, so that the server can.
+pub fn service(router: Router, stop: CancellationToken) -> GridServer<impl Grid> {
+    GridServer::new(Service { router, stop })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
@@ -55,6 +56,7 @@ pub fn service(router: Router) -> GridServer<impl Grid> {
 #[derive(Clone)]
 struct Service {
     router: Router,
+    stop: CancellationToken,
 }
 
 impl Service {
@@ -327,7 +329,8 @@ impl Grid for Service {
                     group.read_now(|machine| machine.keys().version())
                 }
             };
-            tokio::spawn(watch(partition, group, request.clone(), from, events.clone()));
+            let watch = watch(partition, group, request.clone(), from, events.clone());
+            tokio::spawn(self.stop.clone().run_until_cancelled_owned(watch));
         }
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -341,6 +344,7 @@ impl Grid for Service {
         let inbound = request.into_inner();
         let service = self.clone();
         let replies = inbound
+            .take_until(self.stop.clone().cancelled_owned())
             .take_while(|message| futures::future::ready(message.is_ok()))
             .filter_map(|message| futures::future::ready(message.ok()))
             .map(move |message| {
