@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trimaran_cluster::identity::Identity;
 use trimaran_cluster::member::{self, Cluster};
+use trimaran_cluster::meta::META_GROUP;
 use trimaran_cluster::replicas::Replicas;
 use trimaran_net::clock::{Clock, SystemClock};
 use trimaran_net::dial::TcpDial;
@@ -112,6 +113,11 @@ impl Node {
             Durability::Buffered => identity.machine_restarted,
             Durability::Fsync => false,
         };
+        if let (true, Some(durable), Some(folder)) = (lost_memory, &durable, &options.data_folder) {
+            durable
+                .forget_all_but(META_GROUP)
+                .map_err(|source| Error::Folder { folder: folder.display().to_string(), source })?;
+        }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let peers = Peers::new(Arc::new(TcpDial));
         let in_memory = durable.is_none();
@@ -134,7 +140,11 @@ impl Node {
                 bootstrap: options.bootstrap,
                 partitions: options.partitions,
                 replication_factor: options.replication_factor,
-                meta_durability: if in_memory { groups::Durability::Memory } else { groups::Durability::Log },
+                meta_durability: if in_memory {
+                    groups::Durability::Memory
+                } else {
+                    groups::Durability::Flushed
+                },
                 lost_memory,
             },
             groups.clone(),
@@ -241,7 +251,7 @@ fn open_folder(
     };
     let identity = Identity::load(&open(folder)?, &entropy::machine_boot(), random)?;
     let (log, snapshots) = (open(&folder.join("log"))?, open(&folder.join("snapshots"))?);
-    // Membership is always flushed, so only the middle way does without.
+    // The meta group asks for its own flushes.
     let sync = match durability {
         Durability::Buffered => wal::Sync::Never,
         Durability::Memory | Durability::Fsync => wal::Sync::Always,

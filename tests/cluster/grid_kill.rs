@@ -69,6 +69,20 @@ async fn a_buffered_grid_finds_its_data_after_all_nodes_were_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_buffered_node_whose_machine_restarted_comes_back_under_new_replica_ids() {
+    let mut cluster = GridCluster::start(3, "buffered", 2).await;
+    let grid = cluster.client().await;
+    grid.set("key", "value").await.unwrap();
+    cluster.nodes[0].kill();
+    cluster.nodes[0].pretend_machine_restart();
+    cluster.nodes[0].start();
+    cluster.until_complete().await;
+    let table = cluster.nodes[0].status().await.unwrap().table.unwrap();
+    assert!(table.partitions.iter().all(|partition| partition.epoch == 2), "{table:?}");
+    assert_eq!(grid.get("key").await.unwrap().as_deref(), Some(&b"value"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_in_memory_whose_majority_is_gone_says_so_and_never_comes_back_empty() {
     let mut cluster = GridCluster::start(3, "memory", 1).await;
     let grid = cluster.client().await;

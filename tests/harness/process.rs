@@ -86,6 +86,14 @@ impl GridNode {
         child.wait().unwrap().success()
     }
 
+    /// Makes the node think, at its next start, that its machine has started anew.
+    pub fn pretend_machine_restart(&self) {
+        let path = self.folder.path().join("data/node.json");
+        let mut identity: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        identity["machine_boot"] = "another".into();
+        std::fs::write(path, identity.to_string()).unwrap();
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()

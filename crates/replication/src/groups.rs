@@ -76,8 +76,10 @@ impl Default for Options {
 pub enum Durability {
     /// Nowhere: gone with the process. The replica must come back under a new id.
     Memory,
-    /// Into the node's write-ahead log.
+    /// Into the node's write-ahead log, flushed or not as that is set up.
     Log,
+    /// Into the node's write-ahead log, and always flushed.
+    Flushed,
 }
 
 /// The write-ahead log and the snapshots of a node.
@@ -102,9 +104,17 @@ impl Durable {
         })
     }
 
-    /// Ids of the groups that the log has something of.
-    pub fn groups(&self) -> Vec<u64> {
-        self.recovered.lock().keys().copied().collect()
+    /// Forgets all groups but one: what they had may have lost its end, and their replicas come back under new ids.
+    pub fn forget_all_but(&self, kept: u64) -> std::io::Result<()> {
+        let mut recovered = self.recovered.lock();
+        let gone: Vec<u64> = recovered.keys().copied().filter(|&group| group != kept).collect();
+        for group in gone {
+            recovered.remove(&group);
+            self.snapshots.remove(group)?;
+            // Nobody waits: a later write of the group finds the log stopped if this one failed.
+            self.wal.submit_flushed(group, vec![wal::Op::Remove], |_outcome| ());
+        }
+        Ok(())
     }
 }
 
@@ -187,13 +197,16 @@ impl Groups {
         }
         let (log, store) = match (durability, &self.inner.durable) {
             (Durability::Memory, _) => (Log::in_memory(id), None),
-            (Durability::Log, Some(durable)) => {
+            (Durability::Log | Durability::Flushed, Some(durable)) => {
                 let recovered = durable.recovered.lock().remove(&id);
-                let log = Log::durable(id, Arc::clone(&durable.wal), recovered)
-                    .map_err(|malformed| refused(malformed.to_string()))?;
+                let log =
+                    Log::durable(id, Arc::clone(&durable.wal), recovered, durability == Durability::Flushed)
+                        .map_err(|malformed| refused(malformed.to_string()))?;
                 (log, Some(durable.snapshots.clone()))
             }
-            (Durability::Log, None) => return Err(refused("this node has no data folder".to_owned())),
+            (Durability::Log | Durability::Flushed, None) => {
+                return Err(refused("this node has no data folder".to_owned()));
+            }
         };
         let (applier, state) =
             Applier::new(id, machine, store).map_err(|error| refused(error.to_string()))?;

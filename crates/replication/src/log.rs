@@ -42,6 +42,8 @@ fn wal_index(raft_index: u64) -> u64 {
 pub(crate) struct Log {
     group: u64,
     wal: Option<Arc<Wal>>,
+    /// Flushed before it counts as done, whatever the write-ahead log does for others.
+    flushed: bool,
     held: Arc<Mutex<Held>>,
 }
 
@@ -65,7 +67,7 @@ fn entry_bytes(entry: &Entry) -> usize {
 impl Log {
     /// A log that is gone with the process.
     pub(crate) fn in_memory(group: u64) -> Self {
-        Self { group, wal: None, held: Arc::default() }
+        Self { group, wal: None, flushed: false, held: Arc::default() }
     }
 
     /// A log that goes on from what the write-ahead log had of the group.
@@ -73,6 +75,7 @@ impl Log {
         group: u64,
         wal: Arc<Wal>,
         recovered: Option<wal::Group>,
+        flushed: bool,
     ) -> Result<Self, codec::Malformed> {
         let mut held = Held::default();
         if let Some(recovered) = recovered {
@@ -90,7 +93,7 @@ impl Log {
                 held.push(codec::get_entry(entry)?);
             }
         }
-        Ok(Self { group, wal: Some(wal), held: Arc::new(Mutex::new(held)) })
+        Ok(Self { group, wal: Some(wal), flushed, held: Arc::new(Mutex::new(held)) })
     }
 
     /// Bytes of the entries that are not purged.
@@ -105,15 +108,27 @@ impl Log {
     }
 
     async fn write(&self, ops: Vec<Op>) -> io::Result<()> {
-        let Some(wal) = &self.wal else { return Ok(()) };
+        if self.wal.is_none() {
+            return Ok(());
+        }
         let (tell, told) = oneshot::channel();
-        wal.submit(self.group, ops, move |outcome| {
+        self.submit(ops, move |outcome| {
             // The asker may have gone away; the write counts all the same.
             let _gone = tell.send(outcome);
         });
         match told.await {
             Ok(outcome) => outcome.map_err(io::Error::other),
             Err(_gone) => Err(io::Error::other("the log's writer has stopped")),
+        }
+    }
+}
+
+impl Log {
+    fn submit(&self, ops: Vec<Op>, done: impl FnOnce(Result<(), trimaran_storage::Error>) + Send + 'static) {
+        match &self.wal {
+            None => done(Ok(())),
+            Some(wal) if self.flushed => wal.submit_flushed(self.group, ops, done),
+            Some(wal) => wal.submit(self.group, ops, done),
         }
     }
 }
@@ -218,14 +233,7 @@ impl RaftLogStorage<Config> for Log {
                 held.push(entry);
             }
         }
-        match &self.wal {
-            None => callback.io_completed(Ok(())),
-            Some(wal) => {
-                wal.submit(self.group, ops, move |outcome| {
-                    callback.io_completed(outcome.map_err(io::Error::other));
-                });
-            }
-        }
+        self.submit(ops, move |outcome| callback.io_completed(outcome.map_err(io::Error::other)));
         Ok(())
     }
 

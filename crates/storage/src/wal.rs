@@ -51,7 +51,8 @@ mod kind {
 pub enum Sync {
     /// After an fdatasync: survives a loss of power.
     Always,
-    /// When the operating system has it: survives the death of the process.
+    /// When the operating system has it: survives the death of the process. Groups that ask for it are flushed all the
+    /// same, and so is every full segment.
     Never,
 }
 
@@ -122,7 +123,7 @@ pub struct Group {
 type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 enum Request {
-    Write { group: u64, ops: Vec<Op>, done: Done },
+    Write { group: u64, ops: Vec<Op>, flush: bool, done: Done },
     Stop,
 }
 
@@ -155,7 +156,21 @@ impl Wal {
     /// Queues changes of one group and returns; `done` is called from the writer's thread. Waits only while
     /// `QUEUE_MAX` requests are queued already.
     pub fn submit(&self, group: u64, ops: Vec<Op>, done: impl FnOnce(Result<(), Error>) + Send + 'static) {
-        if let Err(refused) = self.requests.send(Request::Write { group, ops, done: Box::new(done) })
+        self.send(group, ops, false, Box::new(done));
+    }
+
+    /// The same, and on the medium before `done` is called, whatever the log's [`Sync`].
+    pub fn submit_flushed(
+        &self,
+        group: u64,
+        ops: Vec<Op>,
+        done: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
+        self.send(group, ops, true, Box::new(done));
+    }
+
+    fn send(&self, group: u64, ops: Vec<Op>, flush: bool, done: Done) {
+        if let Err(refused) = self.requests.send(Request::Write { group, ops, flush, done })
             && let Request::Write { done, .. } = refused.0
         {
             done(Err(Error::Poisoned("the writer has stopped".into())));
@@ -200,6 +215,8 @@ struct Writer {
     groups: HashMap<u64, Live>,
     buffer: BytesMut,
     poisoned: Option<String>,
+    /// Something in the buffer has to be on the medium before it counts as done.
+    must_flush: bool,
     /// The next segment's file, being filled with zeros by a thread of its own.
     prepared: Option<Receiver<std::io::Result<String>>>,
 }
@@ -267,6 +284,7 @@ impl Writer {
             groups,
             buffer: BytesMut::new(),
             poisoned: None,
+            must_flush: false,
             prepared: None,
         };
         writer.count_live();
@@ -296,7 +314,8 @@ impl Writer {
             while let Some(request) = next.take() {
                 match request {
                     Request::Stop => stop = true,
-                    Request::Write { group, ops, done } => {
+                    Request::Write { group, ops, flush, done } => {
+                        self.must_flush |= flush;
                         for op in ops {
                             self.put(group, op);
                         }
@@ -349,7 +368,7 @@ impl Writer {
             .map_err(|source| Error::io("write", self.disk.describe(&name), source))?;
         self.offset += self.buffer.len() as u64;
         self.buffer.clear();
-        if self.options.sync == Sync::Always {
+        if self.options.sync == Sync::Always || std::mem::take(&mut self.must_flush) {
             self.current.sync().map_err(|source| Error::io("flush", self.disk.describe(&name), source))?;
         }
         Ok(())
@@ -410,6 +429,7 @@ impl Writer {
         if self.offset >= self.options.segment_bytes {
             let number = self.number();
             format::put(&mut self.buffer, number, kind::END, 0, |_| ());
+            self.must_flush = true;
             self.flush()?;
             let next = number + 1;
             let name = segment_name(next);
@@ -444,8 +464,9 @@ impl Writer {
                 encode_state(&mut self.buffer, number, group, slot, value);
             }
         }
+        // The name too, also where writes are not flushed: a group that asks for it must find its segment again.
+        self.disk.sync_dir().map_err(|source| Error::io("flush", self.disk.describe("."), source))?;
         if self.options.sync == Sync::Always {
-            self.disk.sync_dir().map_err(|source| Error::io("flush", self.disk.describe("."), source))?;
             self.prepare_next(number + 1)?;
         }
         Ok(())

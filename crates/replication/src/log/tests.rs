@@ -48,7 +48,7 @@ impl StoreBuilder<Config, Log, Applier<Nothing>, ()> for Shared {
     async fn build(&self) -> Result<((), Log, Applier<Nothing>), StorageError<Config>> {
         let group = self.next.fetch_add(1, Ordering::Relaxed);
         let (applier, _) = Applier::new(group, Nothing, None).unwrap();
-        Ok(((), Log::durable(group, Arc::clone(&self.wal), None).unwrap(), applier))
+        Ok(((), Log::durable(group, Arc::clone(&self.wal), None, false).unwrap(), applier))
     }
 }
 
@@ -68,7 +68,7 @@ async fn a_durable_log_goes_on_where_it_was() {
     let disk = FaultyDisk::new();
     let open = || {
         let (wal, mut recovered) = Wal::open(Arc::new(disk.clone()), Options::default()).unwrap();
-        Log::durable(5, Arc::new(wal), recovered.groups.remove(&5)).unwrap()
+        Log::durable(5, Arc::new(wal), recovered.groups.remove(&5), false).unwrap()
     };
     let mut log = open();
     let vote = Vote::new_committed(3, 9);

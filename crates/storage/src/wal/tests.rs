@@ -138,6 +138,29 @@ fn a_log_of_a_newer_release_is_refused() {
     assert!(matches!(Wal::open(Arc::new(disk), small()), Err(Error::TooNew { found: 2, .. })));
 }
 
+#[test]
+fn a_group_that_asks_for_flushes_survives_in_a_log_that_does_not_flush() {
+    let disk = FaultyDisk::new();
+    let options = Options { sync: Sync::Never, segment_bytes: 4096 };
+    let (wal, _) = Wal::open(Arc::new(disk.clone()), options.clone()).unwrap();
+    for index in 1..=300 {
+        write(&wal, 1, vec![append(index, "not flushed, not flushed, not flushed")]).unwrap();
+        if index % 10 == 0 {
+            let (tell, told) = channel();
+            wal.submit_flushed(2, vec![append(index / 10, "flushed")], move |outcome| {
+                tell.send(outcome).unwrap()
+            });
+            told.recv().unwrap().unwrap();
+        }
+    }
+    write(&wal, 1, vec![append(301, "after the last flush")]).unwrap();
+    disk.lose_power(|| false);
+    drop(wal);
+    let (_wal, recovered) = Wal::open(Arc::new(disk), options).unwrap();
+    assert_eq!(recovered.groups[&2].entries.len(), 30);
+    assert_eq!(recovered.groups[&1].entries.len(), 300, "written before a flush, so flushed with it");
+}
+
 /// Writers append, truncate and purge; the power goes at a random moment; what was acknowledged must be there and
 /// what is there must have been written. Repeat one seed with `WAL_SEED=<n> cargo test -p trimaran-storage power`.
 #[test]
