@@ -2,7 +2,8 @@
 //!
 //! [`disk`] is the only way to files, so that a test can take the power away; [`faulty`] is the disk that does.
 //! [`wal`] is a write-ahead log that many writers share with one flush; [`mod@format`] is how everything stored is
-//! framed: version, length, checksum.
+//! framed: version, length, checksum. [`engine`] is ordered bytes behind one trait, with an engine in memory, one on
+//! fjall and one on sled.
 
 pub mod disk;
 
@@ -11,6 +12,19 @@ pub mod faulty;
 pub mod format;
 
 pub mod wal;
+
+pub mod engine;
+
+pub mod memory;
+
+pub mod fjall;
+
+pub mod sled;
+
+pub mod faulty_engine;
+
+#[cfg(test)]
+mod conformance;
 
 /// What went wrong with stored bytes, by what the caller can do.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +63,9 @@ pub enum Error {
     /// An earlier write or flush failed; this store takes no more.
     #[error("the store stopped after an earlier failure: {0}")]
     Poisoned(String),
+    /// A key without bytes.
+    #[error("a key has at least one byte")]
+    EmptyKey,
     /// More bytes than the named limit.
     #[error("{bytes} bytes exceed {limit} = {max}")]
     TooLarge {
