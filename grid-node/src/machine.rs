@@ -86,12 +86,12 @@ impl Machine for GridMachine {
         Box::new(chunks(head, items))
     }
 
-    fn restore(&mut self, chunks: &mut dyn Iterator<Item = Bytes>) -> Result<(), Stop> {
+    fn restore(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
         let (first, last) = self.keys.range();
         let mut keys = Keys::new(first, last);
         let mut version = 0;
         for chunk in chunks {
-            let chunk = SnapshotChunk::decode(chunk).map_err(|bad| Stop::new(format!("snapshot: {bad}")))?;
+            let chunk = SnapshotChunk::decode(chunk?).map_err(|bad| Stop::new(format!("snapshot: {bad}")))?;
             if let Some(head) = chunk.head {
                 if (head.first_token, head.last_token) != (first.0, last.0) {
                     return Err(Stop::new("a snapshot of another range of tokens"));
@@ -111,7 +111,7 @@ impl Machine for GridMachine {
     }
 }
 
-fn chunks(head: SnapshotHead, items: Vec<Item>) -> impl Iterator<Item = Bytes> + Send {
+fn chunks(head: SnapshotHead, items: Vec<Item>) -> impl Iterator<Item = Result<Bytes, Stop>> + Send {
     let mut items = items.into_iter();
     let mut head = Some(head);
     std::iter::from_fn(move || {
@@ -122,7 +122,7 @@ fn chunks(head: SnapshotHead, items: Vec<Item>) -> impl Iterator<Item = Bytes> +
             bytes += item.key.len() + item.value.len() + 32;
             chunk.items.push(item);
         }
-        (chunk.head.is_some() || !chunk.items.is_empty()).then(|| chunk.encode_to_vec().into())
+        (chunk.head.is_some() || !chunk.items.is_empty()).then(|| Ok(chunk.encode_to_vec().into()))
     })
 }
 

@@ -46,11 +46,14 @@ impl Machine for Journal {
 
     fn snapshot(&self) -> SnapshotChunks {
         let entries: Vec<Bytes> = self.0.iter().map(|entry| Bytes::from(entry.clone())).collect();
-        Box::new(entries.into_iter())
+        Box::new(entries.into_iter().map(Ok))
     }
 
-    fn restore(&mut self, chunks: &mut dyn Iterator<Item = Bytes>) -> Result<(), Stop> {
-        self.0 = chunks.map(|chunk| String::from_utf8_lossy(&chunk).into_owned()).collect();
+    fn restore(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+        self.0.clear();
+        for chunk in chunks {
+            self.0.push(String::from_utf8_lossy(&chunk?).into_owned());
+        }
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use trimaran_proto::internal::cluster as rpc;
 use trimaran_proto::internal::cluster::cluster_client::ClusterClient;
 use trimaran_proto::internal::cluster::cluster_server::{Cluster as ClusterRpc, ClusterServer};
 use trimaran_proto::state::meta as state;
-use trimaran_replication::group::{Group, Member as GroupMember};
+use trimaran_replication::group::{Consistency, Group, Member as GroupMember};
 use trimaran_replication::groups::{Durability, Groups};
 
 use crate::error::Error;
@@ -250,19 +250,10 @@ impl Cluster {
     /// Changes the meta group, here if this node leads it, else at its leader.
     pub(crate) async fn change(&self, command: state::meta_command::Command) -> Result<(), Error> {
         if self.inner.group.is_leader() {
-            return self.propose(command).await;
+            return self.propose(command).await.map(drop);
         }
-        let leader = self
-            .inner
-            .group
-            .leader()
-            .ok_or_else(|| Error::NotReady("the meta group has no leader".into()))?;
-        let channel =
-            self.inner.peers.channel(leader.node).ok_or_else(|| {
-                Error::NotReady("the address of the meta group's leader is not known".into())
-            })?;
-        let mut client = ClusterClient::new(channel);
-        let answered = match command {
+        let mut client = self.meta_leader()?;
+        let outcome = match command {
             state::meta_command::Command::Join(join) => {
                 let request = rpc::JoinRequest {
                     kind: self.inner.options.kind.to_owned(),
@@ -283,21 +274,79 @@ impl Cluster {
                     .await
                     .map(|done| done.map(drop))
             }
-            state::meta_command::Command::Found(_) => {
-                Ok(Err(Status::unimplemented("only the leader founds")))
+            state::meta_command::Command::Found(_) | state::meta_command::Command::Define(_) => {
+                return Err(Error::NotReady("only the leader founds and defines".into()));
             }
         };
-        match answered {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
-                Err(Error::Refused(status.message().to_owned()))
-            }
-            Ok(Err(status)) => Err(Error::NotReady(status.message().to_owned())),
-            Err(_elapsed) => Err(Error::NotReady("the meta group's leader does not answer".into())),
+        answered(outcome.map(|done| done.map(Response::new)))
+    }
+
+    /// Sets (`Some`) or removes (`None`) what the cluster agrees on under a name, if `expected_revision` is its
+    /// revision now (0 = it is not there). Returns once this node knows of it.
+    ///
+    /// Errors: [`Error::NotReady`] if no leader answered in time; then it may or may not have been changed, and the
+    /// same call tells, by the revision that it finds.
+    pub async fn define(
+        &self,
+        name: &str,
+        value: Option<bytes::Bytes>,
+        expected_revision: u64,
+    ) -> Result<Defined, Error> {
+        let request = rpc::DefineRequest { name: name.to_owned(), value, expected_revision };
+        let reply = if self.inner.group.is_leader() {
+            self.define_here(request).await?
+        } else {
+            let mut client = self.meta_leader()?;
+            answered(tokio::time::timeout(ATTEMPT_TIMEOUT, client.define(request)).await)?
+        };
+        self.wait_for(reply.version).await?;
+        Ok(if reply.changed { Defined::Changed(reply.revision) } else { Defined::Done(reply.revision) })
+    }
+
+    async fn define_here(&self, request: rpc::DefineRequest) -> Result<rpc::DefineReply, Error> {
+        let rpc::DefineRequest { name, value, expected_revision } = request;
+        let define = state::Define { name, value, expected_revision };
+        let reply = self.propose(state::meta_command::Command::Define(define)).await?;
+        Ok(rpc::DefineReply { changed: reply.changed, revision: reply.revision, version: reply.version })
+    }
+
+    /// Returns once this node's copy of the agreed state misses nothing that was acknowledged before the call.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        let version = if self.inner.group.is_leader() {
+            self.version_here().await?
+        } else {
+            let mut client = self.meta_leader()?;
+            answered(tokio::time::timeout(ATTEMPT_TIMEOUT, client.version(rpc::VersionRequest {})).await)?
+                .version
+        };
+        self.wait_for(version).await
+    }
+
+    async fn version_here(&self) -> Result<u64, Error> {
+        self.inner.group.barrier(Consistency::Linearizable).await?;
+        Ok(self.inner.meta.borrow().version)
+    }
+
+    async fn wait_for(&self, version: u64) -> Result<(), Error> {
+        let mut meta = self.meta();
+        let arrived = meta.wait_for(|meta| meta.version >= version);
+        match tokio::time::timeout(ATTEMPT_TIMEOUT, arrived).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Error::NotReady("this node's copy of the meta group is behind".into())),
         }
     }
 
-    async fn propose(&self, command: state::meta_command::Command) -> Result<(), Error> {
+    fn meta_leader(&self) -> Result<ClusterClient<tonic::transport::Channel>, Error> {
+        let leader = self.inner.group.leader();
+        let leader = leader.ok_or_else(|| Error::NotReady("the meta group has no leader".into()))?;
+        let channel =
+            self.inner.peers.channel(leader.node).ok_or_else(|| {
+                Error::NotReady("the address of the meta group's leader is not known".into())
+            })?;
+        Ok(ClusterClient::new(channel))
+    }
+
+    async fn propose(&self, command: state::meta_command::Command) -> Result<state::MetaReply, Error> {
         let payload = state::MetaCommand { command: Some(command) }.encode_to_vec().into();
         let reply = match self.inner.group.propose(payload, None).await {
             Err(trimaran_replication::Error::NotLeader { leader, .. }) => {
@@ -307,7 +356,7 @@ impl Cluster {
             other => other?,
         };
         let reply = state::MetaReply::decode(reply).map_err(|bad| Error::NotReady(bad.to_string()))?;
-        if reply.refused.is_empty() { Ok(()) } else { Err(Error::Refused(reply.refused)) }
+        if reply.refused.is_empty() { Ok(reply) } else { Err(Error::Refused(reply.refused)) }
     }
 
     /// Keeps the address book as the agreed state says.
@@ -357,6 +406,29 @@ impl Cluster {
             resp_address: options.resp_address.clone(),
             zone: options.zone.clone(),
         }
+    }
+}
+
+/// What became of a definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Defined {
+    /// It is as asked for, under this revision (0 = removed).
+    Done(u64),
+    /// Nothing was changed: this is its revision (0 = it is not there).
+    Changed(u64),
+}
+
+/// What another node said, as an error of ours.
+fn answered<T>(
+    outcome: Result<Result<Response<T>, Status>, tokio::time::error::Elapsed>,
+) -> Result<T, Error> {
+    match outcome {
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
+            Err(Error::Refused(status.message().to_owned()))
+        }
+        Ok(Err(status)) => Err(Error::NotReady(status.message().to_owned())),
+        Err(_elapsed) => Err(Error::NotReady("the meta group's leader does not answer".into())),
     }
 }
 
@@ -411,6 +483,22 @@ impl ClusterRpc for Service {
             .await
             .map_err(|error| status(&error))?;
         Ok(Response::new(rpc::ConfirmReply {}))
+    }
+
+    async fn define(
+        &self,
+        request: Request<rpc::DefineRequest>,
+    ) -> Result<Response<rpc::DefineReply>, Status> {
+        let defined = self.0.define_here(request.into_inner()).await;
+        defined.map(Response::new).map_err(|error| status(&error))
+    }
+
+    async fn version(
+        &self,
+        _request: Request<rpc::VersionRequest>,
+    ) -> Result<Response<rpc::VersionReply>, Status> {
+        let version = self.0.version_here().await.map_err(|error| status(&error))?;
+        Ok(Response::new(rpc::VersionReply { version }))
     }
 
     async fn status(

@@ -28,8 +28,20 @@ pub struct Meta {
     pub nodes: BTreeMap<u64, wire::Node>,
     /// Partitions by id.
     pub partitions: BTreeMap<u64, wire::Partition>,
+    /// What the nodes of this cluster's kind agree on besides, by name.
+    pub definitions: BTreeMap<String, Definition>,
+    last_revision: u64,
     next_replica: u64,
     boots: BTreeMap<u64, u64>,
+}
+
+/// Something that the whole cluster agrees on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// Another one with every change, never used twice.
+    pub revision: u64,
+    /// What it says; opaque here.
+    pub value: Bytes,
 }
 
 impl Meta {
@@ -50,12 +62,43 @@ impl Meta {
     }
 
     fn apply(&mut self, command: Command) -> state::MetaReply {
+        let mut reply = state::MetaReply::default();
         let refused = match command {
             Command::Found(found) => self.found(found),
             Command::Join(join) => self.join(join),
             Command::Confirm(confirm) => self.confirm(&confirm),
+            Command::Define(define) => {
+                (reply.changed, reply.revision) = self.define(define);
+                Ok(())
+            }
         };
-        state::MetaReply { refused: refused.err().unwrap_or_default(), cluster_id: self.cluster_id.clone() }
+        reply.refused = refused.err().unwrap_or_default();
+        reply.cluster_id.clone_from(&self.cluster_id);
+        reply.version = self.version;
+        reply
+    }
+
+    /// Whether the expected revision was not found, and the revision now.
+    fn define(&mut self, define: state::Define) -> (bool, u64) {
+        let now = self.definitions.get(&define.name).map_or(0, |definition| definition.revision);
+        if now != define.expected_revision {
+            return (true, now);
+        }
+        self.version += 1;
+        match define.value {
+            Some(value) => {
+                self.last_revision += 1;
+                let revision = self.last_revision;
+                // A copy: the value is a slice of the whole log entry.
+                let value = Bytes::copy_from_slice(&value);
+                self.definitions.insert(define.name, Definition { revision, value });
+                (false, revision)
+            }
+            None => {
+                self.definitions.remove(&define.name);
+                (false, 0)
+            }
+        }
     }
 
     /// The first command counts; a second one comes from a node that had not seen it yet, and is no error.
@@ -150,6 +193,16 @@ impl Meta {
             nodes: self.nodes.values().cloned().collect(),
             partitions: self.partitions.values().cloned().collect(),
             boots: self.boots.iter().map(|(&node_id, &boot_id)| state::Boot { node_id, boot_id }).collect(),
+            definitions: self
+                .definitions
+                .iter()
+                .map(|(name, definition)| state::Definition {
+                    name: name.clone(),
+                    value: definition.value.clone(),
+                    revision: definition.revision,
+                })
+                .collect(),
+            last_revision: self.last_revision,
         }
     }
 
@@ -162,6 +215,12 @@ impl Meta {
             partitions: saved.partitions.into_iter().map(|partition| (partition.id, partition)).collect(),
             next_replica: saved.next_replica_id,
             boots: saved.boots.into_iter().map(|boot| (boot.node_id, boot.boot_id)).collect(),
+            definitions: saved
+                .definitions
+                .into_iter()
+                .map(|saved| (saved.name, Definition { revision: saved.revision, value: saved.value }))
+                .collect(),
+            last_revision: saved.last_revision,
         }
     }
 }
@@ -202,12 +261,12 @@ impl Machine for MetaMachine {
     }
 
     fn snapshot(&self) -> SnapshotChunks {
-        Box::new(std::iter::once(self.meta.save().encode_to_vec().into()))
+        Box::new(std::iter::once(Ok(self.meta.save().encode_to_vec().into())))
     }
 
-    fn restore(&mut self, chunks: &mut dyn Iterator<Item = Bytes>) -> Result<(), Stop> {
+    fn restore(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
         let chunk =
-            chunks.next().ok_or_else(|| Stop::new("a snapshot of the meta group without its chunk"))?;
+            chunks.next().ok_or_else(|| Stop::new("a snapshot of the meta group without its chunk"))??;
         let saved =
             state::MetaState::decode(chunk).map_err(|bad| Stop::new(format!("meta snapshot: {bad}")))?;
         self.meta = Meta::restore(saved);
@@ -290,8 +349,28 @@ mod tests {
     }
 
     #[test]
+    fn a_definition_changes_only_from_the_revision_that_its_author_saw() {
+        let mut meta = founded();
+        let mut define = |value: Option<&'static str>, expected_revision| {
+            let value = value.map(Bytes::from);
+            let name = "table/users".to_owned();
+            let reply = meta.apply(Command::Define(state::Define { name, value, expected_revision }));
+            (reply.changed, reply.revision)
+        };
+        assert_eq!(define(Some("a"), 0), (false, 1));
+        assert_eq!(define(Some("b"), 0), (true, 1), "it is there already");
+        assert_eq!(define(Some("b"), 1), (false, 2));
+        assert_eq!(define(None, 1), (true, 2));
+        assert_eq!(define(None, 2), (false, 0));
+        assert_eq!(define(Some("c"), 0), (false, 3), "a revision is never used twice");
+        assert_eq!(meta.definitions["table/users"].value, "c");
+    }
+
+    #[test]
     fn a_restored_machine_is_the_same() {
         let mut meta = founded();
+        let value = Some(Bytes::from_static(b"v"));
+        meta.apply(Command::Define(state::Define { name: "n".into(), value, expected_revision: 0 }));
         join(&mut meta, 1, 101);
         assert_eq!(Meta::restore(meta.save()), meta);
     }

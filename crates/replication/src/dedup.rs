@@ -1,32 +1,48 @@
-//! Replies that a retry may still ask for. The same on every replica, because it depends on committed stamps only.
+//! Replies that a retry may still ask for. The same on every replica, because it depends on the log only.
+//!
+//! What is remembered is a queue of records, one an entry of the log: forgetting takes whole records from its front,
+//! by the group's clock or by number. So a replica that was opened again or restored from a snapshot, which has read
+//! the same records in the same order, forgets and remembers exactly what the others do.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
+use prost::Message as _;
 use trimaran_proto::state::log as state;
 
 use crate::session::RequestId;
 
-/// How long a session is remembered after its last request, in log time.
-const SESSION_MS: u64 = 10 * 60 * 1000;
+/// How long a reply is remembered, in log time.
+const REMEMBER_MS: u64 = 10 * 60 * 1000;
 
-/// Replies remembered for all sessions of a group; beyond, the sessions that were silent longest are forgotten.
-const ANSWERS_MAX: usize = 1 << 20;
+/// Requests remembered for all sessions of a group; beyond, the oldest are forgotten.
+const REQUESTS_MAX: usize = 1 << 20;
+
+/// Bytes of records in one chunk of a snapshot.
+const CHUNK_BYTES: usize = 1 << 20;
 
 #[derive(Default)]
 pub(crate) struct Dedup {
     sessions: HashMap<u64, Session>,
-    /// Every session by the time of its last request. Which one is forgotten next depends on nothing else, so that a
-    /// replica restored from a snapshot forgets the same one as the others.
-    ages: BTreeSet<(u64, u64)>,
-    answers: usize,
+    records: VecDeque<Record>,
+    /// Of the entry that is being applied.
+    unsealed: Vec<RequestId>,
+    /// In all records and unsealed.
+    requests: usize,
 }
 
 #[derive(Default)]
 struct Session {
-    stamp_ms: u64,
+    /// Requests in records.
+    requests: usize,
     answered_below: u64,
     answers: BTreeMap<u64, Bytes>,
+}
+
+struct Record {
+    index: u64,
+    stamp_ms: u64,
+    requests: Vec<RequestId>,
 }
 
 impl Dedup {
@@ -41,73 +57,100 @@ impl Dedup {
         self.sessions.get(&id.session).is_some_and(|session| id.sequence < session.answered_below)
     }
 
-    /// Remembers a reply.
-    pub(crate) fn remember(&mut self, id: RequestId, stamp_ms: u64, reply: Bytes) {
+    /// Remembers a reply, as part of the record that [`Dedup::seal`] ends.
+    pub(crate) fn remember(&mut self, id: RequestId, reply: Bytes) {
         let session = self.sessions.entry(id.session).or_default();
-        if session.stamp_ms != stamp_ms || session.answers.is_empty() {
-            self.ages.remove(&(session.stamp_ms, id.session));
-            self.ages.insert((stamp_ms, id.session));
-            session.stamp_ms = stamp_ms;
-        }
         if id.answered_below > session.answered_below {
             session.answered_below = id.answered_below;
-            let kept = session.answers.split_off(&id.answered_below);
-            self.answers -= session.answers.len();
-            session.answers = kept;
+            session.answers = session.answers.split_off(&id.answered_below);
         }
-        if session.answers.insert(id.sequence, reply).is_none() {
-            self.answers += 1;
-        }
-        self.forget(stamp_ms);
+        session.requests += 1;
+        session.answers.insert(id.sequence, reply);
+        // The record says what the session knew by then, so that reading it again gives the same without those before.
+        self.unsealed.push(RequestId { answered_below: session.answered_below, ..id });
+        self.requests += 1;
     }
 
-    fn forget(&mut self, now_ms: u64) {
-        while let Some(&(stamp_ms, id)) = self.ages.first() {
-            if stamp_ms + SESSION_MS > now_ms && self.answers <= ANSWERS_MAX {
+    /// Ends the record of the entry at `index`, and forgets what is too old.
+    pub(crate) fn seal(&mut self, index: u64, stamp_ms: u64) {
+        if !self.unsealed.is_empty() {
+            let requests = std::mem::take(&mut self.unsealed);
+            self.records.push_back(Record { index, stamp_ms, requests });
+        }
+        while let Some(oldest) = self.records.front() {
+            if oldest.stamp_ms + REMEMBER_MS > stamp_ms && self.requests <= REQUESTS_MAX {
                 return;
             }
-            self.ages.pop_first();
-            if let Some(session) = self.sessions.remove(&id) {
-                self.answers -= session.answers.len();
+            for id in &oldest.requests {
+                let Some(session) = self.sessions.get_mut(&id.session) else { continue };
+                session.answers.remove(&id.sequence);
+                session.requests -= 1;
+                if session.requests == 0 {
+                    self.sessions.remove(&id.session);
+                }
+            }
+            self.requests -= oldest.requests.len();
+            self.records.pop_front();
+        }
+    }
+
+    /// Index of the oldest record; those below are forgotten.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.records.front().map(|record| record.index)
+    }
+
+    /// The newest record, encoded, if it is of the entry at `index`.
+    pub(crate) fn newest(&self, index: u64) -> Option<Bytes> {
+        let newest = self.records.back().filter(|record| record.index == index)?;
+        Some(self.encode(newest).encode_to_vec().into())
+    }
+
+    fn encode(&self, record: &Record) -> state::Answered {
+        let requests = record.requests.iter().map(|&id| state::AnsweredRequest {
+            session: id.session,
+            sequence: id.sequence,
+            answered_below: id.answered_below,
+            // Gone if its caller has it; then a later record says so.
+            reply: self.answered(id).unwrap_or_default(),
+        });
+        state::Answered { index: record.index, stamp_ms: record.stamp_ms, requests: requests.collect() }
+    }
+
+    /// All records, in chunks.
+    pub(crate) fn save(&self) -> Vec<state::AnsweredChunk> {
+        let mut chunks = Vec::new();
+        let mut chunk = state::AnsweredChunk::default();
+        let mut bytes = 0;
+        for record in &self.records {
+            let record = self.encode(record);
+            bytes += record.encoded_len();
+            chunk.records.push(record);
+            if bytes >= CHUNK_BYTES {
+                chunks.push(std::mem::take(&mut chunk));
+                bytes = 0;
             }
         }
-    }
-
-    pub(crate) fn save(&self) -> Vec<state::Session> {
-        self.ages
-            .iter()
-            .filter_map(|(_, id)| self.sessions.get_key_value(id))
-            .map(|(&id, session)| state::Session {
-                id,
-                stamp_ms: session.stamp_ms,
-                answered_below: session.answered_below,
-                answers: session
-                    .answers
-                    .iter()
-                    .map(|(&sequence, reply)| state::Answered { sequence, reply: reply.clone() })
-                    .collect(),
-            })
-            .collect()
-    }
-
-    pub(crate) fn restore(sessions: Vec<state::Session>) -> Self {
-        let mut dedup = Self::default();
-        for saved in sessions {
-            let answers: BTreeMap<u64, Bytes> =
-                saved.answers.into_iter().map(|answered| (answered.sequence, answered.reply)).collect();
-            dedup.answers += answers.len();
-            dedup.ages.insert((saved.stamp_ms, saved.id));
-            dedup.sessions.insert(
-                saved.id,
-                Session { stamp_ms: saved.stamp_ms, answered_below: saved.answered_below, answers },
-            );
+        if !chunk.records.is_empty() {
+            chunks.push(chunk);
         }
-        dedup
+        chunks
+    }
+
+    /// Reads a record again, behind those read before.
+    pub(crate) fn restore(&mut self, record: state::Answered) {
+        for request in record.requests {
+            let state::AnsweredRequest { session, sequence, answered_below, reply } = request;
+            self.remember(RequestId { session, sequence, answered_below }, reply);
+        }
+        self.seal(record.index, record.stamp_ms);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng as _, SeedableRng as _};
+
     use super::*;
 
     fn id(session: u64, sequence: u64, answered_below: u64) -> RequestId {
@@ -117,37 +160,96 @@ mod tests {
     #[test]
     fn a_reply_is_remembered_until_the_caller_has_it() {
         let mut dedup = Dedup::default();
-        dedup.remember(id(1, 1, 0), 1000, Bytes::from_static(b"one"));
-        dedup.remember(id(1, 2, 0), 1000, Bytes::from_static(b"two"));
+        dedup.remember(id(1, 1, 0), Bytes::from_static(b"one"));
+        dedup.remember(id(1, 2, 0), Bytes::from_static(b"two"));
         assert_eq!(dedup.answered(id(1, 1, 0)).unwrap(), "one");
-        dedup.remember(id(1, 3, 2), 1000, Bytes::from_static(b"three"));
+        dedup.remember(id(1, 3, 2), Bytes::from_static(b"three"));
         assert_eq!(dedup.answered(id(1, 1, 0)), None);
         assert!(dedup.is_old(id(1, 1, 0)), "a late duplicate is not applied again");
         assert_eq!(dedup.answered(id(1, 2, 0)).unwrap(), "two");
     }
 
     #[test]
-    fn silent_sessions_are_forgotten_after_ten_minutes_and_busy_ones_are_not() {
+    fn replies_are_forgotten_after_ten_minutes() {
         let mut dedup = Dedup::default();
-        dedup.remember(id(1, 1, 0), 1000, Bytes::new());
         for minute in 0..=11 {
-            dedup.remember(id(2, minute, 0), 1000 + minute * 60_000, Bytes::new());
+            dedup.remember(id(2, minute, 0), Bytes::new());
+            dedup.seal(minute, 1000 + minute * 60_000);
         }
-        assert!(dedup.answered(id(1, 1, 0)).is_none());
-        assert!(dedup.answered(id(2, 0, 0)).is_some());
-        assert_eq!(dedup.answers, 12);
+        assert!(dedup.answered(id(2, 1, 0)).is_none());
+        assert!(dedup.answered(id(2, 2, 0)).is_some());
+        assert_eq!(dedup.oldest(), Some(2));
+        dedup.seal(12, 1000 + 60 * 60_000);
+        assert!(dedup.sessions.is_empty());
+        assert_eq!((dedup.requests, dedup.oldest()), (0, None));
     }
 
+    /// A copy that reads the records again, from a snapshot or from its own disk, answers every question as the
+    /// first one does, now and later.
     #[test]
-    fn a_restored_copy_remembers_the_same() {
-        let mut dedup = Dedup::default();
-        for sequence in 0..5 {
-            dedup.remember(id(7, sequence, 2), 5, Bytes::from(vec![sequence as u8]));
+    fn a_copy_remembers_and_forgets_the_same() {
+        for seed in 0..20 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let mut first = Dedup::default();
+            let mut stored: VecDeque<(u64, Bytes)> = VecDeque::new();
+            let mut copies: Vec<Dedup> = Vec::new();
+            let mut now = 0;
+            for index in 0..200 {
+                now += random.random_range(0..20_000);
+                for _ in 0..random.random_range(0..4) {
+                    let sequence = random.random_range(index / 4..index + 4);
+                    let id = id(
+                        random.random_range(0..5),
+                        sequence,
+                        index.saturating_sub(random.random_range(0..30)),
+                    );
+                    if first.answered(id).is_some() || first.is_old(id) {
+                        continue;
+                    }
+                    for dedup in copies.iter_mut().chain([&mut first]) {
+                        dedup.remember(id, Bytes::from(index.to_string()));
+                    }
+                }
+                for dedup in copies.iter_mut().chain([&mut first]) {
+                    dedup.seal(index, now);
+                }
+                stored.extend(first.newest(index).map(|record| (index, record)));
+                while stored
+                    .front()
+                    .is_some_and(|(index, _)| first.oldest().is_none_or(|oldest| *index < oldest))
+                {
+                    stored.pop_front();
+                }
+                if index % 50 == 0 {
+                    let mut from_disk = Dedup::default();
+                    for (_, record) in &stored {
+                        from_disk.restore(state::Answered::decode(record.clone()).unwrap());
+                    }
+                    let mut from_snapshot = Dedup::default();
+                    for record in first.save().into_iter().flat_map(|chunk| chunk.records) {
+                        from_snapshot.restore(record);
+                    }
+                    copies.extend([from_disk, from_snapshot]);
+                }
+                for copy in copies.iter().filter(|_| index % 10 == 9) {
+                    for session in 0..5 {
+                        for sequence in index.saturating_sub(100)..index + 4 {
+                            let id = id(session, sequence, 0);
+                            assert_eq!(
+                                copy.is_old(id),
+                                first.is_old(id),
+                                "seed {seed}, index {index}, {id:?}"
+                            );
+                            let answered = (copy.answered(id), first.answered(id));
+                            assert!(
+                                copy.is_old(id) || answered.0 == answered.1,
+                                "seed {seed}, index {index}, {id:?}"
+                            );
+                        }
+                    }
+                    assert_eq!((copy.requests, copy.oldest()), (first.requests, first.oldest()));
+                }
+            }
         }
-        let restored = Dedup::restore(dedup.save());
-        for sequence in 0..5 {
-            assert_eq!(restored.answered(id(7, sequence, 0)), dedup.answered(id(7, sequence, 0)));
-        }
-        assert_eq!(restored.answers, dedup.answers);
     }
 }

@@ -209,7 +209,7 @@ impl Groups {
             }
         };
         let (applier, state) =
-            Applier::new(id, machine, store).map_err(|error| refused(error.to_string()))?;
+            Applier::new(id, machine, store.clone()).map_err(|error| refused(error.to_string()))?;
         let timing = self.inner.options.timing;
         let config = openraft_config(timing).map_err(|error| refused(error.to_string()))?;
         let network = Network { lines: self.inner.lines.clone(), group: id, replica };
@@ -236,7 +236,7 @@ impl Groups {
         tokio::spawn(compact_when_long(group.clone(), log.clone(), self.inner.options.log_bytes_max));
         let stop_raft = raft.clone();
         let opened = Opened {
-            inbound: Arc::new(Local { replica, raft }),
+            inbound: Arc::new(Local { replica, group: id, raft, store, receiving: Arc::default() }),
             log,
             status: {
                 let group = group.clone();

@@ -23,10 +23,10 @@ use openraft::raft::{
 };
 use parking_lot::Mutex;
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use trimaran_net::peers::Peers;
 use trimaran_proto::internal::replication::frame::Body;
 use trimaran_proto::internal::replication::replication_client::ReplicationClient;
@@ -61,7 +61,10 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 /// Bytes per second of one snapshot.
 const SNAPSHOT_BYTES_PER_SECOND: u64 = 64 << 20;
 
-/// How long a receiver may take to install a snapshot once it has it.
+/// Chunks read ahead of the stream.
+const SNAPSHOT_CHUNKS_AHEAD: usize = 2;
+
+/// How long a receiver may take for one chunk, and to install the snapshot once it has all of them.
 const SNAPSHOT_INSTALL_MAX: Duration = Duration::from_secs(60);
 
 /// A reply to an append that does not come for this long means that the line is broken, whatever TCP thinks.
@@ -445,15 +448,21 @@ impl NetSnapshot<Config> for Connection {
             vote: Some(codec::put_vote(&vote)),
             meta: Some(codec::put_snapshot_meta(&snapshot.meta)),
         };
-        let bytes: usize = snapshot.snapshot.iter().map(bytes::Bytes::len).sum();
-        info!(group = self.group, to = self.to, bytes, "sending a snapshot");
+        info!(group = self.group, to = self.to, "sending a snapshot");
         let mut client = ReplicationClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let sent = client.install_snapshot(paced(header, snapshot.snapshot));
-        let at_rate = Duration::from_secs(bytes as u64 / SNAPSHOT_BYTES_PER_SECOND + 1);
+        let (paced, mut progress) = paced(header, snapshot.snapshot);
+        let sent = client.install_snapshot(paced);
+        // However large it is, it may take its time; but not stand still.
+        let stalled = async move {
+            while let Ok(Ok(())) = timeout(SNAPSHOT_INSTALL_MAX, progress.changed()).await {}
+            // The last chunk is out, or none was taken for a while: what remains is to install it.
+            sleep(SNAPSHOT_INSTALL_MAX).await;
+        };
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
-            outcome = timeout(at_rate * 4 + SNAPSHOT_INSTALL_MAX, sent) => {
-                let reply = outcome.map_err(|error| down(&error))?.map_err(|status| down(&status))?.into_inner();
+            () = stalled => Err(down(&"the receiver of a snapshot does not go on")),
+            outcome = sent => {
+                let reply = outcome.map_err(|status| down(&status))?.into_inner();
                 let vote = codec::get_vote(reply.vote.as_ref()).map_err(|error| down(&error))?;
                 Ok(SnapshotResponse::new(vote))
             }
@@ -461,28 +470,44 @@ impl NetSnapshot<Config> for Connection {
     }
 }
 
-/// The chunks as a stream that keeps to the rate.
-fn paced(header: SnapshotHeader, chunks: Chunks) -> impl Stream<Item = SnapshotChunk> + Send + 'static {
+/// The chunks as a stream that keeps to the rate, and the count of those taken so far. A stream that ends without a
+/// total is a snapshot that could not be read; the receiver drops it.
+fn paced(
+    header: SnapshotHeader,
+    chunks: Chunks,
+) -> (impl Stream<Item = SnapshotChunk> + Send + 'static, watch::Receiver<u64>) {
     let begun = Instant::now();
-    let total = chunks.len();
-    futures::stream::unfold((0, 0_u64, Some(header)), move |(position, sent, header)| {
-        let chunk = chunks.get(position).cloned();
-        async move {
-            let data = chunk?;
-            let due = begun + Duration::from_secs_f64(sent as f64 / SNAPSHOT_BYTES_PER_SECOND as f64);
-            let wait = due.saturating_duration_since(Instant::now());
-            if !wait.is_zero() {
-                sleep(wait).await;
+    let (taken, progress) = watch::channel(0_u64);
+    let (sender, receiver) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
+    // Reading and encoding is work for another thread than the one that serves heartbeats.
+    tokio::task::spawn_blocking(move || {
+        for chunk in chunks.read() {
+            let chunk = chunk.inspect_err(|error| warn!(%error, "a snapshot could not be read"));
+            let Ok(chunk) = chunk else { return };
+            if sender.blocking_send(Some(chunk)).is_err() {
+                return;
             }
-            let sent = sent + data.len() as u64;
-            let last = position + 1 == total;
-            let message = SnapshotChunk {
-                header,
-                checksum: trimaran_storage::format::crc(&data),
-                data,
-                total_chunks: if last { total as u64 } else { 0 },
-            };
-            Some((message, (position + 1, sent, None)))
         }
-    })
+        // The receiver may have gone; then nobody misses the end.
+        let _gone = sender.blocking_send(None);
+    });
+    let first = Some((receiver, taken, 0_u64, Some(header)));
+    let stream = futures::stream::unfold(first, move |state| async move {
+        let (mut receiver, taken, sent, header) = state?;
+        let Some(data) = receiver.recv().await? else {
+            let total = *taken.borrow();
+            return Some((SnapshotChunk { total_chunks: total, ..SnapshotChunk::default() }, None));
+        };
+        let due = begun + Duration::from_secs_f64(sent as f64 / SNAPSHOT_BYTES_PER_SECOND as f64);
+        let wait = due.saturating_duration_since(Instant::now());
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        taken.send_modify(|count| *count += 1);
+        let sent = sent + data.len() as u64;
+        let checksum = trimaran_storage::format::crc(&data);
+        let message = SnapshotChunk { header, checksum, data, total_chunks: 0 };
+        Some((message, Some((receiver, taken, sent, None))))
+    });
+    (stream, progress)
 }

@@ -10,14 +10,13 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use openraft::raft::{StreamAppendError, TransferLeaderRequest};
 use openraft::storage::Snapshot;
-use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use trimaran_proto::internal::replication::frame::Body;
 use trimaran_proto::internal::replication::replication_server::{Replication, ReplicationServer};
 use trimaran_proto::internal::replication::{
-    Frame, Frames, SnapshotChunk, SnapshotReply, TransferLeaderReply, VoteReply,
+    Frame, Frames, SnapshotChunk, SnapshotHeader, SnapshotReply, TransferLeaderReply, VoteReply,
 };
 
 use crate::apply::Applier;
@@ -25,7 +24,8 @@ use crate::codec::{self, Malformed};
 use crate::groups::Groups;
 use crate::machine::Machine;
 use crate::network::MESSAGE_BYTES_MAX;
-use crate::types::Config;
+use crate::snapshot::{Chunks, Store, Writer};
+use crate::types::{Config, SnapshotMeta, Vote};
 
 /// Answers that wait to be sent on a line.
 const ANSWERS_MAX: usize = 4096;
@@ -41,15 +41,40 @@ pub(crate) trait Inbound: Send + Sync {
     fn replica(&self) -> u64;
     fn append(&self, frame: Frame, session: &mut Option<Appends>, answers: &mpsc::Sender<Frame>);
     fn ask(self: Arc<Self>, frame: Frame) -> Pin<Box<dyn Future<Output = Frame> + Send>>;
+    /// Makes room for a snapshot; one at a time.
+    fn receive(&self, header: SnapshotHeader) -> Result<Receiving, Status>;
     fn install(
         self: Arc<Self>,
-        snapshot: ReceivedSnapshot,
+        received: Receiving,
     ) -> Pin<Box<dyn Future<Output = Result<SnapshotReply, Status>> + Send>>;
 }
 
-pub(crate) struct ReceivedSnapshot {
-    pub(crate) header: trimaran_proto::internal::replication::SnapshotHeader,
-    pub(crate) chunks: Vec<Bytes>,
+/// A snapshot on its way in.
+pub(crate) struct Receiving {
+    vote: Vote,
+    meta: SnapshotMeta,
+    chunks: u64,
+    room: Room,
+    /// Two leaders may send at once; they must not write into one file.
+    _only: OwnedMutexGuard<()>,
+}
+
+enum Room {
+    Memory(Vec<Bytes>),
+    File(Writer),
+}
+
+impl Receiving {
+    fn chunk(&mut self, chunk: Bytes) -> std::io::Result<()> {
+        self.chunks += 1;
+        match &mut self.room {
+            Room::Memory(chunks) => {
+                chunks.push(chunk);
+                Ok(())
+            }
+            Room::File(writer) => writer.chunk(&chunk),
+        }
+    }
 }
 
 /// Appends on their way from one sender into one group.
@@ -60,7 +85,10 @@ pub(crate) struct Appends {
 /// The replica of a group on this node.
 pub(crate) struct Local<M: Machine> {
     pub(crate) replica: u64,
+    pub(crate) group: u64,
     pub(crate) raft: openraft::Raft<Config, Applier<M>>,
+    pub(crate) store: Option<Store>,
+    pub(crate) receiving: Arc<Mutex<()>>,
 }
 
 fn answer(frame: &Frame, body: Body) -> Frame {
@@ -141,24 +169,47 @@ impl<M: Machine> Inbound for Local<M> {
         })
     }
 
+    fn receive(&self, header: SnapshotHeader) -> Result<Receiving, Status> {
+        let bad = |error: Malformed| Status::invalid_argument(error.to_string());
+        let vote = codec::get_vote(header.vote.as_ref()).map_err(bad)?;
+        let meta = header.meta.as_ref().ok_or_else(|| bad(Malformed("meta of a snapshot")))?;
+        let meta = codec::get_snapshot_meta(meta).map_err(bad)?;
+        let only = Arc::clone(&self.receiving)
+            .try_lock_owned()
+            .map_err(|_held| Status::unavailable("another snapshot is being received"))?;
+        let room = match &self.store {
+            Some(store) => Room::File(store.write(self.group, &meta).map_err(unwritable)?),
+            None => Room::Memory(Vec::new()),
+        };
+        Ok(Receiving { vote, meta, chunks: 0, room, _only: only })
+    }
+
     fn install(
         self: Arc<Self>,
-        received: ReceivedSnapshot,
+        received: Receiving,
     ) -> Pin<Box<dyn Future<Output = Result<SnapshotReply, Status>> + Send>> {
         Box::pin(async move {
-            let bad = |error: Malformed| Status::invalid_argument(error.to_string());
-            let vote = codec::get_vote(received.header.vote.as_ref()).map_err(bad)?;
-            let meta = received.header.meta.as_ref().ok_or_else(|| bad(Malformed("meta of a snapshot")))?;
-            let meta = codec::get_snapshot_meta(meta).map_err(bad)?;
-            let snapshot = Snapshot { meta, snapshot: Arc::new(received.chunks) };
+            let chunks = match received.room {
+                Room::Memory(chunks) => Chunks::Whole(Arc::new(chunks)),
+                Room::File(writer) => {
+                    let finished = tokio::task::spawn_blocking(move || writer.finish()).await;
+                    let finished = finished.map_err(std::io::Error::other).and_then(|finished| finished);
+                    Chunks::File(finished.map_err(unwritable)?)
+                }
+            };
+            let snapshot = Snapshot { meta: received.meta, snapshot: chunks };
             let reply = self
                 .raft
-                .install_full_snapshot(vote, snapshot)
+                .install_full_snapshot(received.vote, snapshot)
                 .await
                 .map_err(|fatal| Status::internal(fatal.to_string()))?;
             Ok(SnapshotReply { vote: Some(codec::put_vote(&reply.vote)) })
         })
     }
+}
+
+fn unwritable(error: std::io::Error) -> Status {
+    Status::internal(format!("the snapshot cannot be written: {error}"))
 }
 
 impl<M: Machine> Local<M> {
@@ -185,7 +236,7 @@ async fn run_appends<M: Machine>(
     frames: mpsc::Receiver<Frame>,
     answers: mpsc::Sender<Frame>,
 ) {
-    let waiting: Arc<Mutex<VecDeque<Frame>>> = Arc::default();
+    let waiting: Arc<parking_lot::Mutex<VecDeque<Frame>>> = Arc::default();
     let input = {
         let waiting = Arc::clone(&waiting);
         ReceiverStream::new(frames).filter_map(move |mut frame| {
@@ -288,30 +339,33 @@ impl Replication for Service {
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<SnapshotReply>, Status> {
         let mut stream = request.into_inner();
-        let mut header = None;
-        let mut chunks = Vec::new();
-        let mut total = 0;
-        while let Some(chunk) = stream.message().await? {
-            if trimaran_storage::format::crc(&chunk.data) != chunk.checksum {
-                return Err(Status::data_loss(format!("chunk {} of the snapshot is damaged", chunks.len())));
-            }
-            header = header.or(chunk.header);
-            total = total.max(chunk.total_chunks);
-            chunks.push(chunk.data);
-        }
-        if chunks.len() as u64 != total {
-            return Err(Status::data_loss(format!(
-                "{} of {total} chunks of the snapshot came",
-                chunks.len()
-            )));
-        }
-        let header = header.ok_or_else(|| Status::invalid_argument("a snapshot without a header"))?;
+        let first =
+            stream.message().await?.ok_or_else(|| Status::data_loss("no chunk of the snapshot came"))?;
+        let header =
+            first.header.clone().ok_or_else(|| Status::invalid_argument("a snapshot without a header"))?;
         let group = self
             .groups
             .inbound(header.group)
             .filter(|group| group.replica() == header.to)
             .ok_or_else(|| Status::not_found("this node does not hold the replica"))?;
-        group.install(ReceivedSnapshot { header, chunks }).await.map(Response::new)
+        let mut receiving = group.receive(header)?;
+        let mut next = Some(first);
+        while let Some(chunk) = next {
+            let count = receiving.chunks;
+            if chunk.total_chunks == count && count > 0 {
+                return group.install(receiving).await.map(Response::new);
+            }
+            if chunk.total_chunks != 0 {
+                let total = chunk.total_chunks;
+                return Err(Status::data_loss(format!("{count} of {total} chunks of the snapshot came")));
+            }
+            if trimaran_storage::format::crc(&chunk.data) != chunk.checksum {
+                return Err(Status::data_loss(format!("chunk {count} of the snapshot is damaged")));
+            }
+            receiving.chunk(chunk.data).map_err(unwritable)?;
+            next = stream.message().await?;
+        }
+        Err(Status::data_loss("the snapshot was cut off"))
     }
 }
 

@@ -1,27 +1,130 @@
 //! Snapshots: what a replica that fell behind gets instead of entries, and what the log is cut behind.
 //!
-//! A snapshot is a list of chunks; the first is replication's own (remembered replies, the clock), the others are the
-//! machine's. On disk it is one file, written aside and renamed, each chunk with its checksum.
+//! A snapshot is a run of chunks: first replication's own (the clock, remembered replies), then the machine's. It is
+//! kept whole in memory, in a file (written aside and renamed, each chunk with its checksum), or nowhere: a machine
+//! that is itself on disk makes one when somebody asks.
 
 use std::io;
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use parking_lot::Mutex;
 use prost::Message as _;
 use trimaran_proto::state::log as state;
-use trimaran_storage::disk::{self, Disk};
+use trimaran_storage::disk::{Disk, DiskFile};
 use trimaran_storage::format;
 
 use crate::codec;
+use crate::error::Stop;
+use crate::machine::SnapshotChunks;
 use crate::types::SnapshotMeta;
-
-/// Chunks of a snapshot, shared.
-pub(crate) type Chunks = Arc<Vec<Bytes>>;
 
 /// Kinds of the records in a snapshot's file. Fixed for ever.
 const KIND_META: u8 = 1;
 const KIND_CHUNK: u8 = 2;
 const KIND_END: u8 = 3;
+
+/// The chunks of a snapshot, wherever they are. Clones are the same.
+#[derive(Clone)]
+pub(crate) enum Chunks {
+    /// In memory.
+    Whole(Arc<Vec<Bytes>>),
+    /// In a file that is complete.
+    File(Stored),
+    /// Made while they are read, once.
+    Live(Arc<Mutex<Option<SnapshotChunks>>>),
+}
+
+impl Chunks {
+    /// The chunks in order.
+    pub(crate) fn read(&self) -> SnapshotChunks {
+        match self {
+            Self::Whole(chunks) => {
+                let chunks = Arc::clone(chunks);
+                Box::new((0..chunks.len()).map(move |position| Ok(chunks[position].clone())))
+            }
+            Self::File(stored) => Box::new(stored.chunks()),
+            Self::Live(once) => once.lock().take().unwrap_or_else(|| {
+                Box::new(std::iter::once(Err(Stop::new("a snapshot that was made for one reader"))))
+            }),
+        }
+    }
+}
+
+/// A snapshot in a file.
+#[derive(Clone)]
+pub(crate) struct Stored {
+    file: Arc<dyn DiskFile>,
+    name: String,
+    group: u64,
+    /// True while it has the name of an unfinished one.
+    incoming: bool,
+}
+
+impl Stored {
+    fn chunks(&self) -> impl Iterator<Item = Result<Bytes, Stop>> + Send + 'static {
+        let (stored, mut at, mut ended) = (self.clone(), 0, false);
+        std::iter::from_fn(move || {
+            while !ended {
+                match stored.record(at) {
+                    Ok((KIND_META, _, used)) => at += used,
+                    Ok((KIND_CHUNK, payload, used)) => {
+                        at += used;
+                        return Some(Ok(payload));
+                    }
+                    Ok((KIND_END, ..)) => ended = true,
+                    Ok(_) => {
+                        ended = true;
+                        return Some(Err(Stop::new(stored.damaged(at).to_string())));
+                    }
+                    Err(error) => {
+                        ended = true;
+                        return Some(Err(Stop::new(error.to_string())));
+                    }
+                }
+            }
+            None
+        })
+    }
+
+    /// Kind, payload and length of the record at an offset.
+    fn record(&self, at: u64) -> io::Result<(u8, Bytes, u64)> {
+        let mut header = [0; format::HEADER_BYTES];
+        self.file.read_at(&mut header, at)?;
+        let bytes = format::record_bytes(&header).ok_or_else(|| self.damaged(at))?;
+        let mut record = vec![0; bytes];
+        self.file.read_at(&mut record, at)?;
+        let record = Bytes::from(record);
+        let (found, used) = format::get(&record, self.group).ok_or_else(|| self.damaged(at))?;
+        Ok((found.kind, record.slice_ref(found.payload), used as u64))
+    }
+
+    fn damaged(&self, at: u64) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged at byte {at}", self.name))
+    }
+
+    /// What the snapshot is of. Reads all of it, so that damage is found before anything is replaced.
+    fn check(&self) -> io::Result<SnapshotMeta> {
+        let mut meta = None;
+        let mut at = 0;
+        loop {
+            let (kind, payload, used) = match self.record(at) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(self.damaged(at)),
+                other => other?,
+            };
+            match kind {
+                KIND_META => {
+                    let stored = state::SnapshotMeta::decode(payload).map_err(io::Error::other)?;
+                    meta = Some(codec::get_snapshot_meta(&stored).map_err(io::Error::other)?);
+                }
+                KIND_CHUNK => {}
+                KIND_END => return meta.ok_or_else(|| self.damaged(at)),
+                _ => return Err(self.damaged(at)),
+            }
+            at += used;
+        }
+    }
+}
 
 /// Where the newest snapshot of each group is kept.
 #[derive(Clone)]
@@ -33,58 +136,81 @@ fn file_name(group: u64) -> String {
     format!("{group}.snapshot")
 }
 
+fn incoming_name(group: u64) -> String {
+    format!("{group}.incoming")
+}
+
 impl Store {
     pub(crate) fn new(disk: Arc<dyn Disk>) -> Self {
         Self { disk }
     }
 
-    /// Replaces the group's snapshot; when this returns it survives a loss of power.
-    pub(crate) fn save(&self, group: u64, meta: &SnapshotMeta, chunks: &[Bytes]) -> io::Result<()> {
-        let size: usize = chunks.iter().map(|chunk| chunk.len() + format::HEADER_BYTES).sum();
-        let mut contents = BytesMut::with_capacity(size + 1024);
-        format::put(&mut contents, group, KIND_META, group, |out| {
-            out.put_slice(&codec::put_snapshot_meta(meta).encode_to_vec());
-        });
-        for chunk in chunks {
-            format::put(&mut contents, group, KIND_CHUNK, group, |out| out.put_slice(chunk));
+    /// Begins to write a snapshot aside; there is at most one unfinished one of a group.
+    pub(crate) fn write(&self, group: u64, meta: &SnapshotMeta) -> io::Result<Writer> {
+        let file = self.disk.open(&incoming_name(group))?;
+        file.set_len(0)?;
+        let stored = Stored { file, name: self.disk.describe(&incoming_name(group)), group, incoming: true };
+        let mut writer = Writer { stored, at: 0 };
+        writer.record(KIND_META, &codec::put_snapshot_meta(meta).encode_to_vec())?;
+        Ok(writer)
+    }
+
+    /// Makes a finished snapshot the group's; when this returns it survives a loss of power.
+    pub(crate) fn adopt(&self, stored: Stored) -> io::Result<Stored> {
+        if stored.incoming {
+            self.disk.rename(&incoming_name(stored.group), &file_name(stored.group))?;
+            self.disk.sync_dir()?;
         }
-        format::put(&mut contents, group, KIND_END, group, |_| ());
-        disk::replace(&*self.disk, &file_name(group), &contents)
+        Ok(Stored { name: self.disk.describe(&file_name(stored.group)), incoming: false, ..stored })
     }
 
     /// The group's snapshot, if there is one.
-    pub(crate) fn load(&self, group: u64) -> io::Result<Option<(SnapshotMeta, Vec<Bytes>)>> {
+    pub(crate) fn load(&self, group: u64) -> io::Result<Option<(SnapshotMeta, Stored)>> {
         let name = file_name(group);
-        let Some(contents) = disk::read(&*self.disk, &name)? else { return Ok(None) };
-        let contents = Bytes::from(contents);
-        let damaged = || {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", self.disk.describe(&name)))
-        };
-        let mut meta = None;
-        let mut chunks = Vec::new();
-        let mut at = 0;
-        while let Some((record, used)) = format::get(&contents[at..], group) {
-            match record.kind {
-                KIND_META => {
-                    let stored = state::SnapshotMeta::decode(record.payload).map_err(io::Error::other)?;
-                    meta = Some(codec::get_snapshot_meta(&stored).map_err(io::Error::other)?);
-                }
-                KIND_CHUNK => chunks.push(contents.slice_ref(record.payload)),
-                KIND_END => return meta.map(|meta| Some((meta, chunks))).ok_or_else(damaged),
-                _ => return Err(damaged()),
-            }
-            at += used;
+        if !self.disk.list()?.contains(&name) {
+            return Ok(None);
         }
-        Err(damaged())
+        let file = self.disk.open(&name)?;
+        let stored = Stored { file, name: self.disk.describe(&name), group, incoming: false };
+        Ok(Some((stored.check()?, stored)))
     }
 
     /// Forgets the group's snapshot.
     pub(crate) fn remove(&self, group: u64) -> io::Result<()> {
-        let name = file_name(group);
-        match self.disk.remove(&name) {
-            Err(refused) if refused.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.and_then(|()| self.disk.sync_dir()),
+        for name in [file_name(group), incoming_name(group)] {
+            match self.disk.remove(&name) {
+                Err(refused) if refused.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
         }
+        self.disk.sync_dir()
+    }
+}
+
+/// A snapshot that is being written.
+pub(crate) struct Writer {
+    stored: Stored,
+    at: u64,
+}
+
+impl Writer {
+    pub(crate) fn chunk(&mut self, chunk: &[u8]) -> io::Result<()> {
+        self.record(KIND_CHUNK, chunk)
+    }
+
+    /// Ends it, durably.
+    pub(crate) fn finish(mut self) -> io::Result<Stored> {
+        self.record(KIND_END, &[])?;
+        self.stored.file.sync()?;
+        Ok(self.stored)
+    }
+
+    fn record(&mut self, kind: u8, payload: &[u8]) -> io::Result<()> {
+        let mut record = BytesMut::with_capacity(payload.len() + format::HEADER_BYTES);
+        format::put(&mut record, self.stored.group, kind, self.stored.group, |out| out.put_slice(payload));
+        self.stored.file.write_at(&record, self.at)?;
+        self.at += record.len() as u64;
+        Ok(())
     }
 }
 
@@ -98,7 +224,7 @@ mod tests {
     use crate::types::{Membership, Place, StoredMembership, log_id};
 
     #[test]
-    fn a_saved_snapshot_survives_a_loss_of_power_and_damage_is_noticed() {
+    fn a_snapshot_comes_back_unless_it_is_damaged() {
         let disk = FaultyDisk::new();
         let store = Store::new(Arc::new(disk.clone()));
         let places = BTreeMap::from([(1, Place { node: 4 })]);
@@ -107,12 +233,24 @@ mod tests {
             last_log_id: Some(log_id(2, 9)),
             last_membership: StoredMembership::new(Some(log_id(1, 1)), membership),
         };
-        let chunks = vec![Bytes::from_static(b"a"), Bytes::from_static(b"bc")];
-        store.save(7, &meta, &chunks).unwrap();
+        let write = |chunks: [&'static [u8]; 2]| {
+            let mut writer = store.write(7, &meta).unwrap();
+            chunks.iter().for_each(|chunk| writer.chunk(chunk).unwrap());
+            writer.finish().unwrap()
+        };
+        let read = |chunks: Chunks| chunks.read().map(Result::unwrap).collect::<Vec<_>>();
+        store.adopt(write([b"a", b"bc"])).unwrap();
+        // One that never came to its end is no snapshot.
+        store.write(7, &meta).unwrap().chunk(b"unfinished").unwrap();
         disk.lose_power(|| false);
         let (loaded_meta, loaded) = store.load(7).unwrap().unwrap();
-        assert_eq!((loaded_meta, loaded), (meta, chunks));
+        assert_eq!(loaded_meta, meta);
+        assert_eq!(read(Chunks::File(loaded.clone())), ["a", "bc"]);
         assert!(store.load(8).unwrap().is_none());
+        // A reader goes on with the one it began with.
+        let begun = Chunks::File(loaded);
+        store.adopt(write([b"d", b"e"])).unwrap();
+        assert_eq!(read(begun), ["a", "bc"]);
         disk.damage("7.snapshot", 40);
         assert!(store.load(7).is_err());
         store.remove(7).unwrap();

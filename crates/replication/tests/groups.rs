@@ -43,11 +43,11 @@ impl Machine for Journal {
     }
 
     fn snapshot(&self) -> SnapshotChunks {
-        Box::new(self.0.clone().into_iter())
+        Box::new(self.0.clone().into_iter().map(Ok))
     }
 
-    fn restore(&mut self, chunks: &mut dyn Iterator<Item = Bytes>) -> Result<(), Stop> {
-        self.0 = chunks.collect();
+    fn restore(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+        self.0 = chunks.collect::<Result<_, _>>()?;
         Ok(())
     }
 }

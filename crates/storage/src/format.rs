@@ -54,6 +54,12 @@ pub fn get(bytes: &[u8], seed: u64) -> Option<(Record<'_>, usize)> {
         .then(|| (Record { kind, group, payload: &bytes[HEADER_BYTES..end] }, end))
 }
 
+/// How many bytes the record takes that begins with this header; `None` if none can.
+pub fn record_bytes(header: &[u8; HEADER_BYTES]) -> Option<usize> {
+    let length = (&header[..]).get_u32_le() as usize;
+    (length <= PAYLOAD_BYTES_MAX).then_some(HEADER_BYTES + length)
+}
+
 /// CRC-32C of some bytes, for pieces that travel by themselves.
 pub fn crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes)

@@ -24,7 +24,7 @@ impl Machine for Nothing {
         Box::new(std::iter::empty())
     }
 
-    fn restore(&mut self, _chunks: &mut dyn Iterator<Item = Bytes>) -> Result<(), Stop> {
+    fn restore(&mut self, _chunks: &mut SnapshotChunks) -> Result<(), Stop> {
         Ok(())
     }
 }
