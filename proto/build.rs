@@ -8,11 +8,14 @@ const FILES: &[&str] = &[
     "api/error.proto",
     "api/placement.proto",
     "api/grid.proto",
+    "api/database.proto",
     "internal/replication.proto",
     "internal/cluster.proto",
+    "internal/shard.proto",
     "state/log.proto",
     "state/meta.proto",
     "state/grid.proto",
+    "state/shard.proto",
 ];
 
 #[allow(clippy::disallowed_methods, reason = "cargo tells a build script its folder through the environment")]

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use trimaran_grid_node::config::{Durability, Options};
-use trimaran_grid_node::node::Node;
+use trimaran_grid_node::config::{Durability, Options as GridOptions};
 use trimaran_service::admin::{self, Readiness};
 use trimaran_service::{shutdown, telemetry};
+use trimaran_shard_node::config::Options as ShardOptions;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -24,6 +24,12 @@ pub(crate) struct Args {
     /// Where gRPC clients of the grid connect
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7002")]
     grid_grpc_listen: SocketAddr,
+    /// Where DynamoDB clients connect
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8000")]
+    dynamodb_listen: SocketAddr,
+    /// Where gRPC clients of the database connect
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7003")]
+    shard_grpc_listen: SocketAddr,
     /// Where liveness, readiness and metrics are served over HTTP
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9090")]
     admin_listen: SocketAddr,
@@ -37,19 +43,42 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal().context("cannot listen for signals")?;
     let readiness = Readiness::default();
     let admin_listener = trimaran_net::listen::listen(args.admin_listen, "--admin-listen")?;
-    let options = Options {
-        data_folder: (!args.in_memory).then(|| args.data_folder.join("grid")),
+    let folder = |kind: &str| (!args.in_memory).then(|| args.data_folder.join(kind));
+    // One copy on one machine: more groups would only make the batches of each smaller.
+    let grid = GridOptions {
+        data_folder: folder("grid"),
         resp_listen: args.resp_listen,
         grpc_listen: args.grid_grpc_listen,
         bootstrap: Some(1),
-        // One copy on one machine: more groups would only make the batches of each smaller.
         partitions: 1,
         replication_factor: 1,
         durability: if args.in_memory { Durability::Memory } else { Durability::Buffered },
-        ..Options::default()
+        ..GridOptions::default()
     };
-    let (grid, stop_grid) = grid_with_named_flags(options, &readiness, &stop).await?;
-    let admin = admin::serve(admin_listener, readiness.clone(), telemetry::install_metrics(), stop_grid);
+    let shard = ShardOptions {
+        data_folder: folder("shard"),
+        dynamodb_listen: args.dynamodb_listen,
+        grpc_listen: args.shard_grpc_listen,
+        bootstrap: Some(1),
+        partitions: 1,
+        replication_factor: 1,
+        ..ShardOptions::default()
+    };
+    // Each has its own readiness; the process is ready when both are.
+    let (grid, shard) = tokio::try_join!(
+        async {
+            let started =
+                trimaran_grid_node::node::Node::start(grid, Readiness::default(), stop.clone()).await;
+            started.map_err(|error| with_flag(error, "--grid-grpc-listen"))
+        },
+        async {
+            let started =
+                trimaran_shard_node::node::Node::start(shard, Readiness::default(), stop.clone()).await;
+            started.map_err(|error| with_flag(error, "--shard-grpc-listen"))
+        },
+    )?;
+    readiness.set(true);
+    let admin = admin::serve(admin_listener, readiness.clone(), telemetry::install_metrics(), stop.clone());
     let admin = tokio::spawn(admin);
     let kept = if args.in_memory {
         "in memory only".to_owned()
@@ -58,32 +87,29 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     println!(
         "Trimaran is ready; data is kept {kept}.\n\n  \
-         grid      Redis protocol  redis-cli -p {}\n            \
-                   gRPC            trimaran grid --address {} set greeting hello\n  \
-         admin     HTTP            curl http://{}/metrics\n\n\
+         grid      Redis protocol  redis-cli -p {resp}\n            \
+                   gRPC            trimaran grid --address {grid_grpc} set greeting hello\n  \
+         database  DynamoDB API    AWS_ENDPOINT_URL_DYNAMODB=http://{dynamodb}\n            \
+                   gRPC            trimaran db --address {shard_grpc} create-table links --partition-key code:S\n  \
+         admin     HTTP            curl http://{admin}/metrics\n\n\
          Ctrl-C drains and stops.",
-        grid.resp.port(),
-        grid.grpc,
-        args.admin_listen,
+        resp = grid.resp.port(),
+        grid_grpc = grid.grpc,
+        dynamodb = shard.dynamodb,
+        shard_grpc = shard.grpc,
+        admin = args.admin_listen,
     );
     stop.cancelled().await;
     readiness.set(false);
     println!("Draining …");
-    grid.stopped().await;
+    tokio::join!(grid.stopped(), shard.stopped());
     admin.await?.context("the admin server failed")?;
     println!("Stopped.");
     Ok(ExitCode::SUCCESS)
 }
 
-async fn grid_with_named_flags(
-    options: Options,
-    readiness: &Readiness,
-    stop: &tokio_util::sync::CancellationToken,
-) -> anyhow::Result<(Node, tokio_util::sync::CancellationToken)> {
-    let node = Node::start(options, readiness.clone(), stop.clone()).await.map_err(|error| {
-        // The node names its own flag; here it has another name.
-        let text = format!("{:#}", anyhow::Error::from(error));
-        anyhow::anyhow!(text.replace("--grpc-listen", "--grid-grpc-listen"))
-    })?;
-    Ok((node, stop.clone()))
+/// A node names its own flag; here it has another name.
+fn with_flag(error: impl std::error::Error + Send + Sync + 'static, flag: &str) -> anyhow::Error {
+    let text = format!("{:#}", anyhow::Error::from(error));
+    anyhow::anyhow!(text.replace("--grpc-listen", flag))
 }

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod cluster;
+mod db;
 mod dev;
 mod grid;
 mod grid_node;
 mod output;
+mod shard_node;
 
 /// The grid makes and drops small allocations all the time: with glibc's allocator more than a third of its CPU went
 /// there.
@@ -30,8 +32,12 @@ enum Command {
     Dev(dev::Args),
     /// Start a node of the memory data grid
     GridNode(Box<grid_node::Args>),
+    /// Start a node of the database
+    ShardNode(Box<shard_node::Args>),
     /// Read and write keys of a grid
     Grid(grid::Args),
+    /// Make tables, read and write items of a database
+    Db(db::Args),
     /// Look at a cluster
     Cluster(cluster::Args),
 }
@@ -49,6 +55,8 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Dev(args) => dev::run(args).await,
             Command::GridNode(args) => grid_node::run(*args).await,
+            Command::ShardNode(args) => shard_node::run(*args).await,
+            Command::Db(args) => db::run(args).await,
             Command::Grid(args) => grid::run(args).await,
             Command::Cluster(args) => cluster::run(args).await,
         }

@@ -8,7 +8,10 @@ pub enum Error {
     /// Change the request. The text names the field and its limit.
     #[error("invalid request: {0}")]
     Invalid(String),
-    /// Something stands in the way: the key holds no integer, say.
+    /// There is nothing of that name.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// Something stands in the way: the key holds no integer, a condition does not hold, say.
     #[error("conflict: {0}")]
     Conflict(String),
     /// A watch cannot go back that far: read the keys again and begin anew.
@@ -32,6 +35,7 @@ impl Error {
     pub(crate) fn from_code(code: Code, message: String) -> Self {
         match code {
             Code::InvalidArgument => Self::Invalid(message),
+            Code::NotFound => Self::NotFound(message),
             Code::FailedPrecondition => Self::Conflict(message),
             Code::OutOfRange => Self::Compacted(message),
             Code::ResourceExhausted => Self::Exhausted(message),

@@ -19,10 +19,35 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Tables of items with typed attributes; conditions and updates are expressions, as DynamoDB users know them:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), trimaran_client::Error> {
+//! use trimaran_client::database::{Database, Item, KeyType, Placeholders, ReturnValues, Table, WriteOptions};
+//!
+//! let database = Database::connect(["127.0.0.1:7003"]).await?;
+//! let key = ("code".to_owned(), KeyType::S);
+//! database.create_table(Table { name: "links".into(), partition_key: key, sort_key: None }).await?;
+//! let link = Item::from([("code".into(), "rust".into()), ("target".into(), "https://rust-lang.org".into())]);
+//! database.put_item("links", link).await?;
+//!
+//! let key = Item::from([("code".into(), "rust".into())]);
+//! let count = WriteOptions {
+//!     placeholders: Placeholders::default().value(":one", 1),
+//!     return_values: ReturnValues::UpdatedNew,
+//!     ..WriteOptions::default()
+//! };
+//! let clicks = database.update_item("links", key, "ADD clicks :one", count).await?;
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod error;
 
 pub mod grid;
+
+pub mod database;
 
 mod route;
 

@@ -34,6 +34,7 @@ pub(crate) struct Routes {
     dial: Arc<dyn Dial>,
     view: ArcSwapOption<View>,
     pipelines: Mutex<HashMap<String, Pipeline>>,
+    channels: Mutex<HashMap<String, Channel>>,
     pub(crate) random: Mutex<StdRng>,
 }
 
@@ -44,6 +45,7 @@ impl Routes {
             dial: Arc::new(TcpDial),
             view: ArcSwapOption::empty(),
             pipelines: Mutex::default(),
+            channels: Mutex::default(),
             random: Mutex::new(StdRng::from_os_rng()),
         }
     }
@@ -92,7 +94,13 @@ impl Routes {
                 return Some(address.clone());
             }
         }
-        let addresses: Vec<&String> = view.addresses.values().collect();
+        self.any_address()
+    }
+
+    /// Any node of the cluster.
+    pub(crate) fn any_address(&self) -> Option<String> {
+        let view = self.view.load();
+        let addresses: Vec<&String> = view.as_ref()?.addresses.values().collect();
         addresses.choose(&mut *self.random.lock()).map(|address| (*address).clone())
     }
 
@@ -107,6 +115,12 @@ impl Routes {
     }
 
     pub(crate) fn channel(&self, address: &str) -> Result<Channel, Error> {
-        channel(&self.dial, address).map_err(|bad| Error::Address(format!("{address}: {bad}")))
+        let mut channels = self.channels.lock();
+        if let Some(channel) = channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let made = channel(&self.dial, address).map_err(|bad| Error::Address(format!("{address}: {bad}")))?;
+        channels.insert(address.to_owned(), made.clone());
+        Ok(made)
     }
 }

@@ -1,13 +1,13 @@
 //! A grid node: its parts, in the order in which they start.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng as _;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use trimaran_cluster::home;
 use trimaran_cluster::identity::Identity;
 use trimaran_cluster::member::{self, Cluster};
 use trimaran_cluster::meta::META_GROUP;
@@ -16,10 +16,9 @@ use trimaran_net::clock::{Clock, SystemClock};
 use trimaran_net::dial::TcpDial;
 use trimaran_net::listen;
 use trimaran_net::peers::Peers;
-use trimaran_replication::groups::{self, Durable, Groups};
+use trimaran_replication::groups::{self, Groups};
 use trimaran_service::admin::Readiness;
 use trimaran_service::entropy;
-use trimaran_storage::disk::RealDisk;
 use trimaran_storage::wal;
 
 use crate::config::{Durability, Options};
@@ -31,9 +30,8 @@ use crate::{expiry, metrics};
 /// How long connections have to end when the node stops.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
-/// How long other nodes have to take over leaderships, and how often we look.
+/// How long other nodes have to take over leaderships.
 const HANDOVER_MAX: Duration = Duration::from_secs(1);
-const HANDOVER_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -42,23 +40,8 @@ pub enum Error {
     #[error(transparent)]
     Listen(#[from] listen::Error),
     /// The data folder.
-    #[error("the data folder {folder} cannot be used")]
-    Folder {
-        /// Which.
-        folder: String,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The log or a snapshot in it.
-    #[error("the data in {folder} cannot be used")]
-    Storage {
-        /// Which.
-        folder: String,
-        /// Why not.
-        #[source]
-        source: trimaran_storage::Error,
-    },
+    #[error(transparent)]
+    Home(#[from] home::Error),
     /// The cluster.
     #[error("the node cannot take its place in the cluster")]
     Cluster(#[from] trimaran_cluster::Error),
@@ -105,7 +88,15 @@ impl Node {
         let mut random = entropy::generator();
         let (identity, durable) = match &options.data_folder {
             None => (Identity::passing(&mut random), None),
-            Some(folder) => open_folder(folder, options.durability, &mut random)?,
+            Some(folder) => {
+                // The meta group asks for its own flushes.
+                let sync = match options.durability {
+                    Durability::Buffered => wal::Sync::Never,
+                    Durability::Memory | Durability::Fsync => wal::Sync::Always,
+                };
+                let (identity, durable) = home::open(folder, sync, &entropy::machine_boot(), &mut random)?;
+                (identity, Some(durable))
+            }
         };
         // What was written but not flushed is gone if the machine went down: then it is as if it had never been.
         let lost_memory = match options.durability {
@@ -116,7 +107,7 @@ impl Node {
         if let (true, Some(durable), Some(folder)) = (lost_memory, &durable, &options.data_folder) {
             durable
                 .forget_all_but(META_GROUP)
-                .map_err(|source| Error::Folder { folder: folder.display().to_string(), source })?;
+                .map_err(|source| home::Error::Folder { folder: folder.display().to_string(), source })?;
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let peers = Peers::new(Arc::new(TcpDial));
@@ -133,8 +124,8 @@ impl Node {
                 kind: "grid",
                 version: env!("CARGO_PKG_VERSION"),
                 identity,
-                address: or_as_it_is(&options.advertise, grpc),
-                resp_address: or_as_it_is(&options.resp_advertise, resp),
+                address: home::advertised(&options.advertise, grpc),
+                resp_address: home::advertised(&options.resp_advertise, resp),
                 zone: options.zone.clone(),
                 seeds: options.join.clone(),
                 bootstrap: options.bootstrap,
@@ -195,7 +186,7 @@ impl Node {
     /// their answers, logs are closed.
     pub async fn stopped(self) {
         self.stop.cancelled().await;
-        self.give_leaderships_away().await;
+        self.router.give_leaderships_away(HANDOVER_MAX).await;
         self.leaving.cancel();
         self.groups.leave_lines();
         let ended = async {
@@ -210,54 +201,4 @@ impl Node {
         self.groups.close_all().await;
         info!("grid-node stopped");
     }
-
-    /// Asks the other voters to lead, and waits a moment until they do: nobody then waits for an election.
-    async fn give_leaderships_away(&self) {
-        let mut given = Vec::new();
-        for (partition, group) in self.router.replicas() {
-            let status = group.status();
-            let heir = status.voters.iter().find(|&&voter| voter != group.replica());
-            if let (true, Some(&heir)) = (group.is_leader(), heir) {
-                match group.transfer_leader(heir).await {
-                    Ok(()) => given.push(group),
-                    Err(error) => warn!(partition, %error, "a leadership was not given away"),
-                }
-            }
-        }
-        let taken = async {
-            while given.iter().any(trimaran_replication::group::Group::is_leader) {
-                tokio::time::sleep(HANDOVER_LOOK_EVERY).await;
-            }
-        };
-        if tokio::time::timeout(HANDOVER_MAX, taken).await.is_err() {
-            warn!("some leaderships were not taken over in {HANDOVER_MAX:?}");
-        }
-    }
-}
-
-fn or_as_it_is(advertised: &str, address: SocketAddr) -> String {
-    if advertised.is_empty() { address.to_string() } else { advertised.to_owned() }
-}
-
-fn open_folder(
-    folder: &Path,
-    durability: Durability,
-    random: &mut impl rand::Rng,
-) -> Result<(Identity, Option<Durable>), Error> {
-    let name = folder.display().to_string();
-    let open = |folder: &Path| {
-        let folder_name = folder.display().to_string();
-        RealDisk::open(folder).map_err(|source| Error::Folder { folder: folder_name, source })
-    };
-    let identity = Identity::load(&open(folder)?, &entropy::machine_boot(), random)?;
-    let (log, snapshots) = (open(&folder.join("log"))?, open(&folder.join("snapshots"))?);
-    // The meta group asks for its own flushes.
-    let sync = match durability {
-        Durability::Buffered => wal::Sync::Never,
-        Durability::Memory | Durability::Fsync => wal::Sync::Always,
-    };
-    let options = wal::Options { sync, ..wal::Options::default() };
-    let durable = Durable::open(Arc::new(log), Arc::new(snapshots), options)
-        .map_err(|source| Error::Storage { folder: name, source })?;
-    Ok((identity, Some(durable)))
 }

@@ -1,26 +1,18 @@
 //! From a key to the group that holds it: here if this node leads it, else at the node that does.
-//!
-//! A write gets a request id before its first attempt and keeps it through every retry, so that a change of leader
-//! under way neither loses nor repeats it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
-use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
-use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use trimaran_cluster::member::Cluster;
 use trimaran_cluster::replicas::Replicas;
+use trimaran_cluster::route::{self, Routes, Target, Unanswered};
 use trimaran_net::clock::Clock;
 use trimaran_net::pipeline::Pipeline;
-use trimaran_net::retry::Backoff;
-use trimaran_net::status::{Class, Classified as _};
 use trimaran_placement::table::{Partition, Table};
 use trimaran_placement::token::{self, Token};
 use trimaran_proto::api::grid::{Call, Forward, ForwardRead, answer, call};
@@ -28,7 +20,7 @@ use trimaran_proto::state::grid::query::Body as QueryBody;
 use trimaran_proto::state::grid::{Query, QueryReply};
 use trimaran_replication::Error as ReplicationError;
 use trimaran_replication::group::{Consistency, Group};
-use trimaran_replication::session::{RequestId, Session};
+use trimaran_replication::session::RequestId;
 
 use crate::data::{Value, key};
 use crate::error::Error;
@@ -45,14 +37,9 @@ pub struct Router {
 }
 
 struct Inner {
-    cluster: Cluster,
-    replicas: Replicas<GridMachine>,
+    routes: Routes<GridMachine>,
     clock: Arc<dyn Clock>,
-    table: ArcSwap<Table>,
-    sessions: Mutex<HashMap<u64, Session>>,
     links: Mutex<HashMap<u64, (String, Pipeline)>>,
-    random: Mutex<StdRng>,
-    leaving: CancellationToken,
 }
 
 impl std::fmt::Debug for Router {
@@ -61,17 +48,8 @@ impl std::fmt::Debug for Router {
     }
 }
 
-/// Who has to answer for a partition now.
-enum Target {
-    Here(Group<GridMachine>),
-    There(Pipeline),
-    /// Nobody is known to lead; wait for an election.
-    Nobody,
-}
-
 impl Router {
-    /// A router over this node's replicas and its view of the cluster. `seed` is drawn at random by the
-    /// caller. Once `leaving` is cancelled, what is not answered yet is given up at once: other nodes are asked again.
+    /// A router over this node's replicas and its view of the cluster, see [`Routes::new`].
     pub fn new(
         cluster: Cluster,
         replicas: Replicas<GridMachine>,
@@ -79,70 +57,43 @@ impl Router {
         seed: u64,
         leaving: CancellationToken,
     ) -> Self {
-        let inner = Arc::new(Inner {
-            cluster,
-            replicas,
-            clock,
-            table: ArcSwap::default(),
-            sessions: Mutex::default(),
-            links: Mutex::default(),
-            random: Mutex::new(StdRng::seed_from_u64(seed)),
-            leaving,
-        });
-        let router = Self { inner };
-        router.refresh();
-        tokio::spawn(router.clone().follow_table());
-        router
+        let routes = Routes::new(cluster, replicas, seed, leaving);
+        Self { inner: Arc::new(Inner { routes, clock, links: Mutex::default() }) }
     }
 
-    async fn follow_table(self) {
-        let mut meta = self.inner.cluster.meta();
-        while meta.changed().await.is_ok() {
-            meta.mark_unchanged();
-            self.refresh();
-        }
-    }
-
-    fn refresh(&self) {
-        let table = self.inner.cluster.meta().borrow().table();
-        match trimaran_net::placement::get_table(&table) {
-            Ok(table) => self.inner.table.store(Arc::new(table)),
-            Err(error) if table.partitions.is_empty() => tracing::debug!(%error, "no partitions yet"),
-            Err(error) => tracing::error!(%error, "the partition table does not cover every token"),
-        }
+    /// Before this node leaves, see [`Routes::give_leaderships_away`].
+    pub async fn give_leaderships_away(&self, patience: Duration) {
+        self.inner.routes.give_leaderships_away(patience).await;
     }
 
     /// The partition that a token lies in.
     pub fn partition_at(&self, token: Token) -> Result<Partition, Error> {
-        self.inner.table.load().find(token).cloned().ok_or(Error::NotReady)
+        self.inner.routes.partition_at(token).ok_or(Error::NotReady)
     }
 
     /// The id of the partition that a key lies in.
     pub fn partition_of(&self, key: &[u8]) -> Result<u64, Error> {
         // The slot alone decides: partitions begin and end with slots.
         let token = token::slot_start(token::slot(key));
-        self.inner.table.load().find(token).map(|partition| partition.id).ok_or(Error::NotReady)
+        self.inner.routes.partition_id_at(token).ok_or(Error::NotReady)
     }
 
     /// The table as this node knows it.
     pub fn table(&self) -> Arc<Table> {
-        self.inner.table.load_full()
+        self.inner.routes.table()
     }
 
     /// This node's replica of a partition, for watches.
     pub fn replica(&self, partition: u64) -> Result<Group<GridMachine>, Error> {
-        self.inner.replicas.get(partition).ok_or_else(|| {
-            let table = self.inner.table.load();
-            let node =
-                table.get(partition).and_then(|found| found.replicas.first().map(|replica| replica.node));
-            let address = node.and_then(|node| self.inner.cluster.peers().address(node)).unwrap_or_default();
+        self.inner.routes.replica(partition).ok_or_else(|| {
+            let address = self.inner.routes.address_of(partition).unwrap_or_default();
             Error::Elsewhere { partition, address }
         })
     }
 
     /// All replicas of this node.
     pub fn replicas(&self) -> Vec<(u64, Group<GridMachine>)> {
-        self.inner.replicas.all()
+        self.inner.routes.replicas()
     }
 
     /// Milliseconds since 1970, never behind what a replica has applied.
@@ -158,7 +109,7 @@ impl Router {
         commands: Vec<Bytes>,
         request_id: Option<RequestId>,
     ) -> Result<Vec<Bytes>, Error> {
-        let session = self.session(partition);
+        let session = self.inner.routes.session(partition);
         let requests = session.begin(commands.len());
         let first = request_id.unwrap_or_else(|| requests.id(0));
         let write = Ask::Write { commands, first };
@@ -207,89 +158,18 @@ impl Router {
         group.read_now(|machine| queries.iter().map(|query| answer_query(machine, query, now_ms)).collect())
     }
 
-    fn session(&self, partition: u64) -> Session {
-        let mut sessions = self.inner.sessions.lock();
-        sessions.entry(partition).or_insert_with(|| Session::new(self.inner.random.lock().random())).clone()
-    }
-
-    /// Tries whoever leads until an answer comes that is not about who leads.
     async fn until_answered(&self, partition: u64, ask: &Ask) -> Result<Answers, Error> {
-        let deadline = Instant::now() + REQUEST_TIMEOUT;
-        let mut backoff = Backoff::default();
-        loop {
-            if self.inner.table.load().get(partition).is_some_and(|found| found.lost) {
-                return Err(Error::PartitionLost { partition });
-            }
-            let attempted = tokio::select! {
-                attempted = timeout_at(deadline, self.attempt(partition, ask)) => attempted,
-                () = self.inner.leaving.cancelled() => return Err(Error::TimedOut { partition }),
-            };
-            let error = match attempted {
-                Ok(Ok(answers)) => return Ok(answers),
-                Ok(Err(error)) => error,
-                Err(_elapsed) => return Err(Error::TimedOut { partition }),
-            };
-            match error.class() {
-                Class::Elsewhere | Class::Later | Class::Unknown => {}
-                _ => return Err(error),
-            }
-            let wait = backoff.next(&mut *self.inner.random.lock());
-            if Instant::now() + wait >= deadline {
-                return Err(error);
-            }
-            sleep(wait).await;
-        }
-    }
-
-    async fn attempt(&self, partition: u64, ask: &Ask) -> Result<Answers, Error> {
-        match (self.target(partition), ask) {
-            (Target::Here(group), Ask::Write { commands, first }) => {
-                let commands =
-                    commands.iter().zip(0..).map(|(command, at)| (command.clone(), Some(after(first, at))));
-                Ok(Answers::Encoded(group.propose_many(commands.collect()).await?))
-            }
-            (Target::Here(group), Ask::Read { queries }) => {
-                group.barrier(Consistency::Linearizable).await?;
-                Ok(Answers::Read(self.read_here(&group, queries)))
-            }
-            (Target::There(link), Ask::Write { commands, first }) => {
-                let forward = Forward {
-                    partition,
-                    commands: commands.clone(),
-                    session: first.session,
-                    first_sequence: first.sequence,
-                    answered_below: first.answered_below,
-                };
-                forwarded(partition, &link, call::Body::Forward(forward)).await.map(Answers::Encoded)
-            }
-            (Target::There(link), Ask::Read { queries }) => {
-                let queries = queries.iter().map(|query| query.encode_to_vec().into()).collect();
-                let body = call::Body::ForwardRead(ForwardRead { partition, queries });
-                forwarded(partition, &link, body).await.map(Answers::Encoded)
-            }
-            (Target::Nobody, _) => Err(ReplicationError::NotLeader { group: partition, leader: None }.into()),
-        }
-    }
-
-    fn target(&self, partition: u64) -> Target {
-        let here = self.inner.replicas.get(partition);
-        if let Some(group) = here.as_ref().filter(|group| group.is_leader()) {
-            return Target::Here(group.clone());
-        }
-        // Our own replica knows best; without one, what the table says.
-        let node = here.and_then(|group| group.leader()).map(|leader| leader.node).or_else(|| {
-            let table = self.inner.table.load();
-            let found = table.get(partition)?;
-            found.leader_hint.and_then(|leader| found.node_of(leader))
-        });
-        match node.filter(|&node| node != self.inner.cluster.node()).and_then(|node| self.link(node)) {
-            Some(link) => Target::There(link),
-            None => Target::Nobody,
-        }
+        let asked = Asked { router: self, partition, ask };
+        let outcome = self.inner.routes.until_answered(partition, &asked, REQUEST_TIMEOUT).await;
+        outcome.map_err(|unanswered| match unanswered {
+            Unanswered::Lost => Error::PartitionLost { partition },
+            Unanswered::TimedOut => Error::TimedOut { partition },
+            Unanswered::Refused(error) => error,
+        })
     }
 
     fn link(&self, node: u64) -> Option<Pipeline> {
-        let peers = self.inner.cluster.peers();
+        let peers = self.inner.routes.cluster().peers();
         let address = peers.address(node)?;
         let mut links = self.inner.links.lock();
         if let Some((known, link)) = links.get(&node)
@@ -319,6 +199,52 @@ enum Answers {
     /// Of writes, or of reads at another node.
     Encoded(Vec<Bytes>),
     Read(Vec<QueryReply>),
+}
+
+/// A question on its way.
+struct Asked<'a> {
+    router: &'a Router,
+    partition: u64,
+    ask: &'a Ask,
+}
+
+impl route::Ask<GridMachine> for Asked<'_> {
+    type Answer = Answers;
+    type Error = Error;
+
+    async fn ask(&self, target: Target<GridMachine>) -> Result<Answers, Error> {
+        let partition = self.partition;
+        let nobody = || Error::from(ReplicationError::NotLeader { group: partition, leader: None });
+        match (target, self.ask) {
+            (Target::Here(group), Ask::Write { commands, first }) => {
+                let commands =
+                    commands.iter().zip(0..).map(|(command, at)| (command.clone(), Some(after(first, at))));
+                Ok(Answers::Encoded(group.propose_many(commands.collect()).await?))
+            }
+            (Target::Here(group), Ask::Read { queries }) => {
+                group.barrier(Consistency::Linearizable).await?;
+                Ok(Answers::Read(self.router.read_here(&group, queries)))
+            }
+            (Target::There(node), Ask::Write { commands, first }) => {
+                let link = self.router.link(node).ok_or_else(nobody)?;
+                let forward = Forward {
+                    partition,
+                    commands: commands.clone(),
+                    session: first.session,
+                    first_sequence: first.sequence,
+                    answered_below: first.answered_below,
+                };
+                forwarded(partition, &link, call::Body::Forward(forward)).await.map(Answers::Encoded)
+            }
+            (Target::There(node), Ask::Read { queries }) => {
+                let link = self.router.link(node).ok_or_else(nobody)?;
+                let queries = queries.iter().map(|query| query.encode_to_vec().into()).collect();
+                let body = call::Body::ForwardRead(ForwardRead { partition, queries });
+                forwarded(partition, &link, body).await.map(Answers::Encoded)
+            }
+            (Target::Nobody, _) => Err(nobody()),
+        }
+    }
 }
 
 /// The id of the command `at` places behind the first.

@@ -10,6 +10,7 @@ mod generated {
 
 /// What users call.
 pub mod api {
+    pub use crate::generated::trimaran::database::v1 as database;
     pub use crate::generated::trimaran::error::v1 as error;
     pub use crate::generated::trimaran::grid::v1 as grid;
     pub use crate::generated::trimaran::placement::v1 as placement;
@@ -19,6 +20,7 @@ pub mod api {
 pub mod internal {
     pub use crate::generated::trimaran::internal::cluster::v1 as cluster;
     pub use crate::generated::trimaran::internal::replication::v1 as replication;
+    pub use crate::generated::trimaran::internal::shard::v1 as shard;
 }
 
 /// What is kept in logs and snapshots.
@@ -26,6 +28,7 @@ pub mod state {
     pub use crate::generated::trimaran::state::grid::v1 as grid;
     pub use crate::generated::trimaran::state::log::v1 as log;
     pub use crate::generated::trimaran::state::meta::v1 as meta;
+    pub use crate::generated::trimaran::state::shard::v1 as shard;
 }
 
 /// All descriptors, for gRPC reflection.

@@ -2,11 +2,14 @@
 //!
 //! [`meta`] is the state that all nodes agree on; [`join`] how nodes find each other and how a cluster is born;
 //! [`member`] a node's own view of it, kept up to date, and what other nodes may ask; [`replicas`] makes the groups on
-//! this node what the descriptors say; [`identity`] who this node is, on disk.
+//! this node what the descriptors say; [`identity`] who this node is, on disk, and [`home`] what else is there;
+//! [`route`] finds who leads a partition.
 //!
 //! Data never waits for any of this: every node has the whole table and is corrected by errors.
 
 pub mod identity;
+
+pub mod home;
 
 pub mod join;
 
@@ -15,6 +18,8 @@ pub mod member;
 pub mod meta;
 
 pub mod replicas;
+
+pub mod route;
 
 pub mod error;
 

@@ -103,6 +103,11 @@ impl Cluster {
         self.inner.meta.borrow().boot(identity.node) == Some(identity.boot)
     }
 
+    /// True if this node leads the meta group, as far as it knows.
+    pub fn leads_meta(&self) -> bool {
+        self.inner.group.is_leader()
+    }
+
     /// The agreed state, as it changes.
     pub fn meta(&self) -> watch::Receiver<Arc<Meta>> {
         self.inner.meta.clone()

@@ -1,0 +1,291 @@
+//! `trimaran db`: tables and items of a database, over gRPC.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use clap::Subcommand;
+use serde_json::{Map, Number, Value as Json, json};
+use trimaran_client::database::{
+    Database, Item, KeyType, Page, Placeholders, ReadOptions, ReturnValues, Table, Value, WriteOptions,
+};
+
+use crate::output::Format;
+
+/// Items and keys are plain JSON: texts, numbers, truth, null, lists, maps. Sets are shown as lists, bytes in base64.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// gRPC address of a shard node; several separated by commas
+    #[arg(
+        long,
+        global = true,
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7003",
+        env = "TRIMARAN_DATABASE_ADDRESS"
+    )]
+    address: Vec<String>,
+    /// Form of the output
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Args)]
+struct Expressions {
+    /// What must hold, e.g. 'attribute_not_exists(id)'
+    #[arg(long, default_value = "")]
+    condition: String,
+    /// What `:names` stand for, as JSON, e.g. '{":one": 1}'
+    #[arg(long, default_value = "{}")]
+    values: String,
+    /// What `#names` stand for, as JSON, e.g. '{"#count": "count"}'
+    #[arg(long, default_value = "{}")]
+    names: String,
+}
+
+impl Expressions {
+    fn placeholders(&self) -> anyhow::Result<Placeholders> {
+        let names = serde_json::from_str(&self.names).context("--names is no JSON object of texts")?;
+        Ok(Placeholders { names, values: item(&self.values).context("--values")? })
+    }
+
+    fn write(&self, return_values: ReturnValues) -> anyhow::Result<WriteOptions> {
+        let placeholders = self.placeholders()?;
+        Ok(WriteOptions { condition: self.condition.clone(), placeholders, return_values })
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a table
+    CreateTable {
+        /// Its name
+        table: String,
+        /// Attribute that items are spread by, with its type: S, N or B
+        #[arg(long, value_name = "NAME:TYPE")]
+        partition_key: String,
+        /// Attribute that items of one partition key are sorted by
+        #[arg(long, value_name = "NAME:TYPE")]
+        sort_key: Option<String>,
+    },
+    /// Print the names of all tables
+    ListTables,
+    /// Print what a table is and how much is in it
+    DescribeTable {
+        /// Its name
+        table: String,
+    },
+    /// Delete a table with everything in it
+    DeleteTable {
+        /// Its name
+        table: String,
+    },
+    /// Replace an item or make it
+    Put {
+        /// Name of the table
+        table: String,
+        /// The item, e.g. '{"id": "a", "n": 1}'
+        item: String,
+        #[command(flatten)]
+        expressions: Expressions,
+    },
+    /// Print an item; exit code 1 if there is none
+    Get {
+        /// Name of the table
+        table: String,
+        /// The key, e.g. '{"id": "a"}'
+        key: String,
+    },
+    /// Change attributes of an item and print it as it is then
+    Update {
+        /// Name of the table
+        table: String,
+        /// The key
+        key: String,
+        /// What to change, e.g. 'ADD clicks :one'
+        update: String,
+        #[command(flatten)]
+        expressions: Expressions,
+    },
+    /// Remove an item; exit code 1 if there was none
+    Delete {
+        /// Name of the table
+        table: String,
+        /// The key
+        key: String,
+        #[command(flatten)]
+        expressions: Expressions,
+    },
+    /// Print the items of a partition key
+    Query {
+        /// Name of the table
+        table: String,
+        /// Which, e.g. 'id = :id AND at > :from'
+        key_condition: String,
+        /// Largest sort key first
+        #[arg(long)]
+        descending: bool,
+        #[command(flatten)]
+        expressions: Expressions,
+    },
+    /// Print all items
+    Scan {
+        /// Name of the table
+        table: String,
+        #[command(flatten)]
+        expressions: Expressions,
+    },
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let database = Database::connect(args.address.clone()).await.with_context(|| {
+        let addresses = args.address.join(", ");
+        format!("no database at {addresses}; start one with `trimaran dev`, or give --address")
+    })?;
+    let output = args.output;
+    match args.command {
+        Command::CreateTable { table, partition_key, sort_key } => {
+            let partition_key = key_attribute(&partition_key)?;
+            let sort_key = sort_key.as_deref().map(key_attribute).transpose()?;
+            database.create_table(Table { name: table.clone(), partition_key, sort_key }).await?;
+            output.show(&json!({ "created": table }), |_| format!("table {table} is ready"))?;
+        }
+        Command::ListTables => {
+            output.show(&database.list_tables().await?, |names| names.join("\n"))?;
+        }
+        Command::DescribeTable { table } => {
+            let found = database.describe_table(&table).await?;
+            let key = |(name, kind): &(String, KeyType)| format!("{name}:{kind:?}");
+            let shown = json!({
+                "name": found.table.name,
+                "partition_key": key(&found.table.partition_key),
+                "sort_key": found.table.sort_key.as_ref().map(key),
+                "status": if found.active { "active" } else { "deleting" },
+                "items": found.item_count,
+                "bytes": found.size_bytes,
+            });
+            output.show(&shown, |shown| format!("{shown:#}"))?;
+        }
+        Command::DeleteTable { table } => {
+            database.delete_table(&table).await?;
+            output.show(&json!({ "deleting": table }), |_| format!("table {table} is being deleted"))?;
+        }
+        Command::Put { table, item: given, expressions } => {
+            let options = expressions.write(ReturnValues::None)?;
+            database.put_item_with(&table, item(&given)?, options).await?;
+            output.show(&json!({ "put": true }), |_| String::new())?;
+        }
+        Command::Get { table, key } => match database.get_item(&table, item(&key)?).await? {
+            Some(found) => show_item(output, found)?,
+            None => return Ok(ExitCode::FAILURE),
+        },
+        Command::Update { table, key, update, expressions } => {
+            let options = expressions.write(ReturnValues::AllNew)?;
+            let updated = database.update_item(&table, item(&key)?, &update, options).await?;
+            show_item(output, updated.unwrap_or_default())?;
+        }
+        Command::Delete { table, key, expressions } => {
+            let options = expressions.write(ReturnValues::AllOld)?;
+            let Some(old) = database.delete_item(&table, item(&key)?, options).await? else {
+                return Ok(ExitCode::FAILURE);
+            };
+            show_item(output, old)?;
+        }
+        Command::Query { table, key_condition, descending, expressions } => {
+            let mut options = ReadOptions {
+                filter: expressions.condition.clone(),
+                placeholders: expressions.placeholders()?,
+                descending,
+                ..ReadOptions::default()
+            };
+            loop {
+                let page = database.query(&table, &key_condition, options.clone()).await?;
+                options.start_key = show_page(output, page)?;
+                if options.start_key.is_none() {
+                    break;
+                }
+            }
+        }
+        Command::Scan { table, expressions } => {
+            let mut options = ReadOptions {
+                filter: expressions.condition.clone(),
+                placeholders: expressions.placeholders()?,
+                ..ReadOptions::default()
+            };
+            loop {
+                let page = database.scan(&table, options.clone()).await?;
+                options.start_key = show_page(output, page)?;
+                if options.start_key.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_item(output: Format, found: Item) -> anyhow::Result<()> {
+    output.show(&Json::Object(shown_item(found)), Json::to_string)
+}
+
+/// Prints the items, one a line, and returns where to go on.
+fn show_page(output: Format, page: Page) -> anyhow::Result<Option<Item>> {
+    for found in page.items {
+        show_item(output, found)?;
+    }
+    Ok(page.last_key)
+}
+
+fn key_attribute(text: &str) -> anyhow::Result<(String, KeyType)> {
+    let (name, kind) =
+        text.rsplit_once(':').with_context(|| format!("{text}: write it as NAME:TYPE, e.g. id:S"))?;
+    let kind = match kind {
+        "S" => KeyType::S,
+        "N" => KeyType::N,
+        "B" => KeyType::B,
+        other => bail!("{other:?} is no type of a key; there are S (text), N (number) and B (bytes)"),
+    };
+    Ok((name.to_owned(), kind))
+}
+
+fn item(text: &str) -> anyhow::Result<Item> {
+    let parsed: Map<String, Json> =
+        serde_json::from_str(text).with_context(|| format!("{text} is no JSON object"))?;
+    Ok(parsed.into_iter().map(|(name, json)| (name, value(json))).collect())
+}
+
+fn value(json: Json) -> Value {
+    match json {
+        Json::Null => Value::Null,
+        Json::Bool(truth) => Value::Bool(truth),
+        Json::Number(number) => Value::N(number.to_string()),
+        Json::String(text) => Value::S(text),
+        Json::Array(values) => Value::L(values.into_iter().map(value).collect()),
+        Json::Object(members) => {
+            Value::M(members.into_iter().map(|(name, json)| (name, value(json))).collect())
+        }
+    }
+}
+
+fn shown_item(found: Item) -> Map<String, Json> {
+    found.into_iter().map(|(name, value)| (name, shown(value))).collect()
+}
+
+fn shown(value: Value) -> Json {
+    let base64 = |bytes: &[u8]| Json::String(base64::engine::general_purpose::STANDARD.encode(bytes));
+    // All digits are kept: numbers are texts to this JSON library too (its feature arbitrary_precision).
+    let number = |text: String| text.parse::<Number>().map_or(Json::String(text), Json::Number);
+    match value {
+        Value::S(text) => Json::String(text),
+        Value::N(text) => number(text),
+        Value::B(bytes) => base64(&bytes),
+        Value::Bool(truth) => Json::Bool(truth),
+        Value::Null => Json::Null,
+        Value::L(values) => values.into_iter().map(shown).collect(),
+        Value::M(members) => Json::Object(shown_item(members)),
+        Value::Ss(set) => set.into_iter().collect(),
+        Value::Ns(set) => set.into_iter().map(number).collect(),
+        Value::Bs(set) => set.iter().map(|bytes| base64(bytes)).collect(),
+    }
+}

@@ -1,0 +1,100 @@
+//! `trimaran shard-node`: one node of a database.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use trimaran_service::admin::{self, Readiness};
+use trimaran_service::{config, shutdown, telemetry};
+use trimaran_shard_node::config::Options;
+use trimaran_shard_node::node::Node;
+
+/// Options are taken from defaults, then from --config, then from the environment (TRIMARAN_SHARD_GRPC_LISTEN and so
+/// on), then from these flags.
+#[derive(clap::Args, Serialize)]
+pub(crate) struct Args {
+    /// TOML file with options, named as the flags with underscores
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// Where the node keeps its identity, log and rows [default: ./trimaran-data/shard]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "in_memory")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_folder: Option<PathBuf>,
+    /// Keep nothing on disk; the cluster is gone with its processes
+    #[arg(long)]
+    #[serde(skip)]
+    in_memory: bool,
+    /// Where DynamoDB clients connect [default: 127.0.0.1:8000]
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dynamodb_listen: Option<SocketAddr>,
+    /// Where gRPC clients and other nodes connect [default: 127.0.0.1:7003]
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_listen: Option<SocketAddr>,
+    /// Where liveness, readiness and metrics are served over HTTP [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin_listen: Option<SocketAddr>,
+    /// How others reach --grpc-listen [default: as it is]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise: Option<String>,
+    /// gRPC addresses of other nodes; a DNS name may stand for several
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    join: Vec<String>,
+    /// Found a new cluster together with others, N nodes in all; each is started with the same N
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bootstrap: Option<usize>,
+    /// Partitions of a new cluster [default: 4]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partitions: Option<u64>,
+    /// Copies of each partition in a new cluster [default: 3]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replication_factor: Option<u32>,
+    /// What rows are kept in; a data folder stays with the engine that made it [default: fjall]
+    #[arg(long, value_name = "fjall|sled")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<String>,
+    /// Nodes of one zone fail together; copies are spread over zones
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
+    /// What to log, as in RUST_LOG [default: info]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+    /// How to log [default: text]
+    #[arg(long, value_name = "text|json")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<String>,
+}
+
+/// Environment variables of a shard node begin with this.
+const ENV_PREFIX: &str = "TRIMARAN_SHARD_";
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut options: Options = config::load(args.config.as_deref(), ENV_PREFIX, &args)?;
+    if args.in_memory {
+        options.data_folder = None;
+    }
+    telemetry::install_logs(&options.log, options.log_format);
+    let stop = shutdown::on_signal().context("cannot listen for signals")?;
+    let readiness = Readiness::default();
+    let admin_listener = trimaran_net::listen::listen(options.admin_listen, "--admin-listen")?;
+    let admin = admin::serve(admin_listener, readiness.clone(), telemetry::install_metrics(), stop.clone());
+    let admin = tokio::spawn(admin);
+    let node = Node::start(options, readiness.clone(), stop.clone()).await?;
+    stop.cancelled().await;
+    readiness.set(false);
+    node.stopped().await;
+    admin.await?.context("the admin server failed")?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,241 @@
+//! From a partition to whoever leads it now: here, or at another node. The same for every kind of cluster.
+//!
+//! A write gets a request id before its first attempt and keeps it through every retry, so that a change of leader
+//! under way neither loses nor repeats it.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use trimaran_net::retry::Backoff;
+use trimaran_net::status::{Class, Classified};
+use trimaran_placement::table::{Partition, Table};
+use trimaran_placement::token::Token;
+use trimaran_replication::group::Group;
+use trimaran_replication::machine::Machine;
+use trimaran_replication::session::Session;
+
+use crate::member::Cluster;
+use crate::replicas::Replicas;
+
+/// Who has to answer for a partition now.
+pub enum Target<M: Machine> {
+    /// This node's replica leads.
+    Here(Group<M>),
+    /// The node whose replica leads.
+    There(u64),
+    /// Nobody is known to lead; wait for an election.
+    Nobody,
+}
+
+/// Something that is asked of a partition's leader, again and again until it is answered.
+pub trait Ask<M: Machine>: Sync {
+    /// The answer.
+    type Answer: Send;
+    /// Why there is none; its class decides whether to ask again.
+    type Error: Classified + Send;
+
+    /// One attempt.
+    fn ask(&self, target: Target<M>) -> impl Future<Output = Result<Self::Answer, Self::Error>> + Send;
+}
+
+/// Why a question was not answered.
+#[derive(Debug)]
+pub enum Unanswered<E> {
+    /// A majority of the partition's copies is gone for good.
+    Lost,
+    /// Nobody answered in time, or this node leaves.
+    TimedOut,
+    /// An answer that asking again would not change.
+    Refused(E),
+}
+
+/// Finds leaders. Clones are the same.
+pub struct Routes<M: Machine> {
+    inner: Arc<Inner<M>>,
+}
+
+struct Inner<M: Machine> {
+    cluster: Cluster,
+    replicas: Replicas<M>,
+    table: ArcSwap<Table>,
+    sessions: Mutex<HashMap<u64, Session>>,
+    random: Mutex<StdRng>,
+    leaving: CancellationToken,
+}
+
+impl<M: Machine> Clone for Routes<M> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<M: Machine> std::fmt::Debug for Routes<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Routes").finish_non_exhaustive()
+    }
+}
+
+impl<M: Machine> Routes<M> {
+    /// Routes over this node's replicas and its view of the cluster. `seed` is drawn at random by the caller. Once
+    /// `leaving` is cancelled, what is not answered yet is given up at once: other nodes are asked again.
+    pub fn new(cluster: Cluster, replicas: Replicas<M>, seed: u64, leaving: CancellationToken) -> Self {
+        let inner = Arc::new(Inner {
+            cluster,
+            replicas,
+            table: ArcSwap::default(),
+            sessions: Mutex::default(),
+            random: Mutex::new(StdRng::seed_from_u64(seed)),
+            leaving,
+        });
+        let routes = Self { inner };
+        routes.refresh();
+        tokio::spawn(routes.clone().follow_table());
+        routes
+    }
+
+    async fn follow_table(self) {
+        let mut meta = self.inner.cluster.meta();
+        while meta.changed().await.is_ok() {
+            meta.mark_unchanged();
+            self.refresh();
+        }
+    }
+
+    fn refresh(&self) {
+        let table = self.inner.cluster.meta().borrow().table();
+        match trimaran_net::placement::get_table(&table) {
+            Ok(table) => self.inner.table.store(Arc::new(table)),
+            Err(error) if table.partitions.is_empty() => tracing::debug!(%error, "no partitions yet"),
+            Err(error) => tracing::error!(%error, "the partition table does not cover every token"),
+        }
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.inner.cluster
+    }
+
+    /// The table as this node knows it.
+    pub fn table(&self) -> Arc<Table> {
+        self.inner.table.load_full()
+    }
+
+    /// The partition that a token lies in; `None` before the node has joined its cluster.
+    pub fn partition_at(&self, token: Token) -> Option<Partition> {
+        self.inner.table.load().find(token).cloned()
+    }
+
+    /// The id of the partition that a token lies in.
+    pub fn partition_id_at(&self, token: Token) -> Option<u64> {
+        self.inner.table.load().find(token).map(|partition| partition.id)
+    }
+
+    /// This node's replica of a partition.
+    pub fn replica(&self, partition: u64) -> Option<Group<M>> {
+        self.inner.replicas.get(partition)
+    }
+
+    /// All replicas of this node.
+    pub fn replicas(&self) -> Vec<(u64, Group<M>)> {
+        self.inner.replicas.all()
+    }
+
+    /// Numbers this node's own requests to a partition.
+    pub fn session(&self, partition: u64) -> Session {
+        let mut sessions = self.inner.sessions.lock();
+        sessions.entry(partition).or_insert_with(|| Session::new(self.inner.random.lock().random())).clone()
+    }
+
+    /// The address of a node that has a replica of the partition, for a caller that has to go there.
+    pub fn address_of(&self, partition: u64) -> Option<String> {
+        let table = self.inner.table.load();
+        let node = table.get(partition)?.replicas.first()?.node;
+        self.inner.cluster.peers().address(node)
+    }
+
+    /// Asks whoever leads until an answer comes that is not about who leads, for `patience` at most.
+    pub async fn until_answered<A: Ask<M>>(
+        &self,
+        partition: u64,
+        ask: &A,
+        patience: Duration,
+    ) -> Result<A::Answer, Unanswered<A::Error>> {
+        let deadline = Instant::now() + patience;
+        let mut backoff = Backoff::default();
+        loop {
+            if self.inner.table.load().get(partition).is_some_and(|found| found.lost) {
+                return Err(Unanswered::Lost);
+            }
+            let attempted = tokio::select! {
+                attempted = timeout_at(deadline, ask.ask(self.target(partition))) => attempted,
+                () = self.inner.leaving.cancelled() => return Err(Unanswered::TimedOut),
+            };
+            let error = match attempted {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => error,
+                Err(_elapsed) => return Err(Unanswered::TimedOut),
+            };
+            match error.class() {
+                Class::Elsewhere | Class::Later | Class::Unknown => {}
+                _ => return Err(Unanswered::Refused(error)),
+            }
+            let wait = backoff.next(&mut *self.inner.random.lock());
+            if Instant::now() + wait >= deadline {
+                return Err(Unanswered::Refused(error));
+            }
+            sleep(wait).await;
+        }
+    }
+
+    fn target(&self, partition: u64) -> Target<M> {
+        let here = self.inner.replicas.get(partition);
+        if let Some(group) = here.as_ref().filter(|group| group.is_leader()) {
+            return Target::Here(group.clone());
+        }
+        // Our own replica knows best; without one, what the table says.
+        let node = here.and_then(|group| group.leader()).map(|leader| leader.node).or_else(|| {
+            let table = self.inner.table.load();
+            let found = table.get(partition)?;
+            found.leader_hint.and_then(|leader| found.node_of(leader))
+        });
+        match node.filter(|&node| node != self.inner.cluster.node()) {
+            Some(node) => Target::There(node),
+            None => Target::Nobody,
+        }
+    }
+
+    /// Asks the other voters to lead what this node leads, and waits up to `patience` until they do: nobody then waits
+    /// for an election.
+    pub async fn give_leaderships_away(&self, patience: Duration) {
+        let mut given = Vec::new();
+        for (partition, group) in self.replicas() {
+            let status = group.status();
+            let heir = status.voters.iter().find(|&&voter| voter != group.replica());
+            if let (true, Some(&heir)) = (group.is_leader(), heir) {
+                match group.transfer_leader(heir).await {
+                    Ok(()) => given.push(group),
+                    Err(error) => tracing::warn!(partition, %error, "a leadership was not given away"),
+                }
+            }
+        }
+        let taken = async {
+            while given.iter().any(Group::is_leader) {
+                sleep(HANDOVER_LOOK_EVERY).await;
+            }
+        };
+        if tokio::time::timeout(patience, taken).await.is_err() {
+            tracing::warn!("some leaderships were not taken over in {patience:?}");
+        }
+    }
+}
+
+/// How often we look whether a leadership was taken over.
+const HANDOVER_LOOK_EVERY: Duration = Duration::from_millis(10);

@@ -1,0 +1,70 @@
+//! Options of a shard node.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use trimaran_service::telemetry::LogFormat;
+
+/// Where the rows are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// A log-structured merge tree.
+    #[default]
+    Fjall,
+    /// sled, with the fsync that its flush lacks.
+    Sled,
+}
+
+/// Options of a shard node, with their defaults. Units are in the names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Where the node keeps its identity, its log and its rows. Absent = nowhere: everything in memory.
+    pub data_folder: Option<PathBuf>,
+    /// Where DynamoDB clients connect.
+    pub dynamodb_listen: SocketAddr,
+    /// Where gRPC clients and other nodes connect.
+    pub grpc_listen: SocketAddr,
+    /// Where liveness, readiness and metrics are served.
+    pub admin_listen: SocketAddr,
+    /// How others reach `grpc_listen`: HOST:PORT. Empty = as it is.
+    pub advertise: String,
+    /// Addresses of other nodes, HOST:PORT; a DNS name may stand for several.
+    pub join: Vec<String>,
+    /// Number of nodes that a new cluster is born with; absent = there is one already.
+    pub bootstrap: Option<usize>,
+    /// Partitions of a new cluster.
+    pub partitions: u64,
+    /// Copies of each partition in a new cluster.
+    pub replication_factor: u32,
+    /// What the rows are kept in.
+    pub engine: Engine,
+    /// Nodes of one zone fail together.
+    pub zone: String,
+    /// As in RUST_LOG.
+    pub log: String,
+    /// Text or JSON.
+    pub log_format: LogFormat,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            data_folder: Some(PathBuf::from("./trimaran-data/shard")),
+            dynamodb_listen: ([127, 0, 0, 1], 8000).into(),
+            grpc_listen: ([127, 0, 0, 1], 7003).into(),
+            admin_listen: ([127, 0, 0, 1], 9090).into(),
+            advertise: String::new(),
+            join: Vec::new(),
+            bootstrap: None,
+            partitions: 4,
+            replication_factor: 3,
+            engine: Engine::Fjall,
+            zone: String::new(),
+            log: "info".to_owned(),
+            log_format: LogFormat::Text,
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What can go wrong with a request to the database, by what the caller can do.
+
+use trimaran_net::status::{Class, Classified};
+use trimaran_proto::api::error::ErrorDetail;
+
+use crate::item::Item;
+
+/// A request that has to be changed. The text is DynamoDB's, where DynamoDB has one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(String);
+
+impl Invalid {
+    /// With the text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<crate::number::Error> for Invalid {
+    fn from(error: crate::number::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Change the request.
+    #[error(transparent)]
+    Validation(#[from] Invalid),
+    /// The condition does not hold; nothing was changed.
+    #[error("The conditional request failed")]
+    ConditionFailed {
+        /// The item as it is, if it was asked for.
+        item: Option<Item>,
+    },
+    /// There is no such table.
+    #[error("Requested resource not found: Table: {table} not found")]
+    TableNotFound {
+        /// Its name.
+        table: String,
+    },
+    /// The table was deleted while the request was on its way; look it up again.
+    #[error("the table was deleted meanwhile")]
+    TableDropped,
+    /// The table is there already, or is not ready for this.
+    #[error("{0}")]
+    TableInUse(String),
+    /// A limit of the cluster.
+    #[error("{limit} = {max} is reached")]
+    Limit {
+        /// Its name.
+        limit: &'static str,
+        /// The limit.
+        max: usize,
+    },
+    /// Ask another node.
+    #[error("partition {partition} is not on this node")]
+    Elsewhere {
+        /// The partition.
+        partition: u64,
+    },
+    /// A majority of the partition's copies is gone for good.
+    #[error("partition {partition} is lost: a majority of its copies is gone")]
+    Lost {
+        /// The partition.
+        partition: u64,
+    },
+    /// The node has not joined its cluster yet, or is stopping.
+    #[error("the node does not take requests yet")]
+    NotReady,
+    /// It may have been carried out; retry with the same request id.
+    #[error("no leader of partition {partition} answered in time")]
+    TimedOut {
+        /// The partition.
+        partition: u64,
+    },
+    /// The disk failed under a read.
+    #[error("this node cannot read its data: {0}")]
+    Storage(String),
+    /// From the meta group, which keeps the tables.
+    #[error("the tables cannot be changed now")]
+    Cluster(#[source] std::sync::Arc<trimaran_cluster::Error>),
+    /// From the group.
+    #[error(transparent)]
+    Replication(#[from] trimaran_replication::Error),
+}
+
+impl From<trimaran_cluster::Error> for Error {
+    fn from(error: trimaran_cluster::Error) -> Self {
+        Self::Cluster(std::sync::Arc::new(error))
+    }
+}
+
+impl From<trimaran_storage::Error> for Error {
+    fn from(error: trimaran_storage::Error) -> Self {
+        Self::Storage(error.to_string())
+    }
+}
+
+impl From<crate::item::Malformed> for Error {
+    fn from(error: crate::item::Malformed) -> Self {
+        Self::Storage(error.to_string())
+    }
+}
+
+impl Classified for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Validation(_) => Class::Invalid,
+            Self::TableNotFound { .. } | Self::TableDropped => Class::NotFound,
+            Self::ConditionFailed { .. } | Self::TableInUse(_) => Class::Conflict,
+            Self::Limit { .. } => Class::Exhausted,
+            Self::Elsewhere { .. } => Class::Elsewhere,
+            Self::NotReady => Class::Later,
+            Self::TimedOut { .. } => Class::Unknown,
+            Self::Storage(_) | Self::Lost { .. } => Class::Broken,
+            Self::Cluster(inner) => inner.class(),
+            Self::Replication(inner) => inner.class(),
+        }
+    }
+
+    fn detail(&self) -> ErrorDetail {
+        let code = match self {
+            Self::Validation(_) => "VALIDATION",
+            Self::ConditionFailed { .. } => "CONDITION_FAILED",
+            Self::TableNotFound { .. } | Self::TableDropped => "TABLE_NOT_FOUND",
+            Self::TableInUse(_) => "TABLE_IN_USE",
+            Self::Limit { .. } => "LIMIT_EXCEEDED",
+            Self::Elsewhere { .. } => "WRONG_NODE",
+            Self::NotReady => "NOT_READY",
+            Self::TimedOut { .. } => "TIMED_OUT",
+            Self::Storage(_) => "STORAGE_UNREADABLE",
+            Self::Lost { .. } => "PARTITION_LOST",
+            Self::Cluster(inner) => return inner.detail(),
+            Self::Replication(inner) => return inner.detail(),
+        };
+        ErrorDetail { code: code.into(), ..ErrorDetail::default() }
+    }
+}

@@ -1,0 +1,155 @@
+//! The DynamoDB API: JSON 1.0 over HTTP/1.1, as its SDKs speak it.
+//!
+//! `POST /` with `X-Amz-Target: DynamoDB_20120810.<Operation>`; answers carry `x-amzn-RequestId` and `x-amz-crc32`,
+//! which SDKs verify. `GET /` says "healthy" to load balancers. Signatures are not looked at yet: whoever reaches the
+//! port may use it. Next: [`operation`] (one function an operation), [`json`] (values).
+
+use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::limits::{BODY_BYTES_MAX, CONNECTIONS_MAX, HALF_REQUEST_MAX, IDLE_CONNECTION_MAX};
+use crate::metrics;
+use crate::router::Router;
+
+mod error;
+mod json;
+mod operation;
+
+use error::Refusal;
+
+/// What targets begin with.
+const TARGET: &str = "DynamoDB_20120810.";
+
+/// Serves connections until `stop`, then lets each have the answers under way.
+pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = TaskTracker::new();
+    let numbers = Arc::new(AtomicU64::new(0));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file handles, say: those that are open go on.
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            debug!("CONNECTIONS_MAX is reached; a connection is closed");
+            continue;
+        };
+        let (router, stop, numbers) = (router.clone(), stop.clone(), Arc::clone(&numbers));
+        connections.spawn(async move {
+            metrics::connections().increment(1.0);
+            connection(stream, router, stop, numbers).await;
+            metrics::connections().decrement(1.0);
+            drop(place);
+        });
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, numbers: Arc<AtomicU64>) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "a connection ended before it began");
+        return;
+    }
+    let service = service_fn(move |request| {
+        let (router, number) = (router.clone(), numbers.fetch_add(1, Ordering::Relaxed));
+        async move { Ok::<_, std::convert::Infallible>(respond(&router, request, number).await) }
+    });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    // Also how long a connection may be idle between two requests.
+    http.timer(TokioTimer::new()).header_read_timeout(IDLE_CONNECTION_MAX);
+    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "a connection broke");
+    }
+}
+
+async fn respond(router: &Router, request: Request<Incoming>, number: u64) -> Response<Full<Bytes>> {
+    if request.method() == Method::GET {
+        let mut response = Response::new(Full::new(Bytes::from_static(b"healthy: trimaran\n")));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        return response;
+    }
+    metrics::requests("dynamodb").increment(1);
+    let (status, body) = match answer(router, request).await {
+        Ok(body) => (StatusCode::OK, body),
+        Err(refusal) => {
+            metrics::refused("dynamodb").increment(1);
+            (refusal.status(), refusal.body())
+        }
+    };
+    let body = Bytes::from(body);
+    let checksum = crc32fast::hash(&body);
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.0"));
+    headers.insert("x-amz-crc32", HeaderValue::from(checksum));
+    if let Ok(id) = HeaderValue::from_str(&format!("{number:032X}")) {
+        headers.insert("x-amzn-requestid", id);
+    }
+    response
+}
+
+async fn answer(router: &Router, request: Request<Incoming>) -> Result<Vec<u8>, Refusal> {
+    if request.method() != Method::POST {
+        return Err(Refusal::unknown_operation());
+    }
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let operation = header("x-amz-target").and_then(|target| target.strip_prefix(TARGET));
+    let operation = operation.ok_or_else(Refusal::unknown_operation)?.to_owned();
+    let gzip = header(CONTENT_ENCODING.as_str()) == Some("gzip");
+    let collected = timeout(HALF_REQUEST_MAX, Limited::new(request.into_body(), BODY_BYTES_MAX).collect());
+    let body = match collected.await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Refusal::too_large()),
+        Ok(Err(error)) => return Err(Refusal::serialization(format!("the body cannot be read: {error}"))),
+        Err(_elapsed) => {
+            return Err(Refusal::serialization(format!("the body did not come in {HALF_REQUEST_MAX:?}")));
+        }
+    };
+    let body = if gzip { unpack(&body)? } else { body };
+    operation::run(router, &operation, &body).await
+}
+
+fn unpack(body: &[u8]) -> Result<Bytes, Refusal> {
+    let mut unpacked = Vec::new();
+    let unpack =
+        flate2::read::GzDecoder::new(body).take(BODY_BYTES_MAX as u64 + 1).read_to_end(&mut unpacked);
+    unpack.map_err(|error| Refusal::serialization(format!("the body is no gzip: {error}")))?;
+    if unpacked.len() > BODY_BYTES_MAX {
+        return Err(Refusal::too_large());
+    }
+    Ok(unpacked.into())
+}

@@ -1,0 +1,773 @@
+//! The operations of DynamoDB over ours: JSON to a request, the answer to JSON.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Value as Json, json};
+
+use super::error::Refusal;
+use super::json::{Given, GivenItem, Shown, item};
+use crate::error::Invalid;
+use crate::expression::parse::Placeholders;
+use crate::item::{Item, Type};
+use crate::op::{self, ReturnValues, Written, batch_get, batch_write, page};
+use crate::router::Router;
+use crate::store::Stats;
+use crate::table::{KeyAttribute, Status, Table};
+
+type Answer = Result<Vec<u8>, Refusal>;
+
+/// Carries out the operation of a name.
+pub(super) async fn run(router: &Router, operation: &str, body: &[u8]) -> Answer {
+    match operation {
+        "PutItem" => put_item(router, parse(body)?).await,
+        "GetItem" => get_item(router, parse(body)?).await,
+        "UpdateItem" => update_item(router, parse(body)?).await,
+        "DeleteItem" => delete_item(router, parse(body)?).await,
+        "Query" => query(router, parse(body)?).await,
+        "Scan" => scan(router, parse(body)?).await,
+        "BatchGetItem" => batch_get_item(router, parse(body)?).await,
+        "BatchWriteItem" => batch_write_item(router, parse(body)?).await,
+        "CreateTable" => create_table(router, parse(body)?).await,
+        "DescribeTable" => describe_table(router, parse(body)?).await,
+        "ListTables" => list_tables(router, parse(body)?).await,
+        "DeleteTable" => delete_table(router, parse(body)?).await,
+        _ => Err(Refusal::unknown_operation()),
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::serialization(error.to_string()))
+}
+
+fn encode(answer: &Json) -> Answer {
+    serde_json::to_vec(answer).map_err(|error| Refusal::serialization(error.to_string()))
+}
+
+/// Something of ours within an answer.
+fn shown<'a, T>(value: &'a T) -> Result<Json, Refusal>
+where
+    Shown<'a, T>: serde::Serialize,
+{
+    serde_json::to_value(Shown(value)).map_err(|error| Refusal::serialization(error.to_string()))
+}
+
+fn required<T>(value: Option<T>, name: &str) -> Result<T, Refusal> {
+    value.ok_or_else(|| {
+        Invalid::new(format!(
+            "1 validation error detected: Value null at '{name}' failed to satisfy constraint: Member must not be null"
+        ))
+        .into()
+    })
+}
+
+/// Parameters from before expressions.
+fn refuse_legacy(given: &[(&str, bool)]) -> Result<(), Refusal> {
+    match given.iter().find(|(_, given)| *given) {
+        Some((name, _)) => {
+            let text = format!("the legacy parameter {name} is not supported; use expressions instead");
+            Err(Invalid::new(text).into())
+        }
+        None => Ok(()),
+    }
+}
+
+type Names = Option<BTreeMap<String, String>>;
+type Values = Option<BTreeMap<String, Given>>;
+
+fn placeholders(names: Names, values: Values, any_expression: bool) -> Result<Placeholders, Refusal> {
+    for (given, name) in [(names.is_some(), "Names"), (values.is_some(), "Values")] {
+        if given && !any_expression {
+            return Err(Invalid::new(format!(
+                "ExpressionAttribute{name} can only be specified when using expressions"
+            ))
+            .into());
+        }
+    }
+    let empty = |is_empty: bool, name: &str| match is_empty {
+        true => Err(Refusal::from(Invalid::new(format!("ExpressionAttribute{name} must not be empty")))),
+        false => Ok(()),
+    };
+    empty(names.as_ref().is_some_and(BTreeMap::is_empty), "Names")?;
+    empty(values.as_ref().is_some_and(BTreeMap::is_empty), "Values")?;
+    let values = values.unwrap_or_default().into_iter().map(|(name, given)| Ok((name, given.value()?)));
+    Ok(Placeholders::new(names.unwrap_or_default(), values.collect::<Result<_, Refusal>>()?))
+}
+
+fn return_values(text: Option<&str>) -> Result<ReturnValues, Refusal> {
+    match text.unwrap_or("NONE") {
+        "NONE" => Ok(ReturnValues::None),
+        "ALL_OLD" => Ok(ReturnValues::AllOld),
+        "UPDATED_OLD" => Ok(ReturnValues::UpdatedOld),
+        "ALL_NEW" => Ok(ReturnValues::AllNew),
+        "UPDATED_NEW" => Ok(ReturnValues::UpdatedNew),
+        other => Err(Invalid::new(format!(
+            "1 validation error detected: Value '{other}' at 'returnValues' failed to satisfy constraint: Member must \
+             satisfy enum value set: [ALL_NEW, UPDATED_OLD, ALL_OLD, NONE, UPDATED_NEW]"
+        ))
+        .into()),
+    }
+}
+
+/// What to say about capacity: nothing, or units for so many bytes.
+fn capacity(answer: &mut Json, asked: Option<&str>, table: &str, units: f64) -> Result<(), Refusal> {
+    let mut consumed = json!({ "TableName": table, "CapacityUnits": units });
+    match asked.unwrap_or("NONE") {
+        "NONE" => return Ok(()),
+        "TOTAL" => {}
+        "INDEXES" => consumed["Table"] = json!({ "CapacityUnits": units }),
+        other => {
+            return Err(Invalid::new(format!(
+                "1 validation error detected: Value '{other}' at 'returnConsumedCapacity' failed to satisfy constraint: \
+                 Member must satisfy enum value set: [INDEXES, TOTAL, NONE]"
+            ))
+            .into());
+        }
+    }
+    answer["ConsumedCapacity"] = consumed;
+    Ok(())
+}
+
+/// One for every kilobyte begun.
+fn write_units(bytes: u32) -> f64 {
+    f64::from(bytes.div_ceil(1024).max(1))
+}
+
+/// One for every four kilobytes begun, half as many for a read that need not be consistent.
+fn read_units(bytes: u64, consistent: Option<bool>) -> f64 {
+    let units = bytes.div_ceil(4096).max(1) as f64;
+    if consistent == Some(true) { units } else { units / 2.0 }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Write {
+    table_name: Option<String>,
+    item: Option<GivenItem>,
+    key: Option<GivenItem>,
+    update_expression: Option<String>,
+    condition_expression: Option<String>,
+    expression_attribute_names: Names,
+    expression_attribute_values: Values,
+    return_values: Option<String>,
+    return_values_on_condition_check_failure: Option<String>,
+    return_consumed_capacity: Option<String>,
+    expected: Option<IgnoredAny>,
+    attribute_updates: Option<IgnoredAny>,
+    conditional_operator: Option<IgnoredAny>,
+}
+
+/// What the three writes have in common, taken out of the request.
+struct Common {
+    table: String,
+    placeholders: Placeholders,
+    return_values: ReturnValues,
+    want_old_on_failure: bool,
+    capacity: Option<String>,
+}
+
+impl Write {
+    fn common(&mut self) -> Result<Common, Refusal> {
+        refuse_legacy(&[
+            ("Expected", self.expected.is_some()),
+            ("AttributeUpdates", self.attribute_updates.is_some()),
+            ("ConditionalOperator", self.conditional_operator.is_some()),
+        ])?;
+        let any = self.update_expression.is_some() || self.condition_expression.is_some();
+        let (names, values) =
+            (self.expression_attribute_names.take(), self.expression_attribute_values.take());
+        Ok(Common {
+            table: required(self.table_name.take(), "tableName")?,
+            placeholders: placeholders(names, values, any)?,
+            return_values: return_values(self.return_values.as_deref())?,
+            want_old_on_failure: self.return_values_on_condition_check_failure.as_deref() == Some("ALL_OLD"),
+            capacity: self.return_consumed_capacity.take(),
+        })
+    }
+}
+
+fn written(table: &str, written: &Written, asked: Option<&str>) -> Answer {
+    let mut answer = json!({});
+    if let Some(attributes) = &written.attributes {
+        answer["Attributes"] = shown(attributes)?;
+    }
+    capacity(&mut answer, asked, table, write_units(written.size))?;
+    encode(&answer)
+}
+
+async fn put_item(router: &Router, mut request: Write) -> Answer {
+    let common = request.common()?;
+    let put = op::put_item::Request {
+        table: common.table.clone(),
+        item: item(required(request.item, "item")?)?,
+        condition: request.condition_expression,
+        placeholders: common.placeholders,
+        return_values: common.return_values,
+        want_old_on_failure: common.want_old_on_failure,
+        request_id: None,
+    };
+    let outcome = router.run(put.prepare()?).await?;
+    written(&common.table, &outcome, common.capacity.as_deref())
+}
+
+async fn update_item(router: &Router, mut request: Write) -> Answer {
+    let common = request.common()?;
+    let update = op::update_item::Request {
+        table: common.table.clone(),
+        key: item(required(request.key, "key")?)?,
+        update: request.update_expression,
+        condition: request.condition_expression,
+        placeholders: common.placeholders,
+        return_values: common.return_values,
+        want_old_on_failure: common.want_old_on_failure,
+        request_id: None,
+    };
+    let outcome = router.run(update.prepare()?).await?;
+    written(&common.table, &outcome, common.capacity.as_deref())
+}
+
+async fn delete_item(router: &Router, mut request: Write) -> Answer {
+    let common = request.common()?;
+    let delete = op::delete_item::Request {
+        table: common.table.clone(),
+        key: item(required(request.key, "key")?)?,
+        condition: request.condition_expression,
+        placeholders: common.placeholders,
+        return_values: common.return_values,
+        want_old_on_failure: common.want_old_on_failure,
+        request_id: None,
+    };
+    let outcome = router.run(delete.prepare()?).await?;
+    written(&common.table, &outcome, common.capacity.as_deref())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Get {
+    table_name: Option<String>,
+    key: Option<GivenItem>,
+    consistent_read: Option<bool>,
+    projection_expression: Option<String>,
+    expression_attribute_names: Names,
+    return_consumed_capacity: Option<String>,
+    attributes_to_get: Option<IgnoredAny>,
+}
+
+async fn get_item(router: &Router, request: Get) -> Answer {
+    refuse_legacy(&[("AttributesToGet", request.attributes_to_get.is_some())])?;
+    let table = required(request.table_name, "tableName")?;
+    let any = request.projection_expression.is_some();
+    let get = op::get_item::Request {
+        table: table.clone(),
+        key: item(required(request.key, "key")?)?,
+        projection: request.projection_expression,
+        placeholders: placeholders(request.expression_attribute_names, None, any)?,
+    };
+    let found = router.run(get.prepare()?).await?;
+    let mut answer = json!({});
+    if let Some(item) = &found.item {
+        answer["Item"] = shown(item)?;
+    }
+    let units = read_units(found.size.into(), request.consistent_read);
+    capacity(&mut answer, request.return_consumed_capacity.as_deref(), &table, units)?;
+    encode(&answer)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Pages {
+    table_name: Option<String>,
+    index_name: Option<String>,
+    key_condition_expression: Option<String>,
+    filter_expression: Option<String>,
+    projection_expression: Option<String>,
+    expression_attribute_names: Names,
+    expression_attribute_values: Values,
+    scan_index_forward: Option<bool>,
+    exclusive_start_key: Option<GivenItem>,
+    limit: Option<i64>,
+    select: Option<String>,
+    segment: Option<i64>,
+    total_segments: Option<i64>,
+    consistent_read: Option<bool>,
+    return_consumed_capacity: Option<String>,
+    key_conditions: Option<IgnoredAny>,
+    query_filter: Option<IgnoredAny>,
+    scan_filter: Option<IgnoredAny>,
+    attributes_to_get: Option<IgnoredAny>,
+    conditional_operator: Option<IgnoredAny>,
+}
+
+impl Pages {
+    fn take(&mut self) -> Result<(String, page::Options, Placeholders), Refusal> {
+        refuse_legacy(&[
+            ("KeyConditions", self.key_conditions.is_some()),
+            ("QueryFilter", self.query_filter.is_some()),
+            ("ScanFilter", self.scan_filter.is_some()),
+            ("AttributesToGet", self.attributes_to_get.is_some()),
+            ("ConditionalOperator", self.conditional_operator.is_some()),
+        ])?;
+        let table = required(self.table_name.take(), "tableName")?;
+        let count_only = match self.select.as_deref() {
+            None | Some("ALL_ATTRIBUTES") => false,
+            Some("SPECIFIC_ATTRIBUTES") if self.projection_expression.is_some() => false,
+            Some("COUNT") => true,
+            Some("ALL_PROJECTED_ATTRIBUTES") => {
+                return Err(Invalid::new(
+                    "ALL_PROJECTED_ATTRIBUTES can be used only when Querying using an IndexName",
+                )
+                .into());
+            }
+            Some("SPECIFIC_ATTRIBUTES") => {
+                return Err(Invalid::new("Must specify the AttributesToGet or ProjectionExpression when choosing to get SPECIFIC_ATTRIBUTES").into());
+            }
+            Some(other) => {
+                return Err(Invalid::new(format!(
+                    "1 validation error detected: Value '{other}' at 'select' failed to satisfy constraint: Member must \
+                     satisfy enum value set: [SPECIFIC_ATTRIBUTES, COUNT, ALL_ATTRIBUTES, ALL_PROJECTED_ATTRIBUTES]"
+                ))
+                .into());
+            }
+        };
+        if self.projection_expression.is_some()
+            && matches!(self.select.as_deref(), Some("COUNT" | "ALL_ATTRIBUTES"))
+        {
+            let select = self.select.take().unwrap_or_default();
+            return Err(Invalid::new(format!(
+                "Cannot specify the ProjectionExpression when choosing to get {}",
+                match select.as_str() {
+                    "COUNT" => "only the Count",
+                    _ => "ALL_ATTRIBUTES",
+                }
+            ))
+            .into());
+        }
+        let any = self.key_condition_expression.is_some()
+            || self.filter_expression.is_some()
+            || self.projection_expression.is_some();
+        let (names, values) =
+            (self.expression_attribute_names.take(), self.expression_attribute_values.take());
+        let placeholders = placeholders(names, values, any)?;
+        let options = page::Options {
+            filter: self.filter_expression.take(),
+            projection: self.projection_expression.take(),
+            limit: self.limit.map(|limit| at_least_one(limit, "limit")).transpose()?,
+            start_key: self.exclusive_start_key.take().map(item).transpose()?,
+            count_only,
+        };
+        if let Some(index) = &self.index_name {
+            return Err(Invalid::new(format!("The table does not have the specified index: {index}")).into());
+        }
+        Ok((table, options, placeholders))
+    }
+
+    fn answer(&self, table: &str, page: &page::Page) -> Answer {
+        let mut answer = json!({ "Count": page.count, "ScannedCount": page.scanned });
+        if self.select.as_deref() != Some("COUNT") {
+            answer["Items"] = shown(&page.items)?;
+        }
+        if let Some(last_key) = &page.last_key {
+            answer["LastEvaluatedKey"] = shown(last_key)?;
+        }
+        let units = read_units(page.bytes, self.consistent_read);
+        capacity(&mut answer, self.return_consumed_capacity.as_deref(), table, units)?;
+        encode(&answer)
+    }
+}
+
+fn at_least_one(number: i64, name: &str) -> Result<u32, Refusal> {
+    u32::try_from(number).ok().filter(|&number| number > 0).ok_or_else(|| {
+        Invalid::new(format!(
+            "1 validation error detected: Value '{number}' at '{name}' failed to satisfy constraint: Member must have value \
+             greater than or equal to 1"
+        ))
+        .into()
+    })
+}
+
+async fn query(router: &Router, mut request: Pages) -> Answer {
+    let key_condition = request.key_condition_expression.clone();
+    let (table, options, placeholders) = request.take()?;
+    let key_condition = key_condition.ok_or_else(|| {
+        Invalid::new(
+            "Either the KeyConditions or KeyConditionExpression parameter must be specified in the request.",
+        )
+    })?;
+    let query = op::query::Request {
+        table: table.clone(),
+        key_condition,
+        descending: request.scan_index_forward == Some(false),
+        options,
+        placeholders,
+    };
+    let page = router.run(query.prepare()?).await?;
+    request.answer(&table, &page)
+}
+
+async fn scan(router: &Router, mut request: Pages) -> Answer {
+    let (table, options, placeholders) = request.take()?;
+    let segment = match (request.segment, request.total_segments) {
+        (None, None) => None,
+        (Some(_), None) => {
+            return Err(Invalid::new(
+                "The TotalSegments parameter is required but was not present in the request when Segment parameter is present",
+            )
+            .into());
+        }
+        (None, Some(_)) => {
+            return Err(Invalid::new(
+                "The Segment parameter is required but was not present in the request when parameter TotalSegments is present",
+            )
+            .into());
+        }
+        (Some(segment), Some(segments)) => {
+            let segments = at_least_one(segments, "totalSegments")?;
+            Some((u32::try_from(segment).unwrap_or(u32::MAX), segments))
+        }
+    };
+    let scan = op::scan::Request { table: table.clone(), segment, options, placeholders };
+    let page = router.run(scan.prepare()?).await?;
+    request.answer(&table, &page)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct BatchGet {
+    request_items: Option<BTreeMap<String, Json>>,
+    return_consumed_capacity: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct BatchKeys {
+    keys: Vec<GivenItem>,
+    consistent_read: Option<bool>,
+    projection_expression: Option<String>,
+    expression_attribute_names: Names,
+    attributes_to_get: Option<IgnoredAny>,
+}
+
+async fn batch_get_item(router: &Router, request: BatchGet) -> Answer {
+    let tables = required(request.request_items, "requestItems")?;
+    let mut asked = Vec::new();
+    let mut consistent = Vec::new();
+    for (table, keys) in &tables {
+        let keys: BatchKeys = serde_json::from_value(keys.clone())
+            .map_err(|error| Refusal::serialization(error.to_string()))?;
+        refuse_legacy(&[("AttributesToGet", keys.attributes_to_get.is_some())])?;
+        consistent.push(keys.consistent_read);
+        let any = keys.projection_expression.is_some();
+        asked.push(batch_get::Keys {
+            table: table.clone(),
+            keys: keys.keys.into_iter().map(item).collect::<Result<_, _>>()?,
+            projection: keys.projection_expression,
+            placeholders: placeholders(keys.expression_attribute_names, None, any)?,
+        });
+    }
+    let found = batch_get::run(router, asked).await?;
+    let mut answer = json!({ "Responses": {}, "UnprocessedKeys": {} });
+    let mut consumed = Vec::new();
+    for (((table, asked), found), consistent) in tables.into_iter().zip(found).zip(consistent) {
+        let mut units = 0.0;
+        let mut items: Vec<Item> = Vec::with_capacity(found.items.len());
+        for (item, size) in found.items {
+            units += read_units(size.into(), consistent);
+            items.push(item);
+        }
+        answer["Responses"][&table] = shown(&items)?;
+        if !found.unprocessed.is_empty() {
+            let mut left = asked.clone();
+            left["Keys"] = found.unprocessed.iter().map(|&place| asked["Keys"][place].clone()).collect();
+            answer["UnprocessedKeys"][&table] = left;
+        }
+        let mut one = json!({});
+        capacity(&mut one, request.return_consumed_capacity.as_deref(), &table, units)?;
+        consumed.extend(one.get_mut("ConsumedCapacity").map(Json::take));
+    }
+    if !consumed.is_empty() {
+        answer["ConsumedCapacity"] = consumed.into();
+    }
+    encode(&answer)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct BatchWrite {
+    request_items: Option<BTreeMap<String, Vec<BatchWriteOne>>>,
+    return_consumed_capacity: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct BatchWriteOne {
+    put_request: Option<BatchPut>,
+    delete_request: Option<BatchDelete>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct BatchPut {
+    item: GivenItem,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct BatchDelete {
+    key: GivenItem,
+}
+
+async fn batch_write_item(router: &Router, request: BatchWrite) -> Answer {
+    let mut writes = Vec::new();
+    for (table, requests) in required(request.request_items, "requestItems")? {
+        for one in requests {
+            let write = match (one.put_request, one.delete_request) {
+                (Some(put), None) => batch_write::Write::Put(item(put.item)?),
+                (None, Some(delete)) => batch_write::Write::Delete(item(delete.key)?),
+                _ => {
+                    return Err(Invalid::new(
+                        "Supplied AttributeValue has more than one datatypes set, must contain exactly one of PutRequest \
+                         and DeleteRequest",
+                    )
+                    .into());
+                }
+            };
+            writes.push((table.clone(), write));
+        }
+    }
+    let tables: Vec<String> = writes.iter().map(|(table, _)| table.clone()).collect();
+    let sizes = batch_write::run(router, writes).await?;
+    let mut units: BTreeMap<String, f64> = BTreeMap::new();
+    for (table, size) in tables.into_iter().zip(sizes) {
+        *units.entry(table).or_default() += write_units(size);
+    }
+    let mut answer = json!({ "UnprocessedItems": {} });
+    let mut consumed = Vec::new();
+    for (table, units) in units {
+        let mut one = json!({});
+        capacity(&mut one, request.return_consumed_capacity.as_deref(), &table, units)?;
+        consumed.extend(one.get_mut("ConsumedCapacity").map(Json::take));
+    }
+    if !consumed.is_empty() {
+        answer["ConsumedCapacity"] = consumed.into();
+    }
+    encode(&answer)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CreateTable {
+    table_name: Option<String>,
+    attribute_definitions: Option<Vec<AttributeDefinition>>,
+    key_schema: Option<Vec<KeySchemaElement>>,
+    billing_mode: Option<String>,
+    provisioned_throughput: Option<Throughput>,
+    deletion_protection_enabled: Option<bool>,
+    global_secondary_indexes: Option<Vec<IgnoredAny>>,
+    local_secondary_indexes: Option<Vec<IgnoredAny>>,
+    stream_specification: Option<Json>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AttributeDefinition {
+    attribute_name: String,
+    attribute_type: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct KeySchemaElement {
+    attribute_name: String,
+    key_type: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Throughput {
+    read_capacity_units: i64,
+    write_capacity_units: i64,
+}
+
+async fn create_table(router: &Router, request: CreateTable) -> Answer {
+    let name = required(request.table_name, "tableName")?;
+    op::create_table::check_name(&name)?;
+    let definitions = required(request.attribute_definitions, "attributeDefinitions")?;
+    let schema = required(request.key_schema, "keySchema")?;
+    for (given, what) in [
+        (request.global_secondary_indexes.is_some(), "GlobalSecondaryIndexes"),
+        (request.local_secondary_indexes.is_some(), "LocalSecondaryIndexes"),
+        (
+            request.stream_specification.is_some_and(|stream| stream["StreamEnabled"] == true),
+            "StreamSpecification",
+        ),
+    ] {
+        if given {
+            return Err(Invalid::new(format!("{what} is not supported yet")).into());
+        }
+    }
+    let invalid = |what: String| {
+        Refusal::from(Invalid::new(format!("One or more parameter values were invalid: {what}")))
+    };
+    let throughput = match (request.billing_mode.as_deref(), request.provisioned_throughput) {
+        (Some("PAY_PER_REQUEST"), None) => None,
+        (Some("PAY_PER_REQUEST"), Some(_)) => {
+            return Err(invalid(
+                "Neither ReadCapacityUnits nor WriteCapacityUnits can be specified when BillingMode is PAY_PER_REQUEST".into(),
+            ));
+        }
+        (None | Some("PROVISIONED"), Some(throughput)) => {
+            let reads =
+                at_least_one(throughput.read_capacity_units, "provisionedThroughput.readCapacityUnits")?;
+            let writes =
+                at_least_one(throughput.write_capacity_units, "provisionedThroughput.writeCapacityUnits")?;
+            Some((reads.into(), writes.into()))
+        }
+        (None | Some("PROVISIONED"), None) => {
+            return Err(invalid(
+                "ReadCapacityUnits and WriteCapacityUnits must both be specified when BillingMode is PROVISIONED".into(),
+            ));
+        }
+        (Some(other), _) => {
+            return Err(Invalid::new(format!(
+                "1 validation error detected: Value '{other}' at 'billingMode' failed to satisfy constraint: Member must \
+                 satisfy enum value set: [PROVISIONED, PAY_PER_REQUEST]"
+            ))
+            .into());
+        }
+    };
+    let key = |position: usize, kind: &str| -> Result<Option<KeyAttribute>, Refusal> {
+        let Some(element) = schema.get(position) else { return Ok(None) };
+        if element.key_type != kind {
+            return Err(Invalid::new(format!(
+                "Invalid KeySchema: The {} KeySchemaElement is not a {kind} key type",
+                if position == 0 { "first" } else { "second" }
+            ))
+            .into());
+        }
+        let name = element.attribute_name.clone();
+        let Some(definition) = definitions.iter().find(|definition| definition.attribute_name == name) else {
+            let keys: Vec<&str> = schema.iter().map(|element| element.attribute_name.as_str()).collect();
+            let defined: Vec<&str> = definitions.iter().map(|one| one.attribute_name.as_str()).collect();
+            return Err(invalid(format!(
+                "Some index key attributes are not defined in AttributeDefinitions. Keys: [{}], AttributeDefinitions: [{}]",
+                keys.join(", "),
+                defined.join(", ")
+            )));
+        };
+        let kind = Type::from_name(&definition.attribute_type)
+            .filter(|kind| matches!(kind, Type::S | Type::N | Type::B))
+            .ok_or_else(|| {
+                Invalid::new(format!(
+                    "1 validation error detected: Value '{}' at 'attributeDefinitions.1.member.attributeType' failed to \
+                     satisfy constraint: Member must satisfy enum value set: [B, N, S]",
+                    definition.attribute_type
+                ))
+            })?;
+        Ok(Some(KeyAttribute { name, kind }))
+    };
+    if schema.is_empty() || schema.len() > 2 {
+        return Err(Invalid::new(format!(
+            "1 validation error detected: Value '[{} elements]' at 'keySchema' failed to satisfy constraint: Member must \
+             have length less than or equal to 2",
+            schema.len()
+        ))
+        .into());
+    }
+    let partition_key = required(key(0, "HASH")?, "keySchema")?;
+    let sort_key = key(1, "RANGE")?;
+    if definitions.len() != schema.len() {
+        return Err(invalid(
+            "Number of attributes in KeySchema does not exactly match number of attributes defined in \
+             AttributeDefinitions"
+                .into(),
+        ));
+    }
+    let request = op::create_table::Request {
+        table: name,
+        partition_key,
+        sort_key,
+        throughput,
+        deletion_protection: request.deletion_protection_enabled.unwrap_or(false),
+    };
+    let table = op::create_table::run(router, request).await?;
+    // Nodes other than this one may not know of it for a moment; clients wait for ACTIVE.
+    encode(&json!({ "TableDescription": description(&table, Stats::default(), "CREATING") }))
+}
+
+fn description(table: &Table, stats: Stats, status: &str) -> Json {
+    let attributes: Vec<Json> = table
+        .key_attributes()
+        .map(|key| json!({ "AttributeName": key.name, "AttributeType": key.kind.name() }))
+        .collect();
+    let schema: Vec<Json> = table
+        .key_attributes()
+        .zip(["HASH", "RANGE"])
+        .map(|(key, kind)| json!({ "AttributeName": key.name, "KeyType": kind }))
+        .collect();
+    let (reads, writes) = table.throughput.unwrap_or_default();
+    let mut description = json!({
+        "TableName": table.name,
+        "TableId": format!("00000000-0000-0000-0000-{:012x}", table.id),
+        "TableArn": format!("arn:aws:dynamodb:local:000000000000:table/{}", table.name),
+        "TableStatus": status,
+        "CreationDateTime": table.created_ms as f64 / 1000.0,
+        "AttributeDefinitions": attributes,
+        "KeySchema": schema,
+        "ItemCount": stats.items,
+        "TableSizeBytes": stats.bytes,
+        "DeletionProtectionEnabled": table.deletion_protection,
+        "ProvisionedThroughput": {
+            "NumberOfDecreasesToday": 0, "ReadCapacityUnits": reads, "WriteCapacityUnits": writes,
+        },
+    });
+    if table.throughput.is_none() {
+        description["BillingModeSummary"] = json!({
+            "BillingMode": "PAY_PER_REQUEST",
+            "LastUpdateToPayPerRequestDateTime": table.created_ms as f64 / 1000.0,
+        });
+    }
+    description
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TableName {
+    table_name: Option<String>,
+}
+
+async fn describe_table(router: &Router, request: TableName) -> Answer {
+    let name = required(request.table_name, "tableName")?;
+    op::create_table::check_name(&name)?;
+    let (table, stats) = op::describe_table::run(router, &name).await?;
+    let status = if table.status == Status::Active { "ACTIVE" } else { "DELETING" };
+    encode(&json!({ "Table": description(&table, stats, status) }))
+}
+
+async fn delete_table(router: &Router, request: TableName) -> Answer {
+    let name = required(request.table_name, "tableName")?;
+    op::create_table::check_name(&name)?;
+    let table = op::delete_table::run(router, &name).await?;
+    encode(&json!({ "TableDescription": description(&table, Stats::default(), "DELETING") }))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListTables {
+    exclusive_start_table_name: Option<String>,
+    limit: Option<i64>,
+}
+
+async fn list_tables(router: &Router, request: ListTables) -> Answer {
+    let limit = request.limit.map(|limit| u32::try_from(limit.max(0)).unwrap_or(u32::MAX));
+    if let Some(name) = &request.exclusive_start_table_name {
+        op::create_table::check_name(name)?;
+    }
+    let (names, last) =
+        op::list_tables::run(router, request.exclusive_start_table_name.as_deref(), limit).await?;
+    let mut answer = json!({ "TableNames": names });
+    if let Some(last) = last {
+        answer["LastEvaluatedTableName"] = last.into();
+    }
+    encode(&answer)
+}

@@ -1,0 +1,443 @@
+//! The native API over gRPC.
+
+use std::collections::BTreeMap;
+
+use tonic::{Request, Response, Status};
+use trimaran_net::status::status;
+use trimaran_proto::api::database as wire;
+use trimaran_proto::api::database::attribute_value::Value as WireValue;
+use trimaran_proto::api::database::database_server::{Database, DatabaseServer};
+use trimaran_replication::session::RequestId;
+
+use crate::error::{Error, Invalid};
+use crate::expression::parse::Placeholders;
+use crate::item::{Item, Type, Value, set};
+use crate::limits::{MESSAGE_BYTES_MAX, NESTING_MAX};
+use crate::metrics;
+use crate::number::Number;
+use crate::op::{self, ReturnValues, batch_get, batch_write, page};
+use crate::router::Router;
+use crate::store::Stats;
+use crate::table::{self, KeyAttribute, Table};
+
+/// Metadata key of the request id.
+const REQUEST_ID: &str = "trimaran-request-id";
+
+struct Service(Router);
+
+/// The gRPC service.
+pub(crate) fn service(router: Router) -> DatabaseServer<impl Database> {
+    DatabaseServer::new(Service(router))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+fn value(wire: wire::AttributeValue, depth: usize) -> Result<Value, Invalid> {
+    if depth > NESTING_MAX {
+        return Err(Invalid::new("Nesting Levels have exceeded supported limits"));
+    }
+    let number = |text: &String| text.parse::<Number>().map_err(Invalid::from);
+    Ok(match wire.value {
+        None => {
+            return Err(Invalid::new(
+                "Supplied AttributeValue is empty, must contain exactly one of the supported datatypes",
+            ));
+        }
+        Some(WireValue::S(text)) => Value::S(text),
+        Some(WireValue::N(text)) => Value::N(number(&text)?),
+        Some(WireValue::B(bytes)) => Value::B(bytes),
+        Some(WireValue::Bool(truth)) => Value::Bool(truth),
+        Some(WireValue::Null(true)) => Value::Null,
+        Some(WireValue::Null(false)) => {
+            return Err(Invalid::new(
+                "One or more parameter values were invalid: Null attribute value types must have the value of true",
+            ));
+        }
+        Some(WireValue::L(list)) => {
+            Value::L(list.values.into_iter().map(|one| value(one, depth + 1)).collect::<Result<_, _>>()?)
+        }
+        Some(WireValue::M(map)) => Value::M(members(map, depth + 1)?),
+        Some(WireValue::Ss(texts)) => Value::Ss(set("string", texts.values)?),
+        Some(WireValue::Ns(texts)) => {
+            let numbers = texts.values.iter().map(number).collect::<Result<_, _>>()?;
+            Value::Ns(set("number", numbers)?)
+        }
+        Some(WireValue::Bs(bytes)) => {
+            let count = bytes.values.len();
+            let set: std::collections::BTreeSet<_> = bytes.values.into_iter().collect();
+            if set.is_empty() || set.len() < count {
+                return Err(Invalid::new(
+                    "One or more parameter values were invalid: a binary set may not be empty or contain duplicates",
+                ));
+            }
+            Value::Bs(set)
+        }
+    })
+}
+
+fn members(wire: wire::Item, depth: usize) -> Result<Item, Invalid> {
+    wire.attributes.into_iter().map(|(name, one)| Ok((name, value(one, depth)?))).collect()
+}
+
+fn item(wire: Option<wire::Item>) -> Result<Item, Invalid> {
+    members(wire.unwrap_or_default(), 0)
+}
+
+fn put_value(value: Value) -> wire::AttributeValue {
+    let value = match value {
+        Value::S(text) => WireValue::S(text),
+        Value::N(number) => WireValue::N(number.to_string()),
+        Value::B(bytes) => WireValue::B(bytes),
+        Value::Bool(truth) => WireValue::Bool(truth),
+        Value::Null => WireValue::Null(true),
+        Value::L(values) => {
+            WireValue::L(wire::ListValue { values: values.into_iter().map(put_value).collect() })
+        }
+        Value::M(map) => WireValue::M(put_item(map)),
+        Value::Ss(set) => WireValue::Ss(wire::StringSet { values: set.into_iter().collect() }),
+        Value::Ns(set) => {
+            WireValue::Ns(wire::NumberSet { values: set.iter().map(ToString::to_string).collect() })
+        }
+        Value::Bs(set) => WireValue::Bs(wire::BytesSet { values: set.into_iter().collect() }),
+    };
+    wire::AttributeValue { value: Some(value) }
+}
+
+fn put_item(item: Item) -> wire::Item {
+    wire::Item { attributes: item.into_iter().map(|(name, value)| (name, put_value(value))).collect() }
+}
+
+fn placeholders(wire: Option<wire::Placeholders>) -> Result<Placeholders, Invalid> {
+    let wire = wire.unwrap_or_default();
+    let values = wire.values.into_iter().map(|(name, one)| Ok((name, value(one, 0)?)));
+    let values = values.collect::<Result<BTreeMap<_, _>, Invalid>>()?;
+    Ok(Placeholders::new(wire.names.into_iter().collect(), values))
+}
+
+fn text(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn return_values(wire: i32) -> Result<ReturnValues, Invalid> {
+    match wire::ReturnValues::try_from(wire) {
+        Ok(wire::ReturnValues::None) => Ok(ReturnValues::None),
+        Ok(wire::ReturnValues::AllOld) => Ok(ReturnValues::AllOld),
+        Ok(wire::ReturnValues::UpdatedOld) => Ok(ReturnValues::UpdatedOld),
+        Ok(wire::ReturnValues::AllNew) => Ok(ReturnValues::AllNew),
+        Ok(wire::ReturnValues::UpdatedNew) => Ok(ReturnValues::UpdatedNew),
+        Err(_unknown) => Err(Invalid::new(format!("return_values: {wire} is none of them"))),
+    }
+}
+
+fn key_attribute(wire: wire::KeyAttribute) -> Result<KeyAttribute, Invalid> {
+    let kind = match wire.r#type() {
+        wire::KeyType::S => Type::S,
+        wire::KeyType::N => Type::N,
+        wire::KeyType::B => Type::B,
+        wire::KeyType::Unspecified => {
+            return Err(Invalid::new(format!("the type of key attribute {} is missing", wire.name)));
+        }
+    };
+    Ok(KeyAttribute { name: wire.name, kind })
+}
+
+fn description(table: Table, stats: Stats) -> wire::TableDescription {
+    let key = |key: KeyAttribute| wire::KeyAttribute {
+        name: key.name,
+        r#type: match key.kind {
+            Type::N => wire::KeyType::N,
+            Type::B => wire::KeyType::B,
+            _ => wire::KeyType::S,
+        }
+        .into(),
+    };
+    wire::TableDescription {
+        name: table.name,
+        id: table.id,
+        partition_key: Some(key(table.partition_key)),
+        sort_key: table.sort_key.map(key),
+        status: match table.status {
+            table::Status::Active => wire::TableStatus::Active,
+            table::Status::Deleting => wire::TableStatus::Deleting,
+        }
+        .into(),
+        created_ms: table.created_ms,
+        item_count: stats.items,
+        size_bytes: stats.bytes,
+    }
+}
+
+fn request_id<T>(request: &Request<T>) -> Result<Option<RequestId>, Invalid> {
+    let Some(id) = request.metadata().get(REQUEST_ID) else { return Ok(None) };
+    let parsed = id.to_str().ok().filter(|text| text.len() == 32);
+    match parsed.and_then(|text| u128::from_str_radix(text, 16).ok()) {
+        Some(bits) => Ok(Some(RequestId::from_random(bits))),
+        None => Err(Invalid::new(format!("{REQUEST_ID}: it must be 32 hexadecimal digits"))),
+    }
+}
+
+fn respond<T>(outcome: Result<T, Error>) -> Result<Response<T>, Status> {
+    metrics::requests("grpc").increment(1);
+    outcome.map(Response::new).map_err(|error| {
+        metrics::refused("grpc").increment(1);
+        status(&error)
+    })
+}
+
+impl Service {
+    async fn create_table(&self, request: wire::CreateTableRequest) -> Result<wire::CreateTableReply, Error> {
+        let missing = || Invalid::new("partition_key: it is missing");
+        let request = op::create_table::Request {
+            table: request.name,
+            partition_key: key_attribute(request.partition_key.ok_or_else(missing)?)?,
+            sort_key: request.sort_key.map(key_attribute).transpose()?,
+            throughput: None,
+            deletion_protection: request.deletion_protection,
+        };
+        let table = op::create_table::run(&self.0, request).await?;
+        Ok(wire::CreateTableReply { table: Some(description(table, Stats::default())) })
+    }
+
+    async fn put_item(&self, request: Request<wire::PutItemRequest>) -> Result<wire::PutItemReply, Error> {
+        let request_id = request_id(&request)?;
+        let request = request.into_inner();
+        let put = op::put_item::Request {
+            table: request.table,
+            item: item(request.item)?,
+            condition: text(request.condition),
+            placeholders: placeholders(request.placeholders)?,
+            return_values: return_values(request.return_values)?,
+            want_old_on_failure: false,
+            request_id,
+        };
+        let written = self.0.run(put.prepare()?).await?;
+        Ok(wire::PutItemReply { attributes: written.attributes.map(put_item) })
+    }
+
+    async fn get_item(&self, request: wire::GetItemRequest) -> Result<wire::GetItemReply, Error> {
+        let get = op::get_item::Request {
+            table: request.table,
+            key: item(request.key)?,
+            projection: text(request.projection),
+            placeholders: placeholders(request.placeholders)?,
+        };
+        let found = self.0.run(get.prepare()?).await?;
+        Ok(wire::GetItemReply { item: found.item.map(put_item) })
+    }
+
+    async fn update_item(
+        &self,
+        request: Request<wire::UpdateItemRequest>,
+    ) -> Result<wire::UpdateItemReply, Error> {
+        let request_id = request_id(&request)?;
+        let request = request.into_inner();
+        let update = op::update_item::Request {
+            table: request.table,
+            key: item(request.key)?,
+            update: text(request.update),
+            condition: text(request.condition),
+            placeholders: placeholders(request.placeholders)?,
+            return_values: return_values(request.return_values)?,
+            want_old_on_failure: false,
+            request_id,
+        };
+        let written = self.0.run(update.prepare()?).await?;
+        Ok(wire::UpdateItemReply { attributes: written.attributes.map(put_item) })
+    }
+
+    async fn delete_item(
+        &self,
+        request: Request<wire::DeleteItemRequest>,
+    ) -> Result<wire::DeleteItemReply, Error> {
+        let request_id = request_id(&request)?;
+        let request = request.into_inner();
+        let delete = op::delete_item::Request {
+            table: request.table,
+            key: item(request.key)?,
+            condition: text(request.condition),
+            placeholders: placeholders(request.placeholders)?,
+            return_values: return_values(request.return_values)?,
+            want_old_on_failure: false,
+            request_id,
+        };
+        let written = self.0.run(delete.prepare()?).await?;
+        Ok(wire::DeleteItemReply { attributes: written.attributes.map(put_item) })
+    }
+
+    async fn query(&self, request: wire::QueryRequest) -> Result<wire::QueryReply, Error> {
+        let query = op::query::Request {
+            table: request.table,
+            key_condition: request.key_condition,
+            descending: request.descending,
+            options: page::Options {
+                filter: text(request.filter),
+                projection: text(request.projection),
+                limit: Some(request.limit).filter(|&limit| limit > 0),
+                start_key: request.start_key.map(|key| item(Some(key))).transpose()?,
+                count_only: request.count_only,
+            },
+            placeholders: placeholders(request.placeholders)?,
+        };
+        let page = self.0.run(query.prepare()?).await?;
+        Ok(wire::QueryReply {
+            items: page.items.into_iter().map(put_item).collect(),
+            count: page.count,
+            scanned: page.scanned,
+            last_key: page.last_key.map(put_item),
+        })
+    }
+
+    async fn scan(&self, request: wire::ScanRequest) -> Result<wire::ScanReply, Error> {
+        let everything = request.segment == 0 && request.segments == 0;
+        let scan = op::scan::Request {
+            table: request.table,
+            segment: (!everything).then_some((request.segment, request.segments)),
+            options: page::Options {
+                filter: text(request.filter),
+                projection: text(request.projection),
+                limit: Some(request.limit).filter(|&limit| limit > 0),
+                start_key: request.start_key.map(|key| item(Some(key))).transpose()?,
+                count_only: request.count_only,
+            },
+            placeholders: placeholders(request.placeholders)?,
+        };
+        let page = self.0.run(scan.prepare()?).await?;
+        Ok(wire::ScanReply {
+            items: page.items.into_iter().map(put_item).collect(),
+            count: page.count,
+            scanned: page.scanned,
+            last_key: page.last_key.map(put_item),
+        })
+    }
+
+    async fn batch_get(&self, request: wire::BatchGetRequest) -> Result<wire::BatchGetReply, Error> {
+        let tables = request.tables.iter().cloned().map(|keys| {
+            Ok(batch_get::Keys {
+                table: keys.table,
+                keys: keys.keys.into_iter().map(|key| item(Some(key))).collect::<Result<_, _>>()?,
+                projection: text(keys.projection),
+                placeholders: placeholders(keys.placeholders)?,
+            })
+        });
+        let found = batch_get::run(&self.0, tables.collect::<Result<_, Invalid>>()?).await?;
+        let mut reply = wire::BatchGetReply::default();
+        for (asked, found) in request.tables.into_iter().zip(found) {
+            let items = found.items.into_iter().map(|(item, _)| put_item(item)).collect();
+            reply.tables.push(wire::TableItems { table: asked.table.clone(), items });
+            if !found.unprocessed.is_empty() {
+                let left = found.unprocessed.iter().filter_map(|&place| asked.keys.get(place).cloned());
+                reply.unprocessed.push(wire::TableKeys { keys: left.collect(), ..asked });
+            }
+        }
+        Ok(reply)
+    }
+
+    async fn batch_write(&self, request: wire::BatchWriteRequest) -> Result<wire::BatchWriteReply, Error> {
+        let mut writes = Vec::new();
+        for table in request.tables {
+            for put in table.puts {
+                writes.push((table.table.clone(), batch_write::Write::Put(item(Some(put))?)));
+            }
+            for delete in table.deletes {
+                writes.push((table.table.clone(), batch_write::Write::Delete(item(Some(delete))?)));
+            }
+        }
+        batch_write::run(&self.0, writes).await?;
+        Ok(wire::BatchWriteReply::default())
+    }
+}
+
+#[tonic::async_trait]
+impl Database for Service {
+    async fn create_table(
+        &self,
+        request: Request<wire::CreateTableRequest>,
+    ) -> Result<Response<wire::CreateTableReply>, Status> {
+        respond(Service::create_table(self, request.into_inner()).await)
+    }
+
+    async fn describe_table(
+        &self,
+        request: Request<wire::DescribeTableRequest>,
+    ) -> Result<Response<wire::DescribeTableReply>, Status> {
+        let described = op::describe_table::run(&self.0, &request.into_inner().name).await;
+        respond(
+            described
+                .map(|(table, stats)| wire::DescribeTableReply { table: Some(description(table, stats)) }),
+        )
+    }
+
+    async fn list_tables(
+        &self,
+        request: Request<wire::ListTablesRequest>,
+    ) -> Result<Response<wire::ListTablesReply>, Status> {
+        let request = request.into_inner();
+        let limit = Some(request.limit).filter(|&limit| limit > 0);
+        let after = text(request.after);
+        let listed = op::list_tables::run(&self.0, after.as_deref(), limit).await;
+        respond(listed.map(|(names, last)| wire::ListTablesReply { names, last: last.unwrap_or_default() }))
+    }
+
+    async fn delete_table(
+        &self,
+        request: Request<wire::DeleteTableRequest>,
+    ) -> Result<Response<wire::DeleteTableReply>, Status> {
+        let deleted = op::delete_table::run(&self.0, &request.into_inner().name).await;
+        respond(
+            deleted.map(|table| wire::DeleteTableReply { table: Some(description(table, Stats::default())) }),
+        )
+    }
+
+    async fn put_item(
+        &self,
+        request: Request<wire::PutItemRequest>,
+    ) -> Result<Response<wire::PutItemReply>, Status> {
+        respond(Service::put_item(self, request).await)
+    }
+
+    async fn get_item(
+        &self,
+        request: Request<wire::GetItemRequest>,
+    ) -> Result<Response<wire::GetItemReply>, Status> {
+        respond(Service::get_item(self, request.into_inner()).await)
+    }
+
+    async fn update_item(
+        &self,
+        request: Request<wire::UpdateItemRequest>,
+    ) -> Result<Response<wire::UpdateItemReply>, Status> {
+        respond(Service::update_item(self, request).await)
+    }
+
+    async fn delete_item(
+        &self,
+        request: Request<wire::DeleteItemRequest>,
+    ) -> Result<Response<wire::DeleteItemReply>, Status> {
+        respond(Service::delete_item(self, request).await)
+    }
+
+    async fn query(
+        &self,
+        request: Request<wire::QueryRequest>,
+    ) -> Result<Response<wire::QueryReply>, Status> {
+        respond(Service::query(self, request.into_inner()).await)
+    }
+
+    async fn scan(&self, request: Request<wire::ScanRequest>) -> Result<Response<wire::ScanReply>, Status> {
+        respond(Service::scan(self, request.into_inner()).await)
+    }
+
+    async fn batch_get(
+        &self,
+        request: Request<wire::BatchGetRequest>,
+    ) -> Result<Response<wire::BatchGetReply>, Status> {
+        respond(Service::batch_get(self, request.into_inner()).await)
+    }
+
+    async fn batch_write(
+        &self,
+        request: Request<wire::BatchWriteRequest>,
+    ) -> Result<Response<wire::BatchWriteReply>, Status> {
+        respond(Service::batch_write(self, request.into_inner()).await)
+    }
+}

@@ -1,0 +1,220 @@
+//! Keys to bytes that sort as keys do: `table · token · partition key · sort key`. Fixed for ever.
+//!
+//! Texts and bytes are written with every 0 as 0 255 and end with 0 1, numbers end themselves: so no key is the
+//! beginning of another one of its table, and what begins with a prefix stands together.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use trimaran_placement::token::{self, Token};
+use trimaran_storage::engine::{Range, after_prefix};
+
+use crate::error::Invalid;
+use crate::expression::{Comparator, SortCondition};
+use crate::item::{Item, Type, Value};
+use crate::table::Table;
+
+/// Where an item stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RowKey {
+    /// What decides on its partition.
+    pub token: Token,
+    /// Its row.
+    pub row: Bytes,
+}
+
+/// Bytes of the table and the token.
+pub const HEAD_BYTES: usize = 16;
+
+/// The row of a key whose attributes have been checked against the table.
+pub fn row_key(table: &Table, key: &Item) -> Result<RowKey, Invalid> {
+    let mismatch = || Invalid::new("The provided key element does not match the schema");
+    let partition = key.get(&table.partition_key.name).ok_or_else(mismatch)?;
+    let (token, mut row) = partition_prefix(table, partition);
+    if let Some(sort_key) = &table.sort_key {
+        encode(key.get(&sort_key.name).ok_or_else(mismatch)?, &mut row);
+    }
+    Ok(RowKey { token, row: row.freeze() })
+}
+
+/// What the rows of all items with one partition key begin with.
+pub fn partition_prefix(table: &Table, partition: &Value) -> (Token, BytesMut) {
+    let mut encoded = BytesMut::new();
+    encode(partition, &mut encoded);
+    let token = token::shard(table.id, &encoded);
+    let mut row = head(table.id, token);
+    row.put_slice(&encoded);
+    (token, row)
+}
+
+/// Table and token.
+pub fn head(table: u64, token: Token) -> BytesMut {
+    let mut head = BytesMut::with_capacity(64);
+    head.put_u64(table);
+    head.put_u64(token.0);
+    head
+}
+
+/// Table and token of a row.
+pub fn parse_head(row: &[u8]) -> Option<(u64, Token)> {
+    let (table, rest) = row.split_first_chunk::<8>()?;
+    let token = rest.first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*table), Token(u64::from_be_bytes(*token))))
+}
+
+/// The rows of a table with tokens from `first` to `last`, both inclusive.
+pub fn token_range(table: u64, first: Token, last: Token) -> Range {
+    let end = match last.0.checked_add(1) {
+        Some(next) => head(table, Token(next)).freeze(),
+        None => Bytes::copy_from_slice(&(table + 1).to_be_bytes()),
+    };
+    Range::new(head(table, first).freeze(), end)
+}
+
+/// The rows of a partition key for whose sort key a condition holds.
+pub fn sort_range(prefix: &[u8], condition: Option<&SortCondition>) -> Range {
+    let all = Range::prefix(prefix);
+    let at = |value: &Value| {
+        let mut row = BytesMut::from(prefix);
+        encode(value, &mut row);
+        row.freeze()
+    };
+    // Behind everything that has this sort key: there is one row of it, and it ends itself.
+    let behind = |value: &Value| after_prefix(&at(value));
+    let (start, end) = (all.start.clone(), all.end.clone());
+    match condition {
+        None => all,
+        Some(SortCondition::Compare(comparator, value)) => match comparator {
+            Comparator::Equal | Comparator::NotEqual => Range { start: at(value), end: behind(value) },
+            Comparator::Less => Range { start, end: Some(at(value)) },
+            Comparator::LessOrEqual => Range { start, end: behind(value) },
+            Comparator::Greater => Range { start: behind(value).unwrap_or(start), end },
+            Comparator::GreaterOrEqual => Range { start: at(value), end },
+        },
+        Some(SortCondition::Between(low, high)) => Range { start: at(low), end: behind(high) },
+        Some(SortCondition::BeginsWith(beginning)) => {
+            let mut row = BytesMut::from(prefix);
+            match beginning {
+                Value::S(text) => escape(text.as_bytes(), &mut row),
+                Value::B(bytes) => escape(bytes, &mut row),
+                // Refused where the condition is checked against the table.
+                other => encode(other, &mut row),
+            }
+            Range::prefix(&row)
+        }
+    }
+}
+
+fn encode(value: &Value, out: &mut BytesMut) {
+    match value {
+        Value::S(text) => {
+            escape(text.as_bytes(), out);
+            out.put_slice(&END);
+        }
+        Value::B(bytes) => {
+            escape(bytes, out);
+            out.put_slice(&END);
+        }
+        Value::N(number) => number.encode(out),
+        // No key attribute has another type; the table's check has refused it.
+        other => out.put_u8(other.kind().tag()),
+    }
+}
+
+fn escape(bytes: &[u8], out: &mut BytesMut) {
+    for piece in bytes.split_inclusive(|&byte| byte == 0) {
+        out.put_slice(piece);
+        if piece.last() == Some(&0) {
+            out.put_u8(255);
+        }
+    }
+}
+
+/// Before everything that may follow a 0.
+const END: [u8; 2] = [0, 1];
+
+/// Whether a value may stand for a key attribute in a condition.
+pub fn check_type(name: &str, expected: Type, value: &Value) -> Result<(), Invalid> {
+    if value.kind() == expected {
+        return Ok(());
+    }
+    Err(Invalid::new(format!(
+        "One or more parameter values were invalid: Condition parameter type does not match schema type; key: {name}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::expression::evaluate::order;
+    use crate::table::{KeyAttribute, Status};
+
+    fn table(sort_kind: Type) -> Table {
+        Table {
+            id: 7,
+            name: "t".into(),
+            partition_key: KeyAttribute { name: "pk".into(), kind: Type::S },
+            sort_key: Some(KeyAttribute { name: "sk".into(), kind: sort_kind }),
+            status: Status::Active,
+            created_ms: 0,
+            throughput: None,
+            deletion_protection: false,
+            revision: 1,
+        }
+    }
+
+    fn row(pk: &str, sk: Value) -> Bytes {
+        let key = Item::from([("pk".into(), Value::S(pk.into())), ("sk".into(), sk.clone())]);
+        row_key(&table(sk.kind()), &key).unwrap().row
+    }
+
+    #[test]
+    fn the_encoding_is_the_one_of_version_1() {
+        let row = row("a\0b", Value::S("c".into()));
+        assert_eq!(parse_head(&row).unwrap().0, 7);
+        assert_eq!(parse_head(&row).unwrap().1, token::shard(7, b"a\0\xffb\0\x01"));
+        assert_eq!(&row[HEAD_BYTES..], b"a\0\xffb\0\x01c\0\x01");
+    }
+
+    fn sort_values() -> impl Strategy<Value = (Value, Value)> {
+        let bytes = || prop::collection::vec(prop_oneof![Just(0_u8), Just(1), Just(2), Just(255)], 1..5);
+        let number =
+            || (any::<i32>(), -3..3).prop_map(|(m, e)| Value::N(format!("{m}e{e}").parse().unwrap()));
+        prop_oneof![
+            (bytes(), bytes()).prop_map(|(a, b)| (Value::B(a.into()), Value::B(b.into()))),
+            ("[\0-\u{3}a]{1,4}", "[\0-\u{3}a]{1,4}").prop_map(|(a, b)| (Value::S(a), Value::S(b))),
+            (number(), number()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn rows_sort_as_sort_keys_do_and_ranges_hold_what_conditions_say((a, b) in sort_values()) {
+            let (row_a, row_b) = (row("p", a.clone()), row("p", b.clone()));
+            let expected = order(&a, &b).unwrap();
+            prop_assert_eq!(row_a.cmp(&row_b), expected);
+            let (_, prefix) = partition_prefix(&table(a.kind()), &Value::S("p".into()));
+            let within = |condition: SortCondition| {
+                let range = sort_range(&prefix, Some(&condition));
+                range.start <= row_a && range.end.is_none_or(|end| row_a < end)
+            };
+            use Comparator::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual};
+            for (comparator, holds) in [
+                (Equal, expected.is_eq()),
+                (Less, expected.is_lt()),
+                (LessOrEqual, expected.is_le()),
+                (Greater, expected.is_gt()),
+                (GreaterOrEqual, expected.is_ge()),
+            ] {
+                prop_assert_eq!(within(SortCondition::Compare(comparator, b.clone())), holds);
+            }
+            prop_assert_eq!(within(SortCondition::Between(b.clone(), b.clone())), expected.is_eq());
+            let begins = match (&a, &b) {
+                (Value::S(a), Value::S(b)) => a.starts_with(b.as_str()),
+                (Value::B(a), Value::B(b)) => a.starts_with(b),
+                _ => return Ok(()),
+            };
+            prop_assert_eq!(within(SortCondition::BeginsWith(b)), begins);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The hash-sharded database: replicated by Raft, on disk, also for DynamoDB clients.
+//!
+//! The way of a request: [`front`] (decode) → [`op`] (check) → [`router`] (which partition, who leads it) → the group
+//! → [`machine`] → [`op`] (apply) → [`store`] (rows in an engine) → back. [`item`], [`number`], [`table`], [`key`] and
+//! [`expression`] are the data model, [`node`] starts all of it, [`limits`] names every bound.
+
+pub mod config;
+
+pub mod node;
+
+pub mod front;
+
+pub mod op;
+
+pub mod router;
+
+pub mod machine;
+
+pub mod store;
+
+pub mod expression;
+
+pub mod item;
+
+pub mod number;
+
+pub mod table;
+
+pub mod key;
+
+pub mod sweep;
+
+pub mod limits;
+
+pub mod error;
+
+pub mod metrics;
+
+pub use error::Error;

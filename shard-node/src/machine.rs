@@ -1,0 +1,170 @@
+//! What a partition of the database replicates: commands on rows, kept in the node's engine.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use trimaran_placement::token::Token;
+use trimaran_proto::state::shard as state;
+use trimaran_proto::state::shard::command::Body;
+use trimaran_replication::error::Stop;
+use trimaran_replication::machine::{Committed, Machine, Persist, Recovered, Remember, SnapshotChunks};
+use trimaran_storage::engine::{Engine, Order};
+
+use crate::key::{parse_head, token_range};
+use crate::op;
+use crate::store::{Found, Row, Stats, Store, Stored, View};
+
+/// Bytes of one chunk of a snapshot.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// The machine of one partition.
+#[derive(Debug)]
+pub struct ShardMachine {
+    store: Store,
+}
+
+/// Stops this copy: what the disk says cannot be trusted.
+pub(crate) fn stop(error: impl std::error::Error) -> Stop {
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    Stop::new(format!("{error}{cause}"))
+}
+
+impl ShardMachine {
+    /// A partition of these tokens, both inclusive, whose rows are in `engine`.
+    pub fn new(engine: Arc<dyn Engine>, partition: u64, first: Token, last: Token) -> Self {
+        Self { store: Store::new(engine, partition, first, last) }
+    }
+
+    /// The rows as they are committed now.
+    pub fn view(&self) -> View {
+        self.store.view()
+    }
+
+    /// What a table counts here; `None` if it was dropped.
+    pub fn stats(&self, table: u64) -> Option<Stats> {
+        (!self.store.is_dropped(table)).then(|| self.store.stats(table))
+    }
+
+    /// Tables that were dropped, and the tokens that their rows are to be removed of.
+    pub fn dropped(&self) -> (Vec<u64>, (Token, Token)) {
+        (self.store.dropped(), self.store.tokens())
+    }
+
+    fn command(&mut self, payload: &Bytes) -> Result<state::Reply, Stop> {
+        let command = state::Command::decode(payload.clone()).map_err(stop)?;
+        let unknown = || Stop::new("a command of the database that this release does not know");
+        let body = command.body.ok_or_else(unknown)?;
+        if let Body::DropTable(drop) = &body {
+            self.store.drop_table(drop.table);
+            return Ok(state::Reply::default());
+        }
+        let (table, _) = parse_head(&command.row).ok_or_else(unknown)?;
+        if self.store.is_dropped(table) {
+            return Ok(op::reply(state::reply::Outcome::TableDropped));
+        }
+        // A copy: the row is a slice of the whole log entry, and may be kept for long.
+        let row = Bytes::copy_from_slice(&command.row);
+        match body {
+            Body::Put(put) => op::put_item::apply(&mut self.store, &row, put),
+            Body::Update(update) => op::update_item::apply(&mut self.store, &row, update),
+            Body::Delete(delete) => op::delete_item::apply(&mut self.store, &row, delete),
+            Body::DropTable(_) => Err(unknown()),
+        }
+    }
+}
+
+impl Machine for ShardMachine {
+    const DURABLE: bool = true;
+
+    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Bytes>, Stop> {
+        let mut replies = Vec::with_capacity(run.len());
+        for committed in run {
+            self.store.begin(committed.stamp_ms);
+            replies.push(self.command(committed.payload)?.encode_to_vec().into());
+        }
+        Ok(replies)
+    }
+
+    fn commit(&mut self, remember: Remember) -> Result<(), Stop> {
+        self.store.commit(&remember.applied, remember.answered, remember.forget_below).map_err(stop)
+    }
+
+    fn recover(&mut self) -> Result<Recovered, Stop> {
+        Ok(match self.store.open().map_err(stop)? {
+            Found::Nothing => Recovered::Nothing,
+            Found::Interrupted => Recovered::Interrupted,
+            Found::Committed { applied, answered } => Recovered::Applied { applied, answered },
+        })
+    }
+
+    fn persist(&self) -> Persist {
+        let engine = Arc::clone(self.store.engine());
+        Box::new(move || engine.flush().map_err(stop))
+    }
+
+    fn snapshot(&self) -> SnapshotChunks {
+        let (first, last) = self.store.tokens();
+        let tables = self.store.tables();
+        let head = state::SnapshotHead {
+            state: Some(state::PartitionState { version: self.store.version() }),
+            first_token: first.0,
+            last_token: last.0,
+            tables: tables
+                .iter()
+                .map(|&(table, stats)| state::TableStats { table, items: stats.items, bytes: stats.bytes })
+                .collect(),
+            dropped_tables: self.store.dropped(),
+        };
+        let view = self.store.view();
+        let rows = tables
+            .into_iter()
+            .flat_map(move |(table, _)| view.scan(token_range(table, first, last), Order::Ascending));
+        Box::new(chunks(head, rows))
+    }
+
+    fn restore(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+        self.store.begin_restore().map_err(stop)?;
+        for chunk in chunks {
+            let chunk = state::SnapshotChunk::decode(chunk?).map_err(stop)?;
+            if let Some(head) = chunk.head {
+                if self.store.tokens() != (Token(head.first_token), Token(head.last_token)) {
+                    return Err(Stop::new("a snapshot of another range of tokens"));
+                }
+                let tables = head
+                    .tables
+                    .iter()
+                    .map(|stats| (stats.table, Stats { items: stats.items, bytes: stats.bytes }));
+                let version = head.state.map_or(0, |state| state.version);
+                self.store.restore_head(version, tables.collect(), head.dropped_tables);
+            }
+            let rows = chunk.rows.into_iter();
+            let rows = rows.map(|row| (row.row, row.version, Stored { size: row.size, bytes: row.item }));
+            self.store.restore_rows(rows).map_err(stop)?;
+        }
+        Ok(())
+    }
+}
+
+fn chunks(
+    head: state::SnapshotHead,
+    rows: impl Iterator<Item = Result<Row, trimaran_storage::Error>> + Send,
+) -> impl Iterator<Item = Result<Bytes, Stop>> + Send {
+    let mut head = Some(head);
+    let mut rows = rows.fuse();
+    std::iter::from_fn(move || {
+        let mut chunk = state::SnapshotChunk { head: head.take(), rows: Vec::new() };
+        let mut bytes = 0;
+        while bytes < CHUNK_BYTES {
+            match rows.next() {
+                Some(Ok((row, version, item))) => {
+                    bytes += row.len() + item.bytes.len() + 32;
+                    chunk.rows.push(state::Row { row, version, item: item.bytes, size: item.size });
+                }
+                Some(Err(error)) => return Some(Err(stop(error))),
+                None => break,
+            }
+        }
+        (chunk.head.is_some() || !chunk.rows.is_empty()).then(|| Ok(chunk.encode_to_vec().into()))
+    })
+}

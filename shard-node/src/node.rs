@@ -1,0 +1,198 @@
+//! A shard node: its parts, in the order in which they start.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng as _;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use trimaran_cluster::home;
+use trimaran_cluster::identity::Identity;
+use trimaran_cluster::member::{self, Cluster};
+use trimaran_cluster::replicas::Replicas;
+use trimaran_net::clock::{Clock, SystemClock};
+use trimaran_net::dial::TcpDial;
+use trimaran_net::listen;
+use trimaran_net::peers::Peers;
+use trimaran_placement::token::Token;
+use trimaran_replication::groups::{self, Groups};
+use trimaran_service::admin::Readiness;
+use trimaran_service::entropy;
+use trimaran_storage::engine::{self, Engine, Kind};
+use trimaran_storage::wal;
+
+use crate::config::{self, Options};
+use crate::machine::ShardMachine;
+use crate::router::Router;
+use crate::{front, metrics, sweep};
+
+/// How long connections have to end when the node stops.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// How long other nodes have to take over leaderships.
+const HANDOVER_MAX: Duration = Duration::from_secs(1);
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port.
+    #[error(transparent)]
+    Listen(#[from] listen::Error),
+    /// The data folder.
+    #[error(transparent)]
+    Home(#[from] home::Error),
+    /// The cluster.
+    #[error("the node cannot take its place in the cluster")]
+    Cluster(#[from] trimaran_cluster::Error),
+    /// The options contradict each other, or it was stopped.
+    #[error("{0}")]
+    Options(&'static str),
+}
+
+/// A node that runs.
+#[derive(Debug)]
+pub struct Node {
+    /// Where DynamoDB clients connect.
+    pub dynamodb: SocketAddr,
+    /// Where gRPC clients connect.
+    pub grpc: SocketAddr,
+    router: Router,
+    groups: Groups,
+    stop: CancellationToken,
+    leaving: CancellationToken,
+    server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    dynamodb_server: tokio::task::JoinHandle<()>,
+    sweeper: tokio::task::JoinHandle<()>,
+}
+
+impl Node {
+    /// Starts a node and returns when it takes requests. It stops when `stop` is cancelled and [`Node::stopped`]
+    /// returns.
+    pub async fn start(
+        options: Options,
+        readiness: Readiness,
+        stop: CancellationToken,
+    ) -> Result<Self, Error> {
+        metrics::describe();
+        // Ports first: a taken one is the commonest mistake, and nothing has happened yet.
+        let dynamodb_listener = listen::listen(options.dynamodb_listen, "--dynamodb-listen")?;
+        let grpc_listener = listen::listen(options.grpc_listen, "--grpc-listen")?;
+        let address =
+            |listener: &tokio::net::TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
+        let dynamodb = address(&dynamodb_listener, options.dynamodb_listen);
+        let grpc = address(&grpc_listener, options.grpc_listen);
+
+        let mut random = entropy::generator();
+        let (identity, durable, engine) = match &options.data_folder {
+            None => {
+                let engine: Arc<dyn Engine> = Arc::new(trimaran_storage::memory::MemoryEngine::default());
+                (Identity::passing(&mut random), None, engine)
+            }
+            Some(folder) => {
+                let boot = entropy::machine_boot();
+                let (identity, durable) = home::open(folder, wal::Sync::Always, &boot, &mut random)?;
+                let kind = match options.engine {
+                    config::Engine::Fjall => Kind::Fjall,
+                    config::Engine::Sled => Kind::Sled,
+                };
+                let engine = engine::open(kind, &folder.join("data")).map_err(|source| {
+                    home::Error::Storage { folder: folder.display().to_string(), source }
+                })?;
+                (identity, Some(durable), engine)
+            }
+        };
+        let in_memory = durable.is_none();
+        let durability = |durable| if in_memory { groups::Durability::Memory } else { durable };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let peers = Peers::new(Arc::new(TcpDial));
+        let groups = Groups::new(
+            identity.node,
+            groups::Options::default(),
+            Arc::clone(&clock),
+            peers.clone(),
+            durable,
+        );
+        let cluster = Cluster::open(
+            member::Options {
+                kind: "shard",
+                version: env!("CARGO_PKG_VERSION"),
+                identity,
+                address: home::advertised(&options.advertise, grpc),
+                resp_address: String::new(),
+                zone: options.zone.clone(),
+                seeds: options.join.clone(),
+                bootstrap: options.bootstrap,
+                partitions: options.partitions,
+                replication_factor: options.replication_factor,
+                meta_durability: durability(groups::Durability::Flushed),
+                lost_memory: in_memory,
+            },
+            groups.clone(),
+            peers,
+        )
+        .await?;
+
+        let leaving = CancellationToken::new();
+        let machines = Arc::clone(&engine);
+        let replicas =
+            Replicas::keep(cluster.clone(), durability(groups::Durability::Log), move |partition| {
+                let (first, last) = (Token(partition.first_token), Token(partition.last_token));
+                ShardMachine::new(Arc::clone(&machines), partition.id, first, last)
+            });
+        let router = Router::new(cluster.clone(), replicas, clock, random.random(), leaving.clone());
+
+        // Other nodes must reach this one before it can enter; clients are told to wait until it has.
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(trimaran_proto::DESCRIPTORS)
+            .build_v1()
+            .map_err(|_bad| Error::Options("the descriptors of this build are damaged"))?;
+        let server = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20)
+            .add_service(groups.service())
+            .add_service(cluster.cluster_service())
+            .add_service(cluster.placement_service())
+            .add_service(front::grpc::service(router.clone()))
+            .add_service(front::internal::service(router.clone()))
+            .add_service(health_service)
+            .add_service(reflection)
+            .serve_with_incoming_shutdown(listen::incoming(grpc_listener), stop.clone().cancelled_owned());
+        let server = tokio::spawn(server);
+
+        tokio::select! {
+            entered = cluster.enter() => entered?,
+            () = stop.cancelled() => return Err(Error::Options("stopped before the node was a member of a cluster")),
+        }
+        let sweeper = tokio::spawn(sweep::run(router.clone(), engine));
+        let dynamodb_server =
+            tokio::spawn(front::dynamodb::serve(dynamodb_listener, router.clone(), stop.clone()));
+        health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+        readiness.set(true);
+        info!(%dynamodb, %grpc, "shard-node takes requests");
+        Ok(Self { dynamodb, grpc, router, groups, stop, leaving, server, dynamodb_server, sweeper })
+    }
+
+    /// Returns when `stop` was cancelled and everything has ended: leaderships are given away, connections have had
+    /// their answers, logs are closed.
+    pub async fn stopped(self) {
+        self.stop.cancelled().await;
+        self.router.give_leaderships_away(HANDOVER_MAX).await;
+        self.leaving.cancel();
+        self.sweeper.abort();
+        self.groups.leave_lines();
+        let ended = async {
+            let _ended = self.dynamodb_server.await;
+            if let Ok(Err(error)) = self.server.await {
+                warn!(%error, "the gRPC server did not stop cleanly");
+            }
+        };
+        if tokio::time::timeout(DRAIN_MAX, ended).await.is_err() {
+            warn!("some connections did not end in {DRAIN_MAX:?}");
+        }
+        self.groups.close_all().await;
+        info!("shard-node stopped");
+    }
+}

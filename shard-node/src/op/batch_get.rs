@@ -1,0 +1,102 @@
+//! BatchGetItem: many items by their keys; each as new as everything acknowledged before, but not all of one moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use trimaran_proto::internal::shard as wire;
+
+use super::get_item::{Found, decode};
+use crate::error::{Error, Invalid};
+use crate::expression::Path;
+use crate::expression::evaluate::project;
+use crate::expression::parse::{self, Placeholders};
+use crate::item::Item;
+use crate::key::row_key;
+use crate::limits::{BATCH_GET_BYTES_MAX, BATCH_GET_KEYS_MAX};
+use crate::router::Router;
+
+/// What is asked of one table.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// Name of the table.
+    pub table: String,
+    /// The keys.
+    pub keys: Vec<Item>,
+    /// Parts of the items; all of them if absent.
+    pub projection: Option<String>,
+    /// For the projection.
+    pub placeholders: Placeholders,
+}
+
+/// What was found of one table.
+#[derive(Debug, Default)]
+pub struct Items {
+    /// Items that are there, in no order, with the bytes that they count for.
+    pub items: Vec<(Item, u32)>,
+    /// Positions of keys that were not looked up, because the answer became too large.
+    pub unprocessed: Vec<usize>,
+}
+
+/// Looks keys up, of several tables at once; the answers stand as the questions do.
+pub async fn run(router: &Router, tables: Vec<Keys>) -> Result<Vec<Items>, Error> {
+    let count: usize = tables.iter().map(|table| table.keys.len()).sum();
+    if count == 0 || count > BATCH_GET_KEYS_MAX {
+        return Err(Invalid::new("Too many items requested for the BatchGetItem call").into());
+    }
+    let mut projections: Vec<Option<Vec<Path>>> = Vec::new();
+    // Rows by partition, each with its table and its place there.
+    let mut wanted: BTreeMap<u64, Vec<(usize, usize, Bytes)>> = BTreeMap::new();
+    for (position, keys) in tables.into_iter().enumerate() {
+        let Keys { table, keys, projection, mut placeholders } = keys;
+        let projection = projection.map(|text| parse::projection(&text, &mut placeholders)).transpose()?;
+        placeholders.check_used()?;
+        projections.push(projection);
+        let table = router.table(&table).await?;
+        let mut seen = BTreeSet::new();
+        for (place, key) in keys.iter().enumerate() {
+            table.check_key(key)?;
+            let key = row_key(&table, key)?;
+            if !seen.insert(key.row.clone()) {
+                return Err(Invalid::new("Provided list of item keys contains duplicates").into());
+            }
+            wanted.entry(router.partition_of(&key)?).or_default().push((position, place, key.row));
+        }
+    }
+    let reads: FuturesUnordered<_> =
+        wanted.into_iter().map(|(partition, rows)| read(router, partition, rows)).collect();
+    let answers: Vec<_> = reads.collect().await;
+    let mut found: Vec<Items> = projections.iter().map(|_| Items::default()).collect();
+    let mut bytes = 0;
+    for answer in answers {
+        for (position, place, Found { item, size }) in answer? {
+            if bytes > BATCH_GET_BYTES_MAX {
+                found[position].unprocessed.push(place);
+                continue;
+            }
+            bytes += size as usize;
+            let shown = item.map(|item| {
+                projections[position].as_ref().map_or_else(|| item.clone(), |paths| project(&item, paths))
+            });
+            found[position].items.extend(shown.map(|item| (item, size)));
+        }
+    }
+    Ok(found)
+}
+
+async fn read(
+    router: &Router,
+    partition: u64,
+    wanted: Vec<(usize, usize, Bytes)>,
+) -> Result<Vec<(usize, usize, Found)>, Error> {
+    let rows = wanted.iter().map(|(.., row)| row.clone()).collect();
+    let reply = router.read(partition, wire::read_request::Body::Get(wire::Get { rows })).await;
+    let reply = match reply {
+        // The others of its tables may be there; it is looked up anew by who asks again.
+        Err(Error::TableDropped) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let found = wanted.into_iter().zip(reply.items);
+    found.map(|((position, place, _), item)| Ok((position, place, decode(item)?))).collect()
+}

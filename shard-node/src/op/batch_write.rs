@@ -1,0 +1,91 @@
+//! BatchWriteItem: many puts and deletes; each as one, not all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use trimaran_proto::state::shard as state;
+use trimaran_proto::state::shard::command::Body;
+
+use super::{check_item, encode, written};
+use crate::error::{Error, Invalid};
+use crate::item::Item;
+use crate::key::{RowKey, row_key};
+use crate::limits::BATCH_WRITE_REQUESTS_MAX;
+use crate::router::Router;
+use crate::table::Table;
+
+/// One write.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// Replace or make this item.
+    Put(Item),
+    /// Remove the item with this key.
+    Delete(Item),
+}
+
+/// Carries out writes; each with the name of its table. Returns the bytes of each.
+pub async fn run(router: &Router, writes: Vec<(String, Write)>) -> Result<Vec<u32>, Error> {
+    if writes.is_empty() || writes.len() > BATCH_WRITE_REQUESTS_MAX {
+        return Err(Invalid::new("Too many items requested for the BatchWriteItem call").into());
+    }
+    for (_, write) in &writes {
+        if let Write::Put(item) = write {
+            check_item(item)?;
+        }
+    }
+    match attempt(router, &writes).await {
+        // A put or a delete may be done twice. What went to the table of before is gone with it.
+        Err(Error::TableDropped) => {
+            router.refresh_tables().await;
+            attempt(router, &writes).await
+        }
+        outcome => outcome,
+    }
+}
+
+/// Of one partition: the places in the request, and the commands.
+type Commands = (Vec<usize>, Vec<(RowKey, Body)>);
+
+async fn attempt(router: &Router, writes: &[(String, Write)]) -> Result<Vec<u32>, Error> {
+    let mut tables: BTreeMap<&str, Table> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let mut commands: BTreeMap<u64, Commands> = BTreeMap::new();
+    for (place, (name, write)) in writes.iter().enumerate() {
+        if !tables.contains_key(name.as_str()) {
+            tables.insert(name, router.table(name).await?);
+        }
+        let Some(table) = tables.get(name.as_str()) else { continue };
+        let (key, body) = match write {
+            Write::Put(item) => {
+                let stored = encode(item);
+                let put = state::Put { item: stored.bytes, size: stored.size, ..state::Put::default() };
+                (row_key(table, &table.key_of(item)?)?, Body::Put(put))
+            }
+            Write::Delete(key) => {
+                table.check_key(key)?;
+                (row_key(table, key)?, Body::Delete(state::Delete::default()))
+            }
+        };
+        if !seen.insert(key.row.clone()) {
+            return Err(Invalid::new("Provided list of item keys contains duplicates").into());
+        }
+        let (places, bodies) = commands.entry(router.partition_of(&key)?).or_default();
+        places.push(place);
+        bodies.push((key, body));
+    }
+    let written: FuturesUnordered<_> = commands
+        .into_iter()
+        .map(|(partition, (places, bodies))| async move {
+            let replies = router.write_many(partition, bodies, None).await?;
+            let sizes = replies.into_iter().map(|reply| Ok(written(reply)?.size));
+            Ok::<_, Error>(places.into_iter().zip(sizes.collect::<Result<Vec<_>, Error>>()?))
+        })
+        .collect();
+    let mut sizes = vec![0; writes.len()];
+    let outcomes: Vec<_> = written.collect().await;
+    for outcome in outcomes {
+        outcome?.for_each(|(place, size)| sizes[place] = size);
+    }
+    Ok(sizes)
+}

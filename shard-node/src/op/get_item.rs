@@ -1,0 +1,92 @@
+//! GetItem: one item, as new as everything acknowledged before.
+
+use bytes::Bytes;
+use trimaran_proto::internal::shard as wire;
+
+use super::OnTable;
+use crate::error::{Error, Invalid};
+use crate::expression::Path;
+use crate::expression::evaluate::project;
+use crate::expression::parse::{self, Placeholders};
+use crate::item::{self, Item};
+use crate::key::row_key;
+use crate::router::Router;
+use crate::store::View;
+use crate::table::Table;
+
+/// What is asked.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// Name of the table.
+    pub table: String,
+    /// The key.
+    pub key: Item,
+    /// Parts of the item; all of it if absent.
+    pub projection: Option<String>,
+    /// For the projection.
+    pub placeholders: Placeholders,
+}
+
+/// A request that makes sense.
+#[derive(Debug)]
+pub struct GetItem {
+    table: String,
+    key: Item,
+    projection: Option<Vec<Path>>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// The item, or the parts asked for.
+    pub item: Option<Item>,
+    /// Bytes that the whole item counts for.
+    pub size: u32,
+}
+
+impl Request {
+    /// Checks what can be checked without the table.
+    pub fn prepare(mut self) -> Result<GetItem, Invalid> {
+        let parse = |text: &String| parse::projection(text, &mut self.placeholders);
+        let projection = self.projection.as_ref().map(parse).transpose()?;
+        self.placeholders.check_used()?;
+        Ok(GetItem { table: self.table, key: self.key, projection })
+    }
+}
+
+impl OnTable for GetItem {
+    type Reply = Found;
+
+    fn table(&self) -> &str {
+        &self.table
+    }
+
+    async fn run(&self, router: &Router, table: &Table) -> Result<Found, Error> {
+        table.check_key(&self.key)?;
+        let key = row_key(table, &self.key)?;
+        let partition = router.partition_of(&key)?;
+        let get = wire::read_request::Body::Get(wire::Get { rows: vec![key.row] });
+        let reply = router.read(partition, get).await?;
+        let mut found = reply.items.into_iter().next().map_or(Ok(Found::default()), decode)?;
+        if let Some(paths) = &self.projection {
+            found.item = found.item.map(|item| project(&item, paths));
+        }
+        Ok(found)
+    }
+}
+
+/// An item from the line.
+pub(crate) fn decode(found: wire::MaybeItem) -> Result<Found, Error> {
+    let item = found.item.map(|mut stored| item::decode_item(&mut stored)).transpose()?;
+    Ok(Found { item, size: found.size })
+}
+
+/// At the partition's leader: one answer a row.
+pub(crate) fn read(view: &View, rows: &[Bytes]) -> Result<wire::ReadReply, Error> {
+    let items = rows.iter().map(|row| {
+        let found = view.get(row)?;
+        let size = found.as_ref().map_or(0, |found| found.size);
+        Ok(wire::MaybeItem { item: found.map(|found| found.bytes), size })
+    });
+    Ok(wire::ReadReply { items: items.collect::<Result<_, Error>>()?, ..wire::ReadReply::default() })
+}

@@ -1,0 +1,103 @@
+//! PutItem: replaces an item or makes it.
+
+use bytes::Bytes;
+use trimaran_proto::state::shard as state;
+use trimaran_replication::error::Stop;
+use trimaran_replication::session::RequestId;
+
+use super::{OnTable, ReturnValues, Written, check_item, check_old_or_none, encode, refuse, reply, written};
+use crate::error::{Error, Invalid};
+use crate::expression::Condition;
+use crate::expression::codec::encode_condition;
+use crate::expression::parse::{self, Placeholders};
+use crate::item::Item;
+use crate::key::row_key;
+use crate::machine::stop;
+use crate::router::Router;
+use crate::store::{Store, Stored};
+use crate::table::Table;
+
+/// What is asked.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// Name of the table.
+    pub table: String,
+    /// The item, its key included.
+    pub item: Item,
+    /// What must hold of the item that is there.
+    pub condition: Option<String>,
+    /// For the condition.
+    pub placeholders: Placeholders,
+    /// `None` or `AllOld`.
+    pub return_values: ReturnValues,
+    /// Answer a failed condition with the item.
+    pub want_old_on_failure: bool,
+    /// For a caller that may ask again.
+    pub request_id: Option<RequestId>,
+}
+
+/// A request that makes sense.
+#[derive(Debug)]
+pub struct PutItem {
+    table: String,
+    item: Item,
+    condition: Option<Condition>,
+    want_old: bool,
+    want_old_on_failure: bool,
+    request_id: Option<RequestId>,
+}
+
+impl Request {
+    /// Checks what can be checked without the table.
+    pub fn prepare(mut self) -> Result<PutItem, Invalid> {
+        let want_old = check_old_or_none(self.return_values)?;
+        let parse = |text: &String| parse::condition("ConditionExpression", text, &mut self.placeholders);
+        let condition = self.condition.as_ref().map(parse).transpose()?;
+        self.placeholders.check_used()?;
+        check_item(&self.item)?;
+        Ok(PutItem {
+            table: self.table,
+            item: self.item,
+            condition,
+            want_old,
+            want_old_on_failure: self.want_old_on_failure,
+            request_id: self.request_id,
+        })
+    }
+}
+
+impl OnTable for PutItem {
+    type Reply = Written;
+
+    fn table(&self) -> &str {
+        &self.table
+    }
+
+    async fn run(&self, router: &Router, table: &Table) -> Result<Written, Error> {
+        let key = row_key(table, &table.key_of(&self.item)?)?;
+        let stored = encode(&self.item);
+        let put = state::Put {
+            item: stored.bytes,
+            size: stored.size,
+            condition: encode_condition(self.condition.as_ref()),
+            want_old: self.want_old,
+            want_old_on_failure: self.want_old_on_failure,
+        };
+        written(router.write(&key, state::command::Body::Put(put), self.request_id).await?)
+    }
+}
+
+/// On every replica.
+pub(crate) fn apply(store: &mut Store, row: &Bytes, put: state::Put) -> Result<state::Reply, Stop> {
+    let before = store.get(row).map_err(stop)?;
+    if let Some(refused) = refuse(before.as_ref(), put.condition, put.want_old_on_failure)? {
+        return Ok(refused);
+    }
+    store.set(row, before.as_ref(), Some(Stored { size: put.size, bytes: put.item }));
+    Ok(state::Reply {
+        size_before: before.as_ref().map_or(0, |before| before.item.size),
+        size_after: put.size,
+        item: before.filter(|_| put.want_old).map(|before| before.item.bytes),
+        ..reply(state::reply::Outcome::Applied)
+    })
+}

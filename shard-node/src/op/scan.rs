@@ -1,0 +1,106 @@
+//! Scan: all items of a table, in the order of their tokens; in parts side by side if asked.
+
+use trimaran_placement::token::Token;
+use trimaran_proto::internal::shard as wire;
+use trimaran_storage::engine::Order;
+
+use super::OnTable;
+use super::page::{Options, Page, Prepared};
+use super::query::behind;
+use crate::error::{Error, Invalid};
+use crate::expression::parse::Placeholders;
+use crate::key::{row_key, token_range};
+use crate::limits::SEGMENTS_MAX;
+use crate::router::Router;
+use crate::table::Table;
+
+/// What is asked.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// Name of the table.
+    pub table: String,
+    /// Which part (from 0) of how many; everything if absent.
+    pub segment: Option<(u32, u32)>,
+    /// What it has in common with Query.
+    pub options: Options,
+    /// For all expressions.
+    pub placeholders: Placeholders,
+}
+
+/// A request that makes sense.
+#[derive(Debug)]
+pub struct Scan {
+    table: String,
+    /// First and last, inclusive.
+    tokens: (Token, Token),
+    options: Prepared,
+}
+
+impl Request {
+    /// Checks what can be checked without the table.
+    pub fn prepare(mut self) -> Result<Scan, Invalid> {
+        let (segment, segments) = self.segment.unwrap_or((0, 1));
+        if segments == 0 || segments > SEGMENTS_MAX {
+            return Err(Invalid::new(format!(
+                "1 validation error detected: Value '{segments}' at 'totalSegments' failed to satisfy constraint: Member \
+                 must have value between 1 and {SEGMENTS_MAX}"
+            )));
+        }
+        if segment >= segments {
+            return Err(Invalid::new(format!(
+                "The Segment parameter is zero-based and must be less than parameter TotalSegments: Segment: {segment} is \
+                 not less than TotalSegments: {segments}"
+            )));
+        }
+        let options = self.options.prepare(&mut self.placeholders)?;
+        self.placeholders.check_used()?;
+        // The part begins where its share of all 2^64 tokens does.
+        let begin = |part: u32| (u128::from(part) << 64) / u128::from(segments);
+        let last = begin(segment + 1) - 1;
+        let tokens = (Token(begin(segment) as u64), Token(last as u64));
+        Ok(Scan { table: self.table, tokens, options })
+    }
+}
+
+impl OnTable for Scan {
+    type Reply = Page;
+
+    fn table(&self) -> &str {
+        &self.table
+    }
+
+    async fn run(&self, router: &Router, table: &Table) -> Result<Page, Error> {
+        let (mut first, last) = self.tokens;
+        let mut after = None;
+        if let Some(start_key) = &self.options.start_key {
+            table.check_key(start_key).map_err(|refused| {
+                Invalid::new(format!("The provided starting key is invalid: {refused}"))
+            })?;
+            let start = row_key(table, start_key)?;
+            if start.token < first || start.token > last {
+                return Err(Invalid::new("The provided starting key is outside of the segment").into());
+            }
+            first = start.token;
+            after = Some(start.row);
+        }
+        let mut page = Page::default();
+        loop {
+            let partition = router.partition_at(first)?;
+            let mut range = token_range(table.id, first, last.min(partition.last));
+            if let Some(row) = after.take() {
+                range = behind(range, Order::Ascending, &row);
+            }
+            if !range.is_empty() {
+                let question = self.options.question(&range, Order::Ascending, &page);
+                let reply = router.read(partition.id, wire::read_request::Body::Page(question)).await?;
+                if self.options.add(&mut page, table, reply)? {
+                    return Ok(page);
+                }
+            }
+            match partition.last.0.checked_add(1) {
+                Some(next) if next <= last.0 => first = Token(next),
+                _ => return Ok(page),
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! UpdateItem: changes attributes of an item, making it if it is not there.
+
+use bytes::Bytes;
+use trimaran_proto::state::shard as state;
+use trimaran_replication::error::Stop;
+use trimaran_replication::session::RequestId;
+
+use super::{OnTable, ReturnValues, Written, check_value, decode, encode, invalid, refuse, reply, written};
+use crate::error::{Error, Invalid};
+use crate::expression::codec::{decode_update, encode_condition, encode_update};
+use crate::expression::evaluate::project;
+use crate::expression::parse::{self, Placeholders};
+use crate::expression::{Assigned, Condition, Path, Source, Update, update};
+use crate::item::{self, Item};
+use crate::key::row_key;
+use crate::limits::ITEM_BYTES_MAX;
+use crate::machine::stop;
+use crate::router::Router;
+use crate::store::Store;
+use crate::table::Table;
+
+/// What is asked.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// Name of the table.
+    pub table: String,
+    /// The key.
+    pub key: Item,
+    /// What to change; nothing but to make the item.
+    pub update: Option<String>,
+    /// What must hold of the item that is there.
+    pub condition: Option<String>,
+    /// For both.
+    pub placeholders: Placeholders,
+    /// What to answer with.
+    pub return_values: ReturnValues,
+    /// Answer a failed condition with the item.
+    pub want_old_on_failure: bool,
+    /// For a caller that may ask again.
+    pub request_id: Option<RequestId>,
+}
+
+/// A request that makes sense.
+#[derive(Debug)]
+pub struct UpdateItem {
+    table: String,
+    key: Item,
+    update: Update,
+    condition: Option<Condition>,
+    return_values: ReturnValues,
+    want_old_on_failure: bool,
+    request_id: Option<RequestId>,
+}
+
+impl Request {
+    /// Checks what can be checked without the table.
+    pub fn prepare(mut self) -> Result<UpdateItem, Invalid> {
+        let update = self.update.as_ref().map(|text| parse::update(text, &mut self.placeholders));
+        let update = update.transpose()?.unwrap_or_default();
+        let parse = |text: &String| parse::condition("ConditionExpression", text, &mut self.placeholders);
+        let condition = self.condition.as_ref().map(parse).transpose()?;
+        self.placeholders.check_used()?;
+        constants(&update).try_for_each(check_value)?;
+        Ok(UpdateItem {
+            table: self.table,
+            key: self.key,
+            update,
+            condition,
+            return_values: self.return_values,
+            want_old_on_failure: self.want_old_on_failure,
+            request_id: self.request_id,
+        })
+    }
+}
+
+/// Values that are assigned as they are.
+fn constants(update: &Update) -> impl Iterator<Item = &item::Value> {
+    let set = update.set.iter().filter_map(|(_, assigned)| match assigned {
+        Assigned::One(Source::Value(value)) => Some(value),
+        _ => None,
+    });
+    set.chain(update.add.iter().map(|(_, value)| value))
+}
+
+impl OnTable for UpdateItem {
+    type Reply = Written;
+
+    fn table(&self) -> &str {
+        &self.table
+    }
+
+    async fn run(&self, router: &Router, table: &Table) -> Result<Written, Error> {
+        table.check_key(&self.key)?;
+        if let Some(path) =
+            self.update.paths().find(|path| table.key_attributes().any(|key| key.name == path.name))
+        {
+            return Err(Invalid::new(format!(
+                "One or more parameter values were invalid: Cannot update attribute {}. This attribute is part of the \
+                 key",
+                path.name
+            ))
+            .into());
+        }
+        let update = state::Update {
+            key: encode(&self.key).bytes,
+            update: encode_update(&self.update),
+            condition: encode_condition(self.condition.as_ref()),
+            return_values: match self.return_values {
+                ReturnValues::None => state::ReturnValues::None,
+                ReturnValues::AllOld => state::ReturnValues::AllOld,
+                ReturnValues::UpdatedOld => state::ReturnValues::UpdatedOld,
+                ReturnValues::AllNew => state::ReturnValues::AllNew,
+                ReturnValues::UpdatedNew => state::ReturnValues::UpdatedNew,
+            }
+            .into(),
+            want_old_on_failure: self.want_old_on_failure,
+        };
+        let key = row_key(table, &self.key)?;
+        written(router.write(&key, state::command::Body::Update(update), self.request_id).await?)
+    }
+}
+
+/// On every replica.
+pub(crate) fn apply(
+    store: &mut Store,
+    row: &Bytes,
+    mut request: state::Update,
+) -> Result<state::Reply, Stop> {
+    let before = store.get(row).map_err(stop)?;
+    let return_values = request.return_values();
+    if let Some(refused) = refuse(before.as_ref(), request.condition, request.want_old_on_failure)? {
+        return Ok(refused);
+    }
+    let update = decode_update(request.update).map_err(stop)?;
+    let old = match &before {
+        Some(_) => decode(before.as_ref())?,
+        None => item::decode_item(&mut request.key).map_err(stop)?,
+    };
+    let new = match update::apply(&old, &update) {
+        Ok(new) => new,
+        Err(refused) => return Ok(invalid(refused)),
+    };
+    if let Err(refused) = new.values().try_for_each(check_value) {
+        return Ok(invalid(refused));
+    }
+    if item::size(&new) > ITEM_BYTES_MAX {
+        return Ok(invalid("Item size to update has exceeded the maximum allowed size"));
+    }
+    let stored = encode(&new);
+    let paths: Vec<Path> = update.paths().cloned().collect();
+    let changed = |item: &Item| Some(project(item, &paths)).filter(|part| !part.is_empty());
+    let answer = match return_values {
+        state::ReturnValues::None => None,
+        state::ReturnValues::AllOld => before.as_ref().map(|before| before.item.bytes.clone()),
+        state::ReturnValues::AllNew => Some(stored.bytes.clone()),
+        state::ReturnValues::UpdatedOld => {
+            before.as_ref().and_then(|_| changed(&old)).map(|part| encode(&part).bytes)
+        }
+        state::ReturnValues::UpdatedNew => changed(&new).map(|part| encode(&part).bytes),
+    };
+    let sizes = (before.as_ref().map_or(0, |before| before.item.size), stored.size);
+    store.set(row, before.as_ref(), Some(stored));
+    Ok(state::Reply {
+        size_before: sizes.0,
+        size_after: sizes.1,
+        item: answer,
+        ..reply(state::reply::Outcome::Applied)
+    })
+}

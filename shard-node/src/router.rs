@@ -1,0 +1,400 @@
+//! From an operation to the partitions that it is about, and to whoever leads them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use trimaran_cluster::member::{Cluster, Defined};
+use trimaran_cluster::replicas::Replicas;
+use trimaran_cluster::route::{self, Routes, Target, Unanswered};
+use trimaran_net::clock::Clock;
+use trimaran_placement::table::Partition;
+use trimaran_placement::token::Token;
+use trimaran_proto::internal::shard as wire;
+use trimaran_proto::internal::shard::read_request::Body as Question;
+use trimaran_proto::internal::shard::shard_client::ShardClient;
+use trimaran_proto::state::shard as state;
+use trimaran_proto::state::shard::command::Body;
+use trimaran_replication::Error as ReplicationError;
+use trimaran_replication::group::{Consistency, Group};
+use trimaran_replication::session::RequestId;
+
+use crate::error::Error;
+use crate::key::{RowKey, parse_head};
+use crate::limits::{MESSAGE_BYTES_MAX, SCANS_MAX};
+use crate::machine::ShardMachine;
+use crate::op::{OnTable, get_item, page};
+use crate::table::{Status, Table, Tables};
+
+/// How long a request is tried at changing leaders before it is given up.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How long one attempt at another node may take before it is tried elsewhere.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How long a change of a table is tried, and how long between two attempts.
+const DEFINE_TIMEOUT: Duration = Duration::from_secs(8);
+const DEFINE_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Sends operations where they belong. Clones are the same.
+#[derive(Clone)]
+pub struct Router {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    routes: Routes<ShardMachine>,
+    tables: ArcSwap<Tables>,
+    clock: Arc<dyn Clock>,
+    scans: Semaphore,
+}
+
+impl std::fmt::Debug for Router {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Router").finish_non_exhaustive()
+    }
+}
+
+impl Router {
+    /// A router over this node's replicas and its view of the cluster, see [`Routes::new`].
+    pub fn new(
+        cluster: Cluster,
+        replicas: Replicas<ShardMachine>,
+        clock: Arc<dyn Clock>,
+        seed: u64,
+        leaving: CancellationToken,
+    ) -> Self {
+        let routes = Routes::new(cluster, replicas, seed, leaving);
+        let scans = Semaphore::new(SCANS_MAX);
+        let router = Self { inner: Arc::new(Inner { routes, tables: ArcSwap::default(), clock, scans }) };
+        router.read_tables();
+        tokio::spawn(router.clone().follow_tables());
+        router
+    }
+
+    async fn follow_tables(self) {
+        let mut meta = self.cluster().meta();
+        while meta.changed().await.is_ok() {
+            meta.mark_unchanged();
+            self.read_tables();
+        }
+    }
+
+    fn read_tables(&self) {
+        let meta = Arc::clone(&self.cluster().meta().borrow());
+        self.inner.tables.store(Arc::new(Tables::of(&meta)));
+    }
+
+    fn cluster(&self) -> &Cluster {
+        self.inner.routes.cluster()
+    }
+
+    /// Before this node leaves, see [`Routes::give_leaderships_away`].
+    pub async fn give_leaderships_away(&self, patience: Duration) {
+        self.inner.routes.give_leaderships_away(patience).await;
+    }
+
+    /// True if this node leads the meta group, and so looks after what was begun and not ended.
+    pub fn leads_meta(&self) -> bool {
+        self.cluster().leads_meta()
+    }
+
+    /// Milliseconds since 1970.
+    pub fn now_ms(&self) -> u64 {
+        self.inner.clock.now_ms()
+    }
+
+    /// The tables as this node knows them.
+    pub fn tables(&self) -> Arc<Tables> {
+        self.inner.tables.load_full()
+    }
+
+    /// Catches up with the tables that the cluster has agreed on. If the meta group does not answer, what this node
+    /// knows has to do.
+    pub async fn refresh_tables(&self) {
+        if let Err(error) = self.cluster().refresh().await {
+            tracing::warn!(%error, "the tables may be out of date");
+        }
+        self.read_tables();
+    }
+
+    /// The table of a name, ready for requests.
+    pub async fn table(&self, name: &str) -> Result<Table, Error> {
+        let active = || self.tables().get(name).filter(|table| table.status == Status::Active).cloned();
+        if let Some(table) = active() {
+            return Ok(table);
+        }
+        // Another node may know of it already.
+        self.refresh_tables().await;
+        active().ok_or_else(|| Error::TableNotFound { table: name.to_owned() })
+    }
+
+    /// Carries out an operation on one table.
+    pub async fn run<O: OnTable>(&self, operation: O) -> Result<O::Reply, Error> {
+        let table = self.table(operation.table()).await?;
+        match operation.run(self, &table).await {
+            Err(Error::TableDropped) => {}
+            outcome => return outcome,
+        }
+        // Deleted, and perhaps made again under the same name.
+        self.refresh_tables().await;
+        let again = self.table(operation.table()).await?;
+        let not_found = || Error::TableNotFound { table: operation.table().to_owned() };
+        if again.id == table.id {
+            return Err(not_found());
+        }
+        match operation.run(self, &again).await {
+            Err(Error::TableDropped) => Err(not_found()),
+            outcome => outcome,
+        }
+    }
+
+    /// Changes the definition of a table, from the revision that was seen (0 = there was none).
+    pub async fn define(&self, name: &str, value: Option<Bytes>, revision: u64) -> Result<Defined, Error> {
+        let name = Table::definition_name(name);
+        let deadline = tokio::time::Instant::now() + DEFINE_TIMEOUT;
+        let defined = loop {
+            match self.cluster().define(&name, value.clone(), revision).await {
+                Ok(defined) => break defined,
+                Err(refused @ trimaran_cluster::Error::Refused(_)) => return Err(refused.into()),
+                Err(error) if tokio::time::Instant::now() >= deadline => return Err(error.into()),
+                Err(error) => tracing::debug!(%error, "a table is not changed yet"),
+            }
+            tokio::time::sleep(DEFINE_AGAIN_AFTER).await;
+        };
+        self.read_tables();
+        Ok(defined)
+    }
+
+    /// All partitions in token order.
+    pub fn partitions(&self) -> Vec<Partition> {
+        self.inner.routes.table().partitions().cloned().collect()
+    }
+
+    /// The partition that a token lies in.
+    pub fn partition_at(&self, token: Token) -> Result<Partition, Error> {
+        self.inner.routes.partition_at(token).ok_or(Error::NotReady)
+    }
+
+    /// The id of the partition that a row lies in.
+    pub fn partition_of(&self, key: &RowKey) -> Result<u64, Error> {
+        self.inner.routes.partition_id_at(key.token).ok_or(Error::NotReady)
+    }
+
+    /// All replicas of this node.
+    pub fn replicas(&self) -> Vec<(u64, Group<ShardMachine>)> {
+        self.inner.routes.replicas()
+    }
+
+    /// Has one command applied.
+    pub async fn write(
+        &self,
+        key: &RowKey,
+        body: Body,
+        request_id: Option<RequestId>,
+    ) -> Result<state::Reply, Error> {
+        let partition = self.partition_of(key)?;
+        let mut replies = self.write_many(partition, vec![(key.clone(), body)], request_id).await?;
+        replies.pop().ok_or(Error::TimedOut { partition })
+    }
+
+    /// Has commands of one partition applied, in order. `request_id` is the caller's own, for a single command.
+    pub async fn write_many(
+        &self,
+        partition: u64,
+        commands: Vec<(RowKey, Body)>,
+        request_id: Option<RequestId>,
+    ) -> Result<Vec<state::Reply>, Error> {
+        let session = self.inner.routes.session(partition);
+        let requests = session.begin(commands.len());
+        let encoded = commands.into_iter().map(|(key, body)| {
+            Bytes::from(state::Command { row: key.row, body: Some(body) }.encode_to_vec())
+        });
+        let first = request_id.unwrap_or_else(|| requests.id(0));
+        let write = Write { router: self, partition, commands: encoded.collect(), first };
+        let replies = self.until_answered(partition, &write).await?;
+        let decode = |reply| state::Reply::decode(reply).map_err(|_bad| Error::TimedOut { partition });
+        replies.into_iter().map(decode).collect()
+    }
+
+    /// Asks one partition something; the answer misses nothing acknowledged before.
+    pub async fn read(&self, partition: u64, question: Question) -> Result<wire::ReadReply, Error> {
+        let reply = self.until_answered(partition, &Read { router: self, partition, question }).await?;
+        if reply.table_dropped { Err(Error::TableDropped) } else { Ok(reply) }
+    }
+
+    async fn until_answered<A>(&self, partition: u64, ask: &A) -> Result<A::Answer, Error>
+    where
+        A: route::Ask<ShardMachine, Error = Error>,
+    {
+        let outcome = self.inner.routes.until_answered(partition, ask, REQUEST_TIMEOUT).await;
+        outcome.map_err(|unanswered| match unanswered {
+            Unanswered::Lost => Error::Lost { partition },
+            Unanswered::TimedOut => Error::TimedOut { partition },
+            Unanswered::Refused(error) => error,
+        })
+    }
+
+    /// What another node forwards: answered here or not at all, so that two nodes that each take the other for the
+    /// leader do not send it to and fro.
+    pub async fn forwarded_write(&self, request: wire::WriteRequest) -> Result<wire::WriteReply, Error> {
+        let partition = request.partition;
+        let group = self.inner.routes.replica(partition).ok_or(Error::Elsewhere { partition })?;
+        let first = RequestId {
+            session: request.session,
+            sequence: request.first_sequence,
+            answered_below: request.answered_below,
+        };
+        Ok(wire::WriteReply { replies: propose(&group, &request.commands, first).await? })
+    }
+
+    /// Likewise for reads.
+    pub async fn forwarded_read(&self, request: wire::ReadRequest) -> Result<wire::ReadReply, Error> {
+        let partition = request.partition;
+        let group = self.inner.routes.replica(partition).ok_or(Error::Elsewhere { partition })?;
+        let question = request
+            .body
+            .ok_or_else(|| crate::error::Invalid::new("a question of a newer release; upgrade this node"))?;
+        self.read_here(&group, question).await
+    }
+
+    async fn read_here(
+        &self,
+        group: &Group<ShardMachine>,
+        question: Question,
+    ) -> Result<wire::ReadReply, Error> {
+        group.barrier(Consistency::Linearizable).await?;
+        let rows: Vec<&Bytes> = match &question {
+            Question::Get(get) => get.rows.iter().collect(),
+            Question::Page(page) => vec![&page.start],
+            Question::Stats(_) => Vec::new(),
+        };
+        let dropped = || Ok(wire::ReadReply { table_dropped: true, ..wire::ReadReply::default() });
+        let view = group.read_now(|machine| {
+            let is_there =
+                |row: &&Bytes| parse_head(row).is_some_and(|(table, _)| machine.stats(table).is_some());
+            rows.iter().all(is_there).then(|| machine.view())
+        });
+        // From here on without the machine's lock: the view does not change.
+        let Some(view) = view else { return dropped() };
+        match question {
+            Question::Get(get) => get_item::read(&view, &get.rows),
+            Question::Page(wanted) => {
+                let _place = self.inner.scans.acquire().await.map_err(|_closed| Error::NotReady)?;
+                let read = tokio::task::spawn_blocking(move || page::read(&view, wanted)).await;
+                read.map_err(|panicked| Error::Storage(panicked.to_string()))?
+            }
+            Question::Stats(wanted) => match group.read_now(|machine| machine.stats(wanted.table)) {
+                None => dropped(),
+                Some(stats) => Ok(wire::ReadReply {
+                    table_items: stats.items,
+                    table_bytes: stats.bytes,
+                    ..wire::ReadReply::default()
+                }),
+            },
+        }
+    }
+
+    fn client(&self, node: u64) -> Option<ShardClient<tonic::transport::Channel>> {
+        let client = ShardClient::new(self.cluster().peers().channel(node)?);
+        let client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
+        Some(client.max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+}
+
+async fn propose(
+    group: &Group<ShardMachine>,
+    commands: &[Bytes],
+    first: RequestId,
+) -> Result<Vec<Bytes>, Error> {
+    let numbered = commands.iter().zip(0..).map(|(command, at)| {
+        let id = RequestId { sequence: first.sequence.wrapping_add(at), ..first };
+        (command.clone(), Some(id))
+    });
+    Ok(group.propose_many(numbered.collect()).await?)
+}
+
+/// Commands on their way to one partition.
+struct Write<'a> {
+    router: &'a Router,
+    partition: u64,
+    commands: Vec<Bytes>,
+    first: RequestId,
+}
+
+impl route::Ask<ShardMachine> for Write<'_> {
+    type Answer = Vec<Bytes>;
+    type Error = Error;
+
+    async fn ask(&self, target: Target<ShardMachine>) -> Result<Vec<Bytes>, Error> {
+        match target {
+            Target::Here(group) => propose(&group, &self.commands, self.first).await,
+            Target::Nobody => Err(nobody(self.partition)),
+            Target::There(node) => {
+                let mut client = self.router.client(node).ok_or_else(|| nobody(self.partition))?;
+                let request = wire::WriteRequest {
+                    partition: self.partition,
+                    commands: self.commands.clone(),
+                    session: self.first.session,
+                    first_sequence: self.first.sequence,
+                    answered_below: self.first.answered_below,
+                };
+                let reply = answered(self.partition, client.write(request)).await?;
+                Ok(reply.replies)
+            }
+        }
+    }
+}
+
+/// A question on its way to one partition.
+struct Read<'a> {
+    router: &'a Router,
+    partition: u64,
+    question: Question,
+}
+
+impl route::Ask<ShardMachine> for Read<'_> {
+    type Answer = wire::ReadReply;
+    type Error = Error;
+
+    async fn ask(&self, target: Target<ShardMachine>) -> Result<wire::ReadReply, Error> {
+        match target {
+            Target::Here(group) => self.router.read_here(&group, self.question.clone()).await,
+            Target::Nobody => Err(nobody(self.partition)),
+            Target::There(node) => {
+                let mut client = self.router.client(node).ok_or_else(|| nobody(self.partition))?;
+                let body = Some(self.question.clone());
+                let request = wire::ReadRequest { partition: self.partition, body };
+                answered(self.partition, client.read(request)).await
+            }
+        }
+    }
+}
+
+fn nobody(partition: u64) -> Error {
+    ReplicationError::NotLeader { group: partition, leader: None }.into()
+}
+
+/// What another node said, as an error of ours. Who leads, or what became of a write, is not known after most of them:
+/// it is tried again with the same id.
+async fn answered<T>(
+    partition: u64,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, Error> {
+    let unknown = |reason| Error::from(ReplicationError::Unknown { group: partition, reason });
+    match tokio::time::timeout(ATTEMPT_TIMEOUT, call).await {
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) => match status.code() {
+            tonic::Code::InvalidArgument => {
+                Err(crate::error::Invalid::new(status.message().to_owned()).into())
+            }
+            tonic::Code::Internal => Err(Error::Storage(status.message().to_owned())),
+            _ => Err(unknown("the partition's leader did not take it")),
+        },
+        Err(_elapsed) => Err(unknown("the partition's leader did not answer")),
+    }
+}
