@@ -80,7 +80,7 @@ pub enum Error {
     #[error("this node cannot read its data: {0}")]
     Storage(String),
     /// From the meta group, which keeps the tables.
-    #[error("the tables cannot be changed now")]
+    #[error("the tables are not known or cannot be changed now: {0}")]
     Cluster(#[source] std::sync::Arc<trimaran_cluster::Error>),
     /// From the group.
     #[error(transparent)]

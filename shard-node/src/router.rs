@@ -113,13 +113,12 @@ impl Router {
         self.inner.tables.load_full()
     }
 
-    /// Catches up with the tables that the cluster has agreed on. If the meta group does not answer, what this node
-    /// knows has to do.
-    pub async fn refresh_tables(&self) {
-        if let Err(error) = self.cluster().refresh().await {
-            tracing::warn!(%error, "the tables may be out of date");
-        }
+    /// Catches up with the tables that the cluster has agreed on. An error if the meta group does not answer: then what
+    /// this node knows may be old, and that a table is not there cannot be said.
+    pub async fn refresh_tables(&self) -> Result<(), Error> {
+        self.cluster().refresh().await?;
         self.read_tables();
+        Ok(())
     }
 
     /// The table of a name, ready for requests.
@@ -129,7 +128,7 @@ impl Router {
             return Ok(table);
         }
         // Another node may know of it already.
-        self.refresh_tables().await;
+        self.refresh_tables().await?;
         active().ok_or_else(|| Error::TableNotFound { table: name.to_owned() })
     }
 
@@ -141,7 +140,7 @@ impl Router {
             outcome => return outcome,
         }
         // Deleted, and perhaps made again under the same name.
-        self.refresh_tables().await;
+        self.refresh_tables().await?;
         let again = self.table(operation.table()).await?;
         let not_found = || Error::TableNotFound { table: operation.table().to_owned() };
         if again.id == table.id {

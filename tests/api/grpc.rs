@@ -10,7 +10,7 @@ use trimaran_net::dial::{Dial, TcpDial, channel};
 use trimaran_proto::api::grid::grid_client::GridClient;
 use trimaran_proto::api::grid::watch_event::Kind;
 use trimaran_proto::api::grid::{IncrementRequest, SetRequest, WatchRequest};
-use trimaran_tests::harness::process::GridCluster;
+use trimaran_tests::harness::process::Cluster;
 use trimaran_tests::harness::until;
 
 fn client(address: &str) -> GridClient<tonic::transport::Channel> {
@@ -20,8 +20,8 @@ fn client(address: &str) -> GridClient<tonic::transport::Channel> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sdk_reads_what_it_wrote_under_every_condition() {
-    let cluster = GridCluster::start(3, "memory", 4).await;
-    let grid = cluster.client().await;
+    let cluster = Cluster::grid(3, "memory", 4).await;
+    let grid = cluster.grid_client().await;
     assert_eq!(grid.get("k").await.unwrap(), None);
     let version = grid.set("k", "v").await.unwrap();
     let with = |condition| SetOptions { ttl: None, condition };
@@ -41,7 +41,7 @@ async fn the_sdk_reads_what_it_wrote_under_every_condition() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_is_sent_again_with_its_id_is_applied_once() {
-    let cluster = GridCluster::start(1, "memory", 1).await;
+    let cluster = Cluster::grid(1, "memory", 1).await;
     let mut client = client(&cluster.nodes[0].grpc);
     for expected in [5, 5, 5] {
         let mut request = Request::new(IncrementRequest { key: "n".into(), by: 5, ttl_ms: None });
@@ -58,8 +58,8 @@ async fn a_request_that_is_sent_again_with_its_id_is_applied_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_sees_every_change_and_another_goes_on_where_it_ended() {
-    let cluster = GridCluster::start(1, "memory", 2).await;
-    let grid = cluster.client().await;
+    let cluster = Cluster::grid(1, "memory", 2).await;
+    let grid = cluster.grid_client().await;
     let mut watch = grid.watch("user:", true, Vec::new()).await.unwrap();
     // One begin a partition: from then on nothing is missed.
     let mut positions = Vec::new();
@@ -97,7 +97,7 @@ async fn a_watch_sees_every_change_and_another_goes_on_where_it_ended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_requests_are_refused_by_name_and_malformed_ones_do_no_harm() {
-    let mut cluster = GridCluster::start(1, "memory", 1).await;
+    let mut cluster = Cluster::grid(1, "memory", 1).await;
     let mut grid = client(&cluster.nodes[0].grpc);
     let refused = async |grid: &mut GridClient<_>, request: SetRequest| grid.set(request).await.unwrap_err();
     let long = SetRequest { key: vec![0; 65_537].into(), ..SetRequest::default() };
@@ -140,7 +140,7 @@ async fn bad_requests_are_refused_by_name_and_malformed_ones_do_no_harm() {
 
     assert!(cluster.nodes[0].runs());
     assert!(!cluster.nodes[0].log().contains("panicked"), "{}", cluster.nodes[0].log());
-    cluster.client().await.set("still", "alive").await.unwrap();
+    cluster.grid_client().await.set("still", "alive").await.unwrap();
 }
 
 struct Malformed;

@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use trimaran_tests::harness::PATIENCE;
-use trimaran_tests::harness::process::GridCluster;
+use trimaran_tests::harness::process::Cluster;
 
 struct Redis(TcpStream);
 
@@ -44,8 +44,8 @@ fn command(words: &[&[u8]]) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_client_finds_what_it_expects() {
-    let cluster = GridCluster::start(1, "memory", 4).await;
-    let mut redis = Redis::connect(&cluster.nodes[0].resp).await;
+    let cluster = Cluster::grid(1, "memory", 4).await;
+    let mut redis = Redis::connect(&cluster.nodes[0].front).await;
     redis.says(b"PING\r\n", "+PONG\r\n").await;
     for (request, answer) in [
         ("SET k v", "+OK\r\n"),
@@ -87,9 +87,9 @@ async fn a_redis_client_finds_what_it_expects() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pipeline_over_partitions_is_answered_in_order_and_a_scan_finds_every_key() {
-    let cluster = GridCluster::start(3, "memory", 4).await;
+    let cluster = Cluster::grid(3, "memory", 4).await;
     // Any node takes any key: this one leads some partitions and passes the others on.
-    let mut redis = Redis::connect(&cluster.nodes[1].resp).await;
+    let mut redis = Redis::connect(&cluster.nodes[1].front).await;
     let mut request = Vec::new();
     let mut expected = String::new();
     for number in 0..300 {
@@ -137,8 +137,8 @@ async fn read_scan(reader: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Vec<S
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_input_gets_a_clear_error_and_the_node_goes_on() {
-    let mut cluster = GridCluster::start(1, "memory", 1).await;
-    let address = cluster.nodes[0].resp.clone();
+    let mut cluster = Cluster::grid(1, "memory", 1).await;
+    let address = cluster.nodes[0].front.clone();
     let connect = async || Redis::connect(&address).await;
 
     // Over a limit: the limit is named, the connection stays.

@@ -4,15 +4,15 @@
 use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
-use trimaran_tests::harness::process::GridCluster;
+use trimaran_tests::harness::process::Cluster;
 use trimaran_tests::harness::until;
-use trimaran_tests::workload::grid::Load;
+use trimaran_tests::workload::registers::Load;
 
 const SEED: u64 = 1;
 
 async fn every_node_is_killed_in_turn(durability: &str) {
-    let mut cluster = GridCluster::start(3, durability, 2).await;
-    let grid = cluster.client().await;
+    let mut cluster = Cluster::grid(3, durability, 2).await;
+    let grid = cluster.grid_client().await;
     let load = Load::start(&grid, 6, SEED);
     let acknowledged = || load.acknowledged.load(Ordering::Acquire);
     until("clients write", async || acknowledged() > 200).await;
@@ -50,8 +50,8 @@ async fn a_buffered_grid_loses_nothing_when_each_node_is_killed_in_turn() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_buffered_grid_finds_its_data_after_all_nodes_were_killed() {
-    let mut cluster = GridCluster::start(3, "buffered", 2).await;
-    let grid = cluster.client().await;
+    let mut cluster = Cluster::grid(3, "buffered", 2).await;
+    let grid = cluster.grid_client().await;
     for number in 0..50 {
         grid.set(format!("key-{number}"), format!("value-{number}")).await.unwrap();
     }
@@ -70,8 +70,8 @@ async fn a_buffered_grid_finds_its_data_after_all_nodes_were_killed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_buffered_node_whose_machine_restarted_comes_back_under_new_replica_ids() {
-    let mut cluster = GridCluster::start(3, "buffered", 2).await;
-    let grid = cluster.client().await;
+    let mut cluster = Cluster::grid(3, "buffered", 2).await;
+    let grid = cluster.grid_client().await;
     grid.set("key", "value").await.unwrap();
     cluster.nodes[0].kill();
     cluster.nodes[0].pretend_machine_restart();
@@ -84,8 +84,8 @@ async fn a_buffered_node_whose_machine_restarted_comes_back_under_new_replica_id
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_in_memory_whose_majority_is_gone_says_so_and_never_comes_back_empty() {
-    let mut cluster = GridCluster::start(3, "memory", 1).await;
-    let grid = cluster.client().await;
+    let mut cluster = Cluster::grid(3, "memory", 1).await;
+    let grid = cluster.grid_client().await;
     grid.set("precious", "1").await.unwrap();
     for node in &mut cluster.nodes {
         node.kill();
@@ -104,8 +104,8 @@ async fn a_partition_in_memory_whose_majority_is_gone_says_so_and_never_comes_ba
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_asked_to_stop_ends_well_and_nobody_waits_for_an_election() {
-    let mut cluster = GridCluster::start(3, "buffered", 2).await;
-    let grid = cluster.client().await;
+    let mut cluster = Cluster::grid(3, "buffered", 2).await;
+    let grid = cluster.grid_client().await;
     let load = Load::start(&grid, 4, SEED);
     let acknowledged = || load.acknowledged.load(Ordering::Acquire);
     until("clients write", async || acknowledged() > 100).await;

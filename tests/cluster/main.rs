@@ -6,3 +6,4 @@
 )]
 
 mod grid_kill;
+mod shard_kill;

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 
 use tempfile::TempDir;
+use trimaran_client::database::Database;
 use trimaran_client::grid::Grid;
 use trimaran_net::dial::{Dial, TcpDial, channel};
 use trimaran_proto::internal::cluster::cluster_client::ClusterClient;
@@ -39,18 +40,18 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A grid-node: where it listens, and its process while it runs.
-pub struct GridNode {
+/// A grid-node or a shard-node: where it listens, and its process while it runs.
+pub struct Node {
     /// gRPC address.
     pub grpc: String,
-    /// RESP address.
-    pub resp: String,
+    /// Where clients of another system connect: those of Redis, or of DynamoDB.
+    pub front: String,
     arguments: Vec<String>,
     folder: TempDir,
     child: Option<Child>,
 }
 
-impl GridNode {
+impl Node {
     /// Starts the process with the same folder, ports and options as ever.
     pub fn start(&mut self) {
         assert!(self.child.is_none());
@@ -107,7 +108,7 @@ impl GridNode {
     }
 }
 
-impl Drop for GridNode {
+impl Drop for Node {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             // It may have ended by itself.
@@ -120,39 +121,48 @@ impl Drop for GridNode {
     }
 }
 
-/// Three grid-nodes.
-pub struct GridCluster {
+/// Nodes of one kind.
+pub struct Cluster {
     /// The nodes.
-    pub nodes: Vec<GridNode>,
+    pub nodes: Vec<Node>,
 }
 
-impl GridCluster {
-    /// Starts `count` nodes as a new cluster and waits until every partition has all of its copies.
-    pub async fn start(count: usize, durability: &str, partitions: u64) -> Self {
+impl Cluster {
+    /// Starts `count` grid-nodes as a new cluster and waits until every partition has all of its copies.
+    pub async fn grid(count: usize, durability: &str, partitions: u64) -> Self {
+        Self::start("grid-node", "--resp-listen", count, partitions, &["--durability", durability]).await
+    }
+
+    /// Starts `count` shard-nodes with a storage engine, likewise.
+    pub async fn shard(count: usize, engine: &str, partitions: u64) -> Self {
+        Self::start("shard-node", "--dynamodb-listen", count, partitions, &["--engine", engine]).await
+    }
+
+    async fn start(kind: &str, front_flag: &str, count: usize, partitions: u64, more: &[&str]) -> Self {
         let ports: Vec<(u16, u16, u16)> =
             (0..count).map(|_| (free_port(), free_port(), free_port())).collect();
         let join = ports.iter().map(|(grpc, _, _)| format!("127.0.0.1:{grpc}")).collect::<Vec<_>>().join(",");
         let mut nodes = Vec::new();
-        for (grpc, resp, admin) in ports {
+        for (grpc, front, admin) in ports {
             let folder = tempfile::tempdir().unwrap();
             let data = folder.path().join("data").display().to_string();
-            let mut arguments: Vec<String> = vec!["grid-node".into()];
+            let mut arguments: Vec<String> = vec![kind.into()];
             for (flag, value) in [
                 ("--data-folder", data),
                 ("--grpc-listen", format!("127.0.0.1:{grpc}")),
-                ("--resp-listen", format!("127.0.0.1:{resp}")),
+                (front_flag, format!("127.0.0.1:{front}")),
                 ("--admin-listen", format!("127.0.0.1:{admin}")),
                 ("--join", join.clone()),
                 ("--bootstrap", count.to_string()),
-                ("--durability", durability.to_owned()),
                 ("--partitions", partitions.to_string()),
                 ("--replication-factor", count.min(3).to_string()),
             ] {
                 arguments.extend([flag.to_owned(), value]);
             }
-            let mut node = GridNode {
+            arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+            let mut node = Node {
                 grpc: format!("127.0.0.1:{grpc}"),
-                resp: format!("127.0.0.1:{resp}"),
+                front: format!("127.0.0.1:{front}"),
                 arguments,
                 folder,
                 child: None,
@@ -165,9 +175,19 @@ impl GridCluster {
         cluster
     }
 
-    /// A client that knows all nodes.
-    pub async fn client(&self) -> Grid {
-        Grid::connect(self.nodes.iter().map(|node| node.grpc.clone())).await.unwrap()
+    /// gRPC addresses of all nodes.
+    pub fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.grpc.clone()).collect()
+    }
+
+    /// A client of a grid that knows all nodes.
+    pub async fn grid_client(&self) -> Grid {
+        Grid::connect(self.addresses()).await.unwrap()
+    }
+
+    /// A client of a database that knows all nodes.
+    pub async fn database_client(&self) -> Database {
+        Database::connect(self.addresses()).await.unwrap()
     }
 
     /// Waits until every node sees every partition with all of its copies as voters, and has all of them itself.

@@ -1,3 +1,3 @@
 //! Loads that record a history.
 
-pub mod grid;
+pub mod registers;

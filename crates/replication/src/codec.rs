@@ -133,6 +133,7 @@ pub(crate) fn put_append(request: &AppendEntriesRequest<Config>) -> wire::Append
         prev: request.prev_log_id.as_ref().map(put_log_id),
         entries: request.entries.iter().map(put_entry).collect(),
         leader_commit: request.leader_commit.as_ref().map(put_log_id),
+        stream: 0,
     }
 }
 

@@ -212,7 +212,7 @@ impl Groups {
             Applier::new(id, machine, store.clone()).map_err(|error| refused(error.to_string()))?;
         let timing = self.inner.options.timing;
         let config = openraft_config(timing).map_err(|error| refused(error.to_string()))?;
-        let network = Network { lines: self.inner.lines.clone(), group: id, replica };
+        let network = Network { lines: self.inner.lines.clone(), group: id, replica, connections: 0 };
         let raft = openraft::Raft::new(replica, Arc::new(config), network, log.clone(), applier)
             .await
             .map_err(|error| refused(error.to_string()))?;

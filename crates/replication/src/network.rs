@@ -30,7 +30,9 @@ use tracing::{debug, info, warn};
 use trimaran_net::peers::Peers;
 use trimaran_proto::internal::replication::frame::Body;
 use trimaran_proto::internal::replication::replication_client::ReplicationClient;
-use trimaran_proto::internal::replication::{Frame, Frames, SnapshotChunk, SnapshotHeader, TransferLeader};
+use trimaran_proto::internal::replication::{
+    Append, Frame, Frames, SnapshotChunk, SnapshotHeader, TransferLeader,
+};
 
 use crate::codec;
 use crate::snapshot::Chunks;
@@ -48,6 +50,9 @@ const FRAMES_BYTES_MAX: usize = 2 << 20;
 
 /// Messages between the line's task and the connection.
 const MESSAGES_MAX: usize = 4;
+
+/// Low bits of a stream's number: streams of one connection.
+const STREAMS_PER_CONNECTION_BITS: u32 = 32;
 
 /// Appends of one follower on their way.
 const PIPELINE_MAX: usize = 64;
@@ -234,10 +239,13 @@ pub(crate) struct Network {
     pub(crate) lines: Lines,
     pub(crate) group: u64,
     pub(crate) replica: u64,
+    /// That were made, so that no two streams have one number.
+    pub(crate) connections: u64,
 }
 
 impl Network {
-    fn connection(&self, target: u64, place: &Place, heartbeat: bool) -> Connection {
+    fn connection(&mut self, target: u64, place: &Place, heartbeat: bool) -> Connection {
+        self.connections += 1;
         Connection {
             lines: self.lines.clone(),
             group: self.group,
@@ -245,6 +253,7 @@ impl Network {
             to: target,
             node: place.node,
             heartbeat,
+            streams: self.connections << STREAMS_PER_CONNECTION_BITS,
         }
     }
 }
@@ -269,6 +278,8 @@ pub(crate) struct Connection {
     to: u64,
     node: u64,
     heartbeat: bool,
+    /// Streams of appends that were begun. A connection that replaces this one begins elsewhere.
+    streams: u64,
 }
 
 impl Connection {
@@ -339,12 +350,14 @@ impl NetStreamAppend<Config> for Connection {
         let line = self.lines.line(self.node);
         let (order, in_order) = mpsc::channel::<oneshot::Receiver<Reply>>(PIPELINE_MAX);
         let head = self.frame(Body::Refused(String::new()));
+        self.streams += 1;
+        let stream = self.streams;
         let mut input = input;
         let send = async move {
             while let Some(request) = input.next().await {
                 let (reply, answer) = oneshot::channel();
                 let mut frame = head.clone();
-                frame.body = Some(Body::Append(codec::put_append(&request)));
+                frame.body = Some(Body::Append(Append { stream, ..codec::put_append(&request) }));
                 if line.send(Outgoing { frame, reply }).await.is_err() || order.send(answer).await.is_err() {
                     return;
                 }

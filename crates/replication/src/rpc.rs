@@ -79,6 +79,7 @@ impl Receiving {
 
 /// Appends on their way from one sender into one group.
 pub(crate) struct Appends {
+    stream: u64,
     input: mpsc::Sender<Frame>,
 }
 
@@ -112,22 +113,28 @@ impl<M: Machine> Inbound for Local<M> {
     }
 
     fn append(&self, frame: Frame, session: &mut Option<Appends>, answers: &mpsc::Sender<Frame>) {
-        // A session ends with its first refusal, as the sender's stream does; the next append begins another.
-        let open = session.take_if(|appends| appends.input.is_closed()).is_none();
+        let stream = match &frame.body {
+            Some(Body::Append(append)) => append.stream,
+            _ => 0,
+        };
         let appends = match session {
-            Some(appends) if open => appends,
+            Some(appends) if appends.stream == stream => appends,
+            // The sender gave the stream before up, or it was refused; what is left of it nobody waits for.
             _ => {
                 let (input, frames) = mpsc::channel(APPENDS_MAX);
                 tokio::spawn(run_appends(self.raft.clone(), frames, answers.clone()));
-                session.insert(Appends { input })
+                session.insert(Appends { stream, input })
             }
         };
-        if let Err(full) = appends.input.try_send(frame) {
-            // The sender keeps fewer on their way than fit; it is a new stream that came before the old one ended.
-            let frame = full.into_inner();
-            let reply = refused(&frame, "too many appends are waiting");
-            let answers = answers.clone();
-            tokio::spawn(async move { answers.send(reply).await });
+        match appends.input.try_send(frame) {
+            // Closed: the stream was refused, and its sender knows.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+            Err(mpsc::error::TrySendError::Full(frame)) => {
+                // The sender keeps fewer on their way than fit.
+                let reply = refused(&frame, "too many appends are waiting");
+                let answers = answers.clone();
+                tokio::spawn(async move { answers.send(reply).await });
+            }
         }
     }
 

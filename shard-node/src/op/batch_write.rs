@@ -37,7 +37,7 @@ pub async fn run(router: &Router, writes: Vec<(String, Write)>) -> Result<Vec<u3
     match attempt(router, &writes).await {
         // A put or a delete may be done twice. What went to the table of before is gone with it.
         Err(Error::TableDropped) => {
-            router.refresh_tables().await;
+            router.refresh_tables().await?;
             attempt(router, &writes).await
         }
         outcome => outcome,

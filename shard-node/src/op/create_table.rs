@@ -73,7 +73,7 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
     }
     let exists = || Error::TableInUse(format!("Table already exists: {}", request.table));
     if router.tables().get(&request.table).is_some() {
-        router.refresh_tables().await;
+        router.refresh_tables().await?;
         if router.tables().get(&request.table).is_some() {
             return Err(exists());
         }

@@ -12,7 +12,7 @@ use crate::table::{Status, Table};
 
 /// Marks the table; the rest goes on by itself, see [`finish`].
 pub async fn run(router: &Router, name: &str) -> Result<Table, Error> {
-    router.refresh_tables().await;
+    router.refresh_tables().await?;
     let not_found = || Error::TableNotFound { table: name.to_owned() };
     let mut table = router.tables().get(name).cloned().ok_or_else(not_found)?;
     if table.status == Status::Deleting {

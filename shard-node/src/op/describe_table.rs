@@ -11,8 +11,7 @@ use crate::table::Table;
 
 /// A table with its counts over all partitions.
 pub async fn run(router: &Router, name: &str) -> Result<(Table, Stats), Error> {
-    // As new as everything acknowledged, unless the meta group is away; then what this node knows.
-    router.refresh_tables().await;
+    router.refresh_tables().await?;
     let table = router.tables().get(name).cloned();
     let table = table.ok_or_else(|| Error::TableNotFound { table: name.to_owned() })?;
     let reads: FuturesUnordered<_> = router

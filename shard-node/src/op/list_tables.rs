@@ -19,7 +19,7 @@ pub async fn run(
         ))
         .into());
     }
-    router.refresh_tables().await;
+    router.refresh_tables().await?;
     let (names, more) = router.tables().names_after(after, limit as usize);
     let last = names.last().filter(|_| more).cloned();
     Ok((names, last))

@@ -1,4 +1,4 @@
-//! Clients of a grid that write and read a few registers and add to a few counters without pause.
+//! Clients of a grid or of a database that write and read a few registers and add to a few counters without pause.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,9 +10,87 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use trimaran_client::Error;
+use trimaran_client::database::{Database, Item, Placeholders, ReturnValues, Value, WriteOptions};
 use trimaran_client::grid::Grid;
 
 use crate::model::linearizable::{Action, Operation, Verdict, check};
+
+/// What the clients write to and read from.
+pub trait Registers: Clone + Send + Sync + 'static {
+    /// Writes a register.
+    fn write(&self, key: &str, value: u64) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Reads one; `None` = nothing was written.
+    fn read(&self, key: &str) -> impl Future<Output = Result<Option<u64>, Error>> + Send;
+    /// Adds to a counter and returns the sum.
+    fn add(&self, key: &str, by: i64) -> impl Future<Output = Result<i64, Error>> + Send;
+}
+
+impl Registers for Grid {
+    async fn write(&self, key: &str, value: u64) -> Result<(), Error> {
+        self.set(key.to_owned(), value.to_string()).await.map(drop)
+    }
+
+    async fn read(&self, key: &str) -> Result<Option<u64>, Error> {
+        let found = self.get(key.to_owned()).await?;
+        Ok(found.map(|bytes: Bytes| std::str::from_utf8(&bytes).unwrap().parse().unwrap()))
+    }
+
+    async fn add(&self, key: &str, by: i64) -> Result<i64, Error> {
+        self.increment(key.to_owned(), by).await
+    }
+}
+
+/// A table that is there, with a partition key "id".
+#[derive(Clone, Debug)]
+pub struct InTable {
+    /// The database.
+    pub database: Database,
+    /// The table's name.
+    pub table: &'static str,
+}
+
+impl InTable {
+    fn key(id: &str) -> Item {
+        Item::from([("id".to_owned(), id.into())])
+    }
+}
+
+impl Registers for InTable {
+    async fn write(&self, key: &str, value: u64) -> Result<(), Error> {
+        let mut item = Self::key(key);
+        item.insert("value".to_owned(), Value::N(value.to_string()));
+        self.database.put_item(self.table, item).await
+    }
+
+    async fn read(&self, key: &str) -> Result<Option<u64>, Error> {
+        let found = self.database.get_item(self.table, Self::key(key)).await?;
+        Ok(found.map(|item| number(&item["value"]).try_into().unwrap()))
+    }
+
+    async fn add(&self, key: &str, by: i64) -> Result<i64, Error> {
+        let options = WriteOptions {
+            placeholders: Placeholders::default().value(":by", by),
+            return_values: ReturnValues::UpdatedNew,
+            ..WriteOptions::default()
+        };
+        let updated =
+            self.database.update_item(self.table, Self::key(key), "ADD visits :by", options).await?;
+        Ok(number(&updated.unwrap()["visits"]))
+    }
+}
+
+/// Under kills an answer may be missing; it may not be a refusal.
+fn no_answer(error: &Error) {
+    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+}
+
+fn number(value: &Value) -> i64 {
+    match value {
+        Value::N(text) => text.parse().unwrap(),
+        other => panic!("{other:?} is no number"),
+    }
+}
 
 /// What clients did and saw.
 #[derive(Debug, Default)]
@@ -43,11 +121,11 @@ pub struct Report {
 }
 
 /// A load that runs.
-pub struct Load {
+pub struct Load<R> {
     history: Arc<Mutex<History>>,
     stop: Arc<AtomicBool>,
     clients: Vec<tokio::task::JoinHandle<()>>,
-    grid: Grid,
+    registers: R,
     /// Writes acknowledged so far.
     pub acknowledged: Arc<AtomicU64>,
 }
@@ -55,9 +133,9 @@ pub struct Load {
 /// Registers and counters: few, so that clients meet.
 const KEYS: u64 = 6;
 
-impl Load {
+impl<R: Registers> Load<R> {
     /// Starts `clients` clients; `seed` decides what they do.
-    pub fn start(grid: &Grid, clients: u64, seed: u64) -> Self {
+    pub fn start(registers: &R, clients: u64, seed: u64) -> Self {
         let history: Arc<Mutex<History>> = Arc::default();
         let stop: Arc<AtomicBool> = Arc::default();
         let acknowledged: Arc<AtomicU64> = Arc::default();
@@ -66,7 +144,7 @@ impl Load {
         let clients = (0..clients)
             .map(|client| {
                 let client = Client {
-                    grid: grid.clone(),
+                    registers: registers.clone(),
                     history: Arc::clone(&history),
                     unique: Arc::clone(&unique),
                     acknowledged: Arc::clone(&acknowledged),
@@ -76,7 +154,7 @@ impl Load {
                 tokio::spawn(client.run(Arc::clone(&stop)))
             })
             .collect();
-        Self { history, stop, clients, grid: grid.clone(), acknowledged }
+        Self { history, stop, clients, registers: registers.clone(), acknowledged }
     }
 
     /// Stops the clients and checks what they saw; panics with the operations where it is not right.
@@ -96,7 +174,7 @@ impl Load {
             sums.sort_unstable();
             let distinct = sums.windows(2).all(|pair| pair[0] != pair[1]);
             assert!(distinct, "{key}: two additions were answered with the same sum");
-            let now = self.grid.increment(key.clone(), 0).await.unwrap();
+            let now = self.registers.add(key, 0).await.unwrap();
             let least = sums.len() as i64;
             let most = least + counter.unanswered as i64;
             assert!(
@@ -119,8 +197,8 @@ impl Load {
     }
 }
 
-struct Client {
-    grid: Grid,
+struct Client<R> {
+    registers: R,
     history: Arc<Mutex<History>>,
     unique: Arc<AtomicU64>,
     acknowledged: Arc<AtomicU64>,
@@ -128,7 +206,7 @@ struct Client {
     random: StdRng,
 }
 
-impl Client {
+impl<R: Registers> Client<R> {
     fn now_us(&self) -> u64 {
         self.began.elapsed().as_micros() as u64
     }
@@ -147,22 +225,21 @@ impl Client {
     async fn write(&self, key: String) {
         let value = self.unique.fetch_add(1, Ordering::Relaxed);
         let began = self.now_us();
-        let outcome = self.grid.set(key.clone(), value.to_string()).await;
-        let ended = outcome.is_ok().then(|| self.now_us());
+        let outcome = self.registers.write(&key, value).await;
+        let ended = outcome.inspect_err(no_answer).is_ok().then(|| self.now_us());
         self.record(key, Operation { action: Action::Write(value), began, ended }).await;
     }
 
     async fn read(&self, key: String) {
         let began = self.now_us();
         // A read without an answer says nothing.
-        let Ok(found) = self.grid.get(key.clone()).await else { return };
-        let value = found.map(|bytes: Bytes| std::str::from_utf8(&bytes).unwrap().parse().unwrap());
+        let Ok(value) = self.registers.read(&key).await else { return };
         let ended = Some(self.now_us());
         self.record(key, Operation { action: Action::Read(value), began, ended }).await;
     }
 
     async fn add(&self, key: String) {
-        let outcome = self.grid.increment(key.clone(), 1).await;
+        let outcome = self.registers.add(&key, 1).await;
         let now = self.now_us();
         let mut history = self.history.lock().await;
         let counter = history.counters.entry(key).or_default();
@@ -172,7 +249,10 @@ impl Client {
                 history.acknowledged_us.push(now);
                 self.acknowledged.fetch_add(1, Ordering::Release);
             }
-            Err(_) => counter.unanswered += 1,
+            Err(error) => {
+                no_answer(&error);
+                counter.unanswered += 1;
+            }
         }
     }
 
