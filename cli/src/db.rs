@@ -121,7 +121,7 @@ enum Command {
     Query {
         /// Name of the table
         table: String,
-        /// Which, e.g. 'id = :id AND at > :from'
+        /// Which, e.g. 'id = :id AND seq > :from'
         key_condition: String,
         /// Largest sort key first
         #[arg(long)]

@@ -352,7 +352,7 @@ impl Database {
         reply.await?.attributes.map(get_item).transpose()
     }
 
-    /// One page of the items for whose key a key condition holds, e.g. `id = :id AND at > :from`.
+    /// One page of the items for whose key a key condition holds, e.g. `id = :id AND seq > :from`.
     pub async fn query(&self, table: &str, key_condition: &str, options: ReadOptions) -> Result<Page, Error> {
         let request = wire::QueryRequest {
             table: table.to_owned(),

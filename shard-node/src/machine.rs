@@ -168,3 +168,6 @@ fn chunks(
         (chunk.head.is_some() || !chunk.rows.is_empty()).then(|| Ok(chunk.encode_to_vec().into()))
     })
 }
+
+#[cfg(test)]
+mod tests;

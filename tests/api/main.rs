@@ -5,5 +5,7 @@
     reason = "a test that cannot go on panics, and tells what it sees"
 )]
 
+mod database;
+mod dynamodb;
 mod grpc;
 mod resp;

@@ -17,12 +17,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("service", &["net", "proto"]),
     ("client", &["placement", "net", "proto"]),
     ("grid-node", &["placement", "storage", "net", "replication", "cluster", "service", "proto"]),
+    ("shard-node", &["placement", "storage", "net", "replication", "cluster", "service", "proto"]),
 ];
 
 /// Libraries that one crate, or one file, has to itself.
 const WALLS: &[(&str, &[&str])] = &[
     ("openraft::", &["crates/replication/src/"]),
     ("consistent_hash_ring", &["crates/placement/src/ring.rs"]),
+    ("sled::Config", &["crates/storage/src/sled.rs"]),
+    ("fjall::{Database", &["crates/storage/src/fjall.rs"]),
     ("tracing_subscriber", &["crates/service/src/telemetry.rs"]),
     ("SystemTime::now", &["crates/net/src/clock.rs"]),
     ("from_os_rng", &["crates/service/src/entropy.rs", "client/src/route.rs"]),

@@ -9,6 +9,7 @@ use crate::item::{Type, Value};
 
 pub mod codec;
 pub mod evaluate;
+pub mod key_condition;
 pub mod lex;
 pub mod parse;
 pub mod update;

@@ -8,7 +8,7 @@ use super::OnTable;
 use super::page::{Options, Page, Prepared};
 use crate::error::{Error, Invalid};
 use crate::expression::parse::{self, Placeholders};
-use crate::expression::{KeyCondition, SortCondition};
+use crate::expression::{KeyCondition, SortCondition, key_condition};
 use crate::item::{Type, Value};
 use crate::key::{RowKey, check_type, partition_prefix, row_key, sort_range};
 use crate::router::Router;
@@ -60,7 +60,7 @@ impl Query {
     fn key_condition(&self, table: &Table) -> Result<KeyCondition, Invalid> {
         let sort_key = table.sort_key.as_ref();
         let partition_key = &table.partition_key;
-        let condition = parse::key_condition(
+        let condition = key_condition::parse(
             &self.key_condition,
             &partition_key.name,
             sort_key.map(|key| key.name.as_str()),

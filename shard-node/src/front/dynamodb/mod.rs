@@ -29,6 +29,7 @@ use crate::router::Router;
 mod error;
 mod json;
 mod operation;
+mod table;
 
 use error::Refusal;
 

@@ -1,4 +1,4 @@
-//! The operations of DynamoDB over ours: JSON to a request, the answer to JSON.
+//! The operations on items: JSON to a request of ours, the answer to JSON. Those on tables are in `table`.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +8,14 @@ use serde_json::{Value as Json, json};
 
 use super::error::Refusal;
 use super::json::{Given, GivenItem, Shown, item};
+use super::table;
 use crate::error::Invalid;
 use crate::expression::parse::Placeholders;
-use crate::item::{Item, Type};
+use crate::item::Item;
 use crate::op::{self, ReturnValues, Written, batch_get, batch_write, page};
 use crate::router::Router;
-use crate::store::Stats;
-use crate::table::{KeyAttribute, Status, Table};
 
-type Answer = Result<Vec<u8>, Refusal>;
+pub(super) type Answer = Result<Vec<u8>, Refusal>;
 
 /// Carries out the operation of a name.
 pub(super) async fn run(router: &Router, operation: &str, body: &[u8]) -> Answer {
@@ -29,10 +28,10 @@ pub(super) async fn run(router: &Router, operation: &str, body: &[u8]) -> Answer
         "Scan" => scan(router, parse(body)?).await,
         "BatchGetItem" => batch_get_item(router, parse(body)?).await,
         "BatchWriteItem" => batch_write_item(router, parse(body)?).await,
-        "CreateTable" => create_table(router, parse(body)?).await,
-        "DescribeTable" => describe_table(router, parse(body)?).await,
-        "ListTables" => list_tables(router, parse(body)?).await,
-        "DeleteTable" => delete_table(router, parse(body)?).await,
+        "CreateTable" => table::create_table(router, parse(body)?).await,
+        "DescribeTable" => table::describe_table(router, parse(body)?).await,
+        "ListTables" => table::list_tables(router, parse(body)?).await,
+        "DeleteTable" => table::delete_table(router, parse(body)?).await,
         _ => Err(Refusal::unknown_operation()),
     }
 }
@@ -41,7 +40,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| Refusal::serialization(error.to_string()))
 }
 
-fn encode(answer: &Json) -> Answer {
+pub(super) fn encode(answer: &Json) -> Answer {
     serde_json::to_vec(answer).map_err(|error| Refusal::serialization(error.to_string()))
 }
 
@@ -53,7 +52,7 @@ where
     serde_json::to_value(Shown(value)).map_err(|error| Refusal::serialization(error.to_string()))
 }
 
-fn required<T>(value: Option<T>, name: &str) -> Result<T, Refusal> {
+pub(super) fn required<T>(value: Option<T>, name: &str) -> Result<T, Refusal> {
     value.ok_or_else(|| {
         Invalid::new(format!(
             "1 validation error detected: Value null at '{name}' failed to satisfy constraint: Member must not be null"
@@ -376,7 +375,7 @@ impl Pages {
     }
 }
 
-fn at_least_one(number: i64, name: &str) -> Result<u32, Refusal> {
+pub(super) fn at_least_one(number: i64, name: &str) -> Result<u32, Refusal> {
     u32::try_from(number).ok().filter(|&number| number > 0).ok_or_else(|| {
         Invalid::new(format!(
             "1 validation error detected: Value '{number}' at '{name}' failed to satisfy constraint: Member must have value \
@@ -550,224 +549,6 @@ async fn batch_write_item(router: &Router, request: BatchWrite) -> Answer {
     }
     if !consumed.is_empty() {
         answer["ConsumedCapacity"] = consumed.into();
-    }
-    encode(&answer)
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct CreateTable {
-    table_name: Option<String>,
-    attribute_definitions: Option<Vec<AttributeDefinition>>,
-    key_schema: Option<Vec<KeySchemaElement>>,
-    billing_mode: Option<String>,
-    provisioned_throughput: Option<Throughput>,
-    deletion_protection_enabled: Option<bool>,
-    global_secondary_indexes: Option<Vec<IgnoredAny>>,
-    local_secondary_indexes: Option<Vec<IgnoredAny>>,
-    stream_specification: Option<Json>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct AttributeDefinition {
-    attribute_name: String,
-    attribute_type: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct KeySchemaElement {
-    attribute_name: String,
-    key_type: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Throughput {
-    read_capacity_units: i64,
-    write_capacity_units: i64,
-}
-
-async fn create_table(router: &Router, request: CreateTable) -> Answer {
-    let name = required(request.table_name, "tableName")?;
-    op::create_table::check_name(&name)?;
-    let definitions = required(request.attribute_definitions, "attributeDefinitions")?;
-    let schema = required(request.key_schema, "keySchema")?;
-    for (given, what) in [
-        (request.global_secondary_indexes.is_some(), "GlobalSecondaryIndexes"),
-        (request.local_secondary_indexes.is_some(), "LocalSecondaryIndexes"),
-        (
-            request.stream_specification.is_some_and(|stream| stream["StreamEnabled"] == true),
-            "StreamSpecification",
-        ),
-    ] {
-        if given {
-            return Err(Invalid::new(format!("{what} is not supported yet")).into());
-        }
-    }
-    let invalid = |what: String| {
-        Refusal::from(Invalid::new(format!("One or more parameter values were invalid: {what}")))
-    };
-    let throughput = match (request.billing_mode.as_deref(), request.provisioned_throughput) {
-        (Some("PAY_PER_REQUEST"), None) => None,
-        (Some("PAY_PER_REQUEST"), Some(_)) => {
-            return Err(invalid(
-                "Neither ReadCapacityUnits nor WriteCapacityUnits can be specified when BillingMode is PAY_PER_REQUEST".into(),
-            ));
-        }
-        (None | Some("PROVISIONED"), Some(throughput)) => {
-            let reads =
-                at_least_one(throughput.read_capacity_units, "provisionedThroughput.readCapacityUnits")?;
-            let writes =
-                at_least_one(throughput.write_capacity_units, "provisionedThroughput.writeCapacityUnits")?;
-            Some((reads.into(), writes.into()))
-        }
-        (None | Some("PROVISIONED"), None) => {
-            return Err(invalid(
-                "ReadCapacityUnits and WriteCapacityUnits must both be specified when BillingMode is PROVISIONED".into(),
-            ));
-        }
-        (Some(other), _) => {
-            return Err(Invalid::new(format!(
-                "1 validation error detected: Value '{other}' at 'billingMode' failed to satisfy constraint: Member must \
-                 satisfy enum value set: [PROVISIONED, PAY_PER_REQUEST]"
-            ))
-            .into());
-        }
-    };
-    let key = |position: usize, kind: &str| -> Result<Option<KeyAttribute>, Refusal> {
-        let Some(element) = schema.get(position) else { return Ok(None) };
-        if element.key_type != kind {
-            return Err(Invalid::new(format!(
-                "Invalid KeySchema: The {} KeySchemaElement is not a {kind} key type",
-                if position == 0 { "first" } else { "second" }
-            ))
-            .into());
-        }
-        let name = element.attribute_name.clone();
-        let Some(definition) = definitions.iter().find(|definition| definition.attribute_name == name) else {
-            let keys: Vec<&str> = schema.iter().map(|element| element.attribute_name.as_str()).collect();
-            let defined: Vec<&str> = definitions.iter().map(|one| one.attribute_name.as_str()).collect();
-            return Err(invalid(format!(
-                "Some index key attributes are not defined in AttributeDefinitions. Keys: [{}], AttributeDefinitions: [{}]",
-                keys.join(", "),
-                defined.join(", ")
-            )));
-        };
-        let kind = Type::from_name(&definition.attribute_type)
-            .filter(|kind| matches!(kind, Type::S | Type::N | Type::B))
-            .ok_or_else(|| {
-                Invalid::new(format!(
-                    "1 validation error detected: Value '{}' at 'attributeDefinitions.1.member.attributeType' failed to \
-                     satisfy constraint: Member must satisfy enum value set: [B, N, S]",
-                    definition.attribute_type
-                ))
-            })?;
-        Ok(Some(KeyAttribute { name, kind }))
-    };
-    if schema.is_empty() || schema.len() > 2 {
-        return Err(Invalid::new(format!(
-            "1 validation error detected: Value '[{} elements]' at 'keySchema' failed to satisfy constraint: Member must \
-             have length less than or equal to 2",
-            schema.len()
-        ))
-        .into());
-    }
-    let partition_key = required(key(0, "HASH")?, "keySchema")?;
-    let sort_key = key(1, "RANGE")?;
-    if definitions.len() != schema.len() {
-        return Err(invalid(
-            "Number of attributes in KeySchema does not exactly match number of attributes defined in \
-             AttributeDefinitions"
-                .into(),
-        ));
-    }
-    let request = op::create_table::Request {
-        table: name,
-        partition_key,
-        sort_key,
-        throughput,
-        deletion_protection: request.deletion_protection_enabled.unwrap_or(false),
-    };
-    let table = op::create_table::run(router, request).await?;
-    // Nodes other than this one may not know of it for a moment; clients wait for ACTIVE.
-    encode(&json!({ "TableDescription": description(&table, Stats::default(), "CREATING") }))
-}
-
-fn description(table: &Table, stats: Stats, status: &str) -> Json {
-    let attributes: Vec<Json> = table
-        .key_attributes()
-        .map(|key| json!({ "AttributeName": key.name, "AttributeType": key.kind.name() }))
-        .collect();
-    let schema: Vec<Json> = table
-        .key_attributes()
-        .zip(["HASH", "RANGE"])
-        .map(|(key, kind)| json!({ "AttributeName": key.name, "KeyType": kind }))
-        .collect();
-    let (reads, writes) = table.throughput.unwrap_or_default();
-    let mut description = json!({
-        "TableName": table.name,
-        "TableId": format!("00000000-0000-0000-0000-{:012x}", table.id),
-        "TableArn": format!("arn:aws:dynamodb:local:000000000000:table/{}", table.name),
-        "TableStatus": status,
-        "CreationDateTime": table.created_ms as f64 / 1000.0,
-        "AttributeDefinitions": attributes,
-        "KeySchema": schema,
-        "ItemCount": stats.items,
-        "TableSizeBytes": stats.bytes,
-        "DeletionProtectionEnabled": table.deletion_protection,
-        "ProvisionedThroughput": {
-            "NumberOfDecreasesToday": 0, "ReadCapacityUnits": reads, "WriteCapacityUnits": writes,
-        },
-    });
-    if table.throughput.is_none() {
-        description["BillingModeSummary"] = json!({
-            "BillingMode": "PAY_PER_REQUEST",
-            "LastUpdateToPayPerRequestDateTime": table.created_ms as f64 / 1000.0,
-        });
-    }
-    description
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct TableName {
-    table_name: Option<String>,
-}
-
-async fn describe_table(router: &Router, request: TableName) -> Answer {
-    let name = required(request.table_name, "tableName")?;
-    op::create_table::check_name(&name)?;
-    let (table, stats) = op::describe_table::run(router, &name).await?;
-    let status = if table.status == Status::Active { "ACTIVE" } else { "DELETING" };
-    encode(&json!({ "Table": description(&table, stats, status) }))
-}
-
-async fn delete_table(router: &Router, request: TableName) -> Answer {
-    let name = required(request.table_name, "tableName")?;
-    op::create_table::check_name(&name)?;
-    let table = op::delete_table::run(router, &name).await?;
-    encode(&json!({ "TableDescription": description(&table, Stats::default(), "DELETING") }))
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct ListTables {
-    exclusive_start_table_name: Option<String>,
-    limit: Option<i64>,
-}
-
-async fn list_tables(router: &Router, request: ListTables) -> Answer {
-    let limit = request.limit.map(|limit| u32::try_from(limit.max(0)).unwrap_or(u32::MAX));
-    if let Some(name) = &request.exclusive_start_table_name {
-        op::create_table::check_name(name)?;
-    }
-    let (names, last) =
-        op::list_tables::run(router, request.exclusive_start_table_name.as_deref(), limit).await?;
-    let mut answer = json!({ "TableNames": names });
-    if let Some(last) = last {
-        answer["LastEvaluatedTableName"] = last.into();
     }
     encode(&answer)
 }

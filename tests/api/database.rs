@@ -1,0 +1,131 @@
+//! The native API of the database through the SDK: every operation, pages, and what is refused.
+
+use trimaran_client::Error;
+use trimaran_client::database::{
+    Database, Item, KeyType, Placeholders, ReadOptions, ReturnValues, Table, Value, WriteOptions,
+};
+use trimaran_tests::harness::process::Cluster;
+use trimaran_tests::harness::until;
+
+fn item(id: &str, at: i64) -> Item {
+    [("id".to_owned(), id.into()), ("seq".to_owned(), at.into())].into()
+}
+
+async fn events(database: &Database) {
+    let table = Table {
+        name: "events".into(),
+        partition_key: ("id".into(), KeyType::S),
+        sort_key: Some(("seq".into(), KeyType::N)),
+    };
+    database.create_table(table).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn items_are_written_read_and_paged_through_three_nodes() {
+    let cluster = Cluster::shard(3, "fjall", 4).await;
+    let database = cluster.database_client().await;
+    events(&database).await;
+    assert_eq!(database.list_tables().await.unwrap(), ["events"]);
+    for at in (-5..20).rev() {
+        database.put_item("events", item("a", at)).await.unwrap();
+    }
+    // Numbers sort as numbers; a filter takes from what was read; pages meet without gap or overlap.
+    let mut found = Vec::new();
+    let mut options = ReadOptions {
+        filter: "seq <> :odd".into(),
+        placeholders: Placeholders::default().value(":id", "a").value(":from", -3).value(":odd", 7),
+        limit: 6,
+        ..ReadOptions::default()
+    };
+    let refused = database.query("events", "id = :id AND seq >= :from", options.clone()).await.unwrap_err();
+    assert!(refused.to_string().contains("non-primary key attributes"), "{refused}");
+    options.filter.clear();
+    options.placeholders.values.remove(":odd");
+    loop {
+        let page = database.query("events", "id = :id AND seq >= :from", options.clone()).await.unwrap();
+        found.extend(page.items.into_iter().map(|item| item["seq"].clone()));
+        options.start_key = page.last_key;
+        if options.start_key.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, (-3..20).map(Value::from).collect::<Vec<_>>());
+    options = ReadOptions {
+        placeholders: Placeholders::default().value(":id", "a"),
+        descending: true,
+        limit: 2,
+        ..ReadOptions::default()
+    };
+    let newest = database.query("events", "id = :id", options).await.unwrap();
+    assert_eq!(newest.items, [item("a", 19), item("a", 18)]);
+
+    // Parts of a scan side by side are the whole.
+    for number in 0..40 {
+        database.put_item("events", item(&format!("id-{number}"), 0)).await.unwrap();
+    }
+    let mut count = 0;
+    for part in 0..5 {
+        let options = ReadOptions { segment: Some((part, 5)), ..ReadOptions::default() };
+        count += database.scan("events", options).await.unwrap().items.len();
+    }
+    assert_eq!(count, 65);
+
+    let old = WriteOptions { return_values: ReturnValues::AllOld, ..WriteOptions::default() };
+    assert_eq!(database.delete_item("events", item("a", 3), old.clone()).await.unwrap(), Some(item("a", 3)));
+    assert_eq!(database.delete_item("events", item("a", 3), old).await.unwrap(), None);
+    database.batch_write("events", vec![item("b", 1), item("b", 2)], vec![item("a", 4)]).await.unwrap();
+    let mut batch =
+        database.batch_get("events", vec![item("b", 1), item("b", 2), item("a", 4)]).await.unwrap();
+    batch.sort_by_key(|item| format!("{item:?}"));
+    assert_eq!(batch, [item("b", 1), item("b", 2)]);
+
+    database.delete_table("events").await.unwrap();
+    until("the table is gone", async || {
+        matches!(database.describe_table("events").await, Err(Error::NotFound(_)))
+    })
+    .await;
+    assert!(matches!(database.get_item("events", item("a", 1)).await, Err(Error::NotFound(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_is_refused_by_name() {
+    let mut cluster = Cluster::shard(1, "sled", 1).await;
+    let database = cluster.database_client().await;
+    events(&database).await;
+    let with = |value: Value| {
+        let mut item = item("a", 1);
+        item.insert("x".into(), value);
+        item
+    };
+    let mut deep = Value::Null;
+    for _ in 0..40 {
+        deep = Value::L(vec![deep]);
+    }
+    for (item, words) in [
+        (Item::new(), "Missing the key"),
+        ([("id".to_owned(), 7.into()), ("seq".to_owned(), 7.into())].into(), "Type mismatch"),
+        (with(Value::N("seven".into())), "cannot be converted to a numeric value"),
+        (with(Value::N("1".repeat(39))), "38 significant digits"),
+        (with(Value::Ss([].into())), "may not be empty"),
+        (with(Value::S("x".repeat(500_000))), "maximum allowed size"),
+        (with(deep), "Nesting"),
+    ] {
+        let refused = database.put_item("events", item).await.unwrap_err();
+        assert!(matches!(refused, Error::Invalid(_)) && refused.to_string().contains(words), "{refused}");
+    }
+    let never = WriteOptions { condition: "attribute_exists(nothing)".into(), ..WriteOptions::default() };
+    let refused = database.put_item_with("events", item("a", 1), never).await.unwrap_err();
+    assert!(matches!(refused, Error::Conflict(_)), "{refused}");
+    let again = Table { name: "events".into(), partition_key: ("id".into(), KeyType::S), sort_key: None };
+    assert!(matches!(database.create_table(again).await, Err(Error::Conflict(_))));
+    // An update that fails leaves everything as it was.
+    database.put_item("events", with(Value::S("text".into()))).await.unwrap();
+    let options =
+        WriteOptions { placeholders: Placeholders::default().value(":one", 1), ..WriteOptions::default() };
+    let refused = database.update_item("events", item("a", 1), "SET y = :one ADD x :one", options).await;
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    let found = database.get_item("events", item("a", 1)).await.unwrap();
+    assert_eq!(found, Some(with(Value::S("text".into()))));
+    assert!(cluster.nodes[0].runs());
+    assert!(!cluster.nodes[0].log().contains("panicked"));
+}

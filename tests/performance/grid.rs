@@ -1,0 +1,76 @@
+//! The grid against redis-server.
+//!
+//! One grid-node (in memory, one partition, one copy) against redis-server without persistence, both driven by
+//! redis-benchmark in turns, several rounds; the median of the rounds' ratios counts. Needs redis-server and
+//! redis-benchmark on the PATH (Debian: redis-server, redis-tools).
+
+use std::process::Command;
+
+use trimaran_tests::harness::process::{binary, free_port};
+
+use crate::server::{median, start};
+
+/// Command of redis-benchmark, and requests sent at once.
+const CASES: &[(&str, usize)] =
+    &[("SET", 1), ("GET", 1), ("INCR", 1), ("SET", 16), ("GET", 16), ("INCR", 16)];
+
+const CLIENTS: usize = 50;
+
+/// Requests per second, as redis-benchmark says.
+fn measure(port: u16, case: &str, pipeline: usize, requests: usize) -> f64 {
+    let output = Command::new("redis-benchmark")
+        .args(["-p", &port.to_string(), "-t", &case.to_lowercase(), "-c", &CLIENTS.to_string()])
+        .args(["-P", &pipeline.to_string(), "-n", &requests.to_string(), "-r", "100000", "--csv"])
+        .output()
+        .expect("redis-benchmark is on the PATH (Debian: redis-tools)");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let row = text
+        .lines()
+        .find(|line| line.starts_with(&format!("\"{case}\"")))
+        .unwrap_or_else(|| panic!("{text}"));
+    row.split(',').nth(1).unwrap().trim_matches('"').parse().unwrap()
+}
+
+/// Prints a row a case.
+pub(crate) async fn run(rounds: usize, requests_of_a_case: usize) {
+    let redis_port = free_port();
+    let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
+    let redis_arguments = text(&["--port", &redis_port.to_string(), "--save", "", "--appendonly", "no"]);
+    let redis = start("redis-server".as_ref(), redis_port, &redis_arguments).await;
+    let grid_port = free_port();
+    let listen = |port: u16| format!("127.0.0.1:{port}");
+    let grid_arguments = text(&[
+        "dev",
+        "--in-memory",
+        "--resp-listen",
+        &listen(grid_port),
+        "--grid-grpc-listen",
+        &listen(free_port()),
+        "--dynamodb-listen",
+        &listen(free_port()),
+        "--shard-grpc-listen",
+        &listen(free_port()),
+        "--admin-listen",
+        &listen(free_port()),
+    ]);
+    let grid = start(binary(), grid_port, &grid_arguments).await;
+
+    println!("| case | redis-server, requests/s | grid-node, requests/s | grid / redis |\n|---|---|---|---|");
+    for &(case, pipeline) in CASES {
+        let requests = if pipeline > 1 { requests_of_a_case * 10 } else { requests_of_a_case };
+        let (mut theirs, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let their = measure(redis.port, case, pipeline, requests);
+            let our = measure(grid.port, case, pipeline, requests);
+            theirs.push(their);
+            ours.push(our);
+            ratios.push(our / their);
+        }
+        println!(
+            "| {case}, {CLIENTS} clients, {pipeline} at once | {:.0} | {:.0} | {:.2} |",
+            median(&mut theirs),
+            median(&mut ours),
+            median(&mut ratios)
+        );
+    }
+}
