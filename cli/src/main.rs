@@ -10,6 +10,7 @@ mod db;
 mod dev;
 mod grid;
 mod grid_node;
+mod health;
 mod output;
 mod shard_node;
 
@@ -38,6 +39,8 @@ enum Command {
     Grid(grid::Args),
     /// Make tables, read and write items of a database
     Db(db::Args),
+    /// Ask a node whether it takes requests
+    Health(health::Args),
     /// Look at a cluster
     Cluster(cluster::Args),
 }
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
             Command::ShardNode(args) => shard_node::run(*args).await,
             Command::Db(args) => db::run(args).await,
             Command::Grid(args) => grid::run(args).await,
+            Command::Health(args) => health::run(args).await,
             Command::Cluster(args) => cluster::run(args).await,
         }
     });

@@ -5,5 +5,6 @@
     reason = "a test that cannot go on panics, and tells what it sees"
 )]
 
+mod compose_kill;
 mod grid_kill;
 mod shard_kill;

@@ -1,3 +1,4 @@
 //! Loads that record a history.
 
+pub mod foreign;
 pub mod registers;

@@ -174,8 +174,15 @@ impl<M: Machine> Routes<M> {
             if self.inner.table.load().get(partition).is_some_and(|found| found.lost) {
                 return Err(Unanswered::Lost);
             }
+            let target = self.target(partition);
+            let asked = match &target {
+                Target::There(node) => Some(*node),
+                Target::Here(_) | Target::Nobody => None,
+            };
             let attempted = tokio::select! {
-                attempted = timeout_at(deadline, ask.ask(self.target(partition))) => attempted,
+                attempted = timeout_at(deadline, ask.ask(target)) => attempted,
+                // With the same request id, so that it does not matter whether the old leader had carried it out.
+                () = self.led_elsewhere(partition, asked) => continue,
                 () = self.inner.leaving.cancelled() => return Err(Unanswered::TimedOut),
             };
             let error = match attempted {
@@ -192,6 +199,20 @@ impl<M: Machine> Routes<M> {
                 return Err(Unanswered::Refused(error));
             }
             sleep(wait).await;
+        }
+    }
+
+    /// Returns when another node than the one that was asked is known to lead. A node that is cut off, or gone with its
+    /// address, answers nothing and refuses nothing.
+    async fn led_elsewhere(&self, partition: u64, asked: Option<u64>) {
+        let Some(asked) = asked else { return std::future::pending().await };
+        loop {
+            sleep(LEADER_LOOK_EVERY).await;
+            match self.target(partition) {
+                Target::There(node) if node != asked => return,
+                Target::Here(_) => return,
+                Target::There(_) | Target::Nobody => {}
+            }
         }
     }
 
@@ -236,6 +257,9 @@ impl<M: Machine> Routes<M> {
         }
     }
 }
+
+/// How often a request on its way looks whether its leader still leads.
+const LEADER_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How often we look whether a leadership was taken over.
 const HANDOVER_LOOK_EVERY: Duration = Duration::from_millis(10);

@@ -1,0 +1,159 @@
+//! Registers over the protocols of other systems, from outside of the cluster's network: a request goes to one node
+//! after the other, a new connection each, and is not sent again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use trimaran_client::Error;
+
+use super::registers::Registers;
+
+/// How long a request may take: longer than a change of leader.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Which node is asked next.
+#[derive(Clone, Debug)]
+struct Nodes {
+    addresses: Arc<Vec<String>>,
+    next: Arc<AtomicUsize>,
+}
+
+impl Nodes {
+    fn new(addresses: Vec<String>) -> Self {
+        Self { addresses: Arc::new(addresses), next: Arc::default() }
+    }
+
+    async fn connect(&self) -> std::io::Result<TcpStream> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        TcpStream::connect(&self.addresses[turn % self.addresses.len()]).await
+    }
+}
+
+async fn in_time<T>(asked: impl Future<Output = std::io::Result<T>>) -> Result<T, Error> {
+    match timeout(PATIENCE, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(Error::Unavailable(error.to_string())),
+        Err(elapsed) => Err(Error::Unavailable(elapsed.to_string())),
+    }
+}
+
+/// A grid over the Redis protocol.
+#[derive(Clone, Debug)]
+pub struct OverResp(Nodes);
+
+impl OverResp {
+    /// With the RESP addresses of its nodes.
+    pub fn new(addresses: Vec<String>) -> Self {
+        Self(Nodes::new(addresses))
+    }
+
+    /// One command; the first line of its answer and, for a text, the text.
+    async fn ask(&self, command: String) -> Result<(String, String), Error> {
+        let asked = async {
+            let mut stream = BufReader::new(self.0.connect().await?);
+            stream.write_all(format!("{command}\r\n").as_bytes()).await?;
+            let (mut head, mut text) = (String::new(), String::new());
+            stream.read_line(&mut head).await?;
+            if head.starts_with('$') && !head.starts_with("$-1") {
+                stream.read_line(&mut text).await?;
+            }
+            Ok((head.trim_end().to_owned(), text.trim_end().to_owned()))
+        };
+        match in_time(asked).await? {
+            (head, _) if head.is_empty() || head.starts_with('-') => Err(Error::Unavailable(head)),
+            answer => Ok(answer),
+        }
+    }
+}
+
+impl Registers for OverResp {
+    async fn write(&self, key: &str, value: u64) -> Result<(), Error> {
+        self.ask(format!("SET {key} {value}")).await.map(drop)
+    }
+
+    async fn read(&self, key: &str) -> Result<Option<u64>, Error> {
+        let (head, text) = self.ask(format!("GET {key}")).await?;
+        Ok((head != "$-1").then(|| text.parse().unwrap()))
+    }
+
+    async fn add(&self, key: &str, by: i64) -> Result<i64, Error> {
+        let (head, _) = self.ask(format!("INCRBY {key} {by}")).await?;
+        Ok(head.strip_prefix(':').unwrap().parse().unwrap())
+    }
+}
+
+/// A table of a database over the DynamoDB API, with a partition key "id".
+#[derive(Clone, Debug)]
+pub struct OverDynamoDb(Nodes);
+
+const TABLE: &str = "registers";
+
+impl OverDynamoDb {
+    /// With the HTTP addresses of its nodes.
+    pub fn new(addresses: Vec<String>) -> Self {
+        Self(Nodes::new(addresses))
+    }
+
+    /// Makes the table.
+    pub async fn create(&self) -> Result<(), Error> {
+        let request = json!({
+            "BillingMode": "PAY_PER_REQUEST",
+            "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}],
+            "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}],
+        });
+        self.ask("CreateTable", request).await.map(drop)
+    }
+
+    async fn ask(&self, operation: &str, mut request: Json) -> Result<Json, Error> {
+        request["TableName"] = TABLE.into();
+        let body = request.to_string();
+        let asked = async {
+            let mut stream = self.0.connect().await?;
+            let head = format!(
+                "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Amz-Target: DynamoDB_20120810.{operation}\r\n\
+                 Content-Length: {}\r\n\r\n",
+                body.len()
+            );
+            stream.write_all((head + &body).as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok(answer)
+        };
+        let answer = in_time(asked).await?;
+        match answer.split_once("\r\n\r\n") {
+            Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(serde_json::from_str(body).unwrap()),
+            // A node that cannot find a leader says 500; one that refuses says 400, which must not be.
+            Some((head, body)) if head.starts_with("HTTP/1.1 400") => Err(Error::Invalid(body.to_owned())),
+            _ => Err(Error::Unavailable(answer)),
+        }
+    }
+}
+
+impl Registers for OverDynamoDb {
+    async fn write(&self, key: &str, value: u64) -> Result<(), Error> {
+        let item = json!({"id": {"S": key}, "value": {"N": value.to_string()}});
+        self.ask("PutItem", json!({"Item": item})).await.map(drop)
+    }
+
+    async fn read(&self, key: &str) -> Result<Option<u64>, Error> {
+        let request = json!({"Key": {"id": {"S": key}}, "ConsistentRead": true});
+        let answer = self.ask("GetItem", request).await?;
+        Ok(answer["Item"]["value"]["N"].as_str().map(|text| text.parse().unwrap()))
+    }
+
+    async fn add(&self, key: &str, by: i64) -> Result<i64, Error> {
+        let request = json!({
+            "Key": {"id": {"S": key}},
+            "UpdateExpression": "ADD visits :by",
+            "ExpressionAttributeValues": {":by": {"N": by.to_string()}},
+            "ReturnValues": "UPDATED_NEW",
+        });
+        let answer = self.ask("UpdateItem", request).await?;
+        Ok(answer["Attributes"]["visits"]["N"].as_str().unwrap().parse().unwrap())
+    }
+}
