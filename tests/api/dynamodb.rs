@@ -124,7 +124,7 @@ async fn bad_input_is_refused_by_name_and_hurts_nobody() {
         ("PutItem", json!([1, 2]), "SerializationException", "invalid"),
         ("PutItem", json!({"TableName": 7}), "SerializationException", "invalid type"),
         ("PutItem", json!({}), "ValidationException", "tableName"),
-        ("PutItem", json!({"TableName": "none", "Item": {}}), "ResourceNotFoundException", "none"),
+        ("PutItem", json!({"TableName": "none", "Item": {}}), "ResourceNotFoundException", "not found"),
         ("PutItem", put(json!({})), "ValidationException", "Missing the key id"),
         ("PutItem", put(json!({"id": {"N": "1"}})), "ValidationException", "Type mismatch for key id"),
         ("PutItem", put(json!({"id": {}})), "ValidationException", "AttributeValue is empty"),

@@ -42,6 +42,12 @@ impl Refusal {
         Self { status: StatusCode::PAYLOAD_TOO_LARGE, ..Self::serialization(message) }
     }
 
+    /// There is no such table.
+    pub(super) fn no_table(name: &str) -> Self {
+        let message = format!("Requested resource not found: Table: {name} not found");
+        Self::new(format!("{OURS}ResourceNotFoundException"), message)
+    }
+
     pub(super) fn status(&self) -> StatusCode {
         self.status
     }
@@ -69,7 +75,10 @@ impl From<Error> for Refusal {
             Error::ConditionFailed { item } => {
                 Self { item, ..Self::new(format!("{OURS}ConditionalCheckFailedException"), message) }
             }
-            Error::TableNotFound { .. } => Self::new(format!("{OURS}ResourceNotFoundException"), message),
+            // Which one is said only where the table itself is asked for.
+            Error::TableNotFound { .. } => {
+                Self::new(format!("{OURS}ResourceNotFoundException"), "Requested resource not found")
+            }
             Error::TableInUse(_) => Self::new(format!("{OURS}ResourceInUseException"), message),
             Error::Limit { .. } => Self::new(format!("{OURS}LimitExceededException"), message),
             other if other.class() == Class::Exhausted => {

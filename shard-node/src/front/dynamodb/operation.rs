@@ -61,6 +61,27 @@ pub(super) fn required<T>(value: Option<T>, name: &str) -> Result<T, Refusal> {
     })
 }
 
+/// The name of a table that is to be there.
+fn table_name(name: Option<String>) -> Result<String, Refusal> {
+    let name = required(name, "tableName")?;
+    let refused = if name.is_empty() {
+        "Member must have length greater than or equal to 1"
+    } else if name.len() > TABLE_NAME_BYTES_MAX {
+        "Member must have length less than or equal to 255"
+    } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
+        "Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+"
+    } else {
+        return Ok(name);
+    };
+    Err(Invalid::new(format!(
+        "1 validation error detected: Value '{name}' at 'tableName' failed to satisfy constraint: {refused}"
+    ))
+    .into())
+}
+
+/// Longest name of a table.
+const TABLE_NAME_BYTES_MAX: usize = 255;
+
 /// Parameters from before expressions.
 fn refuse_legacy(given: &[(&str, bool)]) -> Result<(), Refusal> {
     match given.iter().find(|(_, given)| *given) {
@@ -177,7 +198,7 @@ impl Write {
         let (names, values) =
             (self.expression_attribute_names.take(), self.expression_attribute_values.take());
         Ok(Common {
-            table: required(self.table_name.take(), "tableName")?,
+            table: table_name(self.table_name.take())?,
             placeholders: placeholders(names, values, any)?,
             return_values: return_values(self.return_values.as_deref())?,
             want_old_on_failure: self.return_values_on_condition_check_failure.as_deref() == Some("ALL_OLD"),
@@ -255,7 +276,7 @@ struct Get {
 
 async fn get_item(router: &Router, request: Get) -> Answer {
     refuse_legacy(&[("AttributesToGet", request.attributes_to_get.is_some())])?;
-    let table = required(request.table_name, "tableName")?;
+    let table = table_name(request.table_name)?;
     let any = request.projection_expression.is_some();
     let get = op::get_item::Request {
         table: table.clone(),
@@ -307,7 +328,7 @@ impl Pages {
             ("AttributesToGet", self.attributes_to_get.is_some()),
             ("ConditionalOperator", self.conditional_operator.is_some()),
         ])?;
-        let table = required(self.table_name.take(), "tableName")?;
+        let table = table_name(self.table_name.take())?;
         let count_only = match self.select.as_deref() {
             None | Some("ALL_ATTRIBUTES") => false,
             Some("SPECIFIC_ATTRIBUTES") if self.projection_expression.is_some() => false,
@@ -351,7 +372,7 @@ impl Pages {
         let options = page::Options {
             filter: self.filter_expression.take(),
             projection: self.projection_expression.take(),
-            limit: self.limit.map(|limit| at_least_one(limit, "limit")).transpose()?,
+            limit: self.limit.map(|limit| at_least_one(limit, "Limit")).transpose()?,
             start_key: self.exclusive_start_key.take().map(item).transpose()?,
             count_only,
         };
@@ -378,8 +399,8 @@ impl Pages {
 pub(super) fn at_least_one(number: i64, name: &str) -> Result<u32, Refusal> {
     u32::try_from(number).ok().filter(|&number| number > 0).ok_or_else(|| {
         Invalid::new(format!(
-            "1 validation error detected: Value '{number}' at '{name}' failed to satisfy constraint: Member must have value \
-             greater than or equal to 1"
+            "1 validation error detected: Value at '{name}' failed to satisfy constraint: Member must have value greater \
+             than or equal to 1"
         ))
         .into()
     })
@@ -447,8 +468,18 @@ struct BatchKeys {
     attributes_to_get: Option<IgnoredAny>,
 }
 
+/// What a batch is about, by table.
+fn some_items<T>(
+    items: Option<BTreeMap<String, T>>,
+    operation: &str,
+) -> Result<BTreeMap<String, T>, Refusal> {
+    items
+        .filter(|items| !items.is_empty())
+        .ok_or_else(|| Invalid::new(format!("The requestItems parameter is required for {operation}")).into())
+}
+
 async fn batch_get_item(router: &Router, request: BatchGet) -> Answer {
-    let tables = required(request.request_items, "requestItems")?;
+    let tables = some_items(request.request_items, "BatchGetItem")?;
     let mut asked = Vec::new();
     let mut consistent = Vec::new();
     for (table, keys) in &tables {
@@ -518,7 +549,7 @@ struct BatchDelete {
 
 async fn batch_write_item(router: &Router, request: BatchWrite) -> Answer {
     let mut writes = Vec::new();
-    for (table, requests) in required(request.request_items, "requestItems")? {
+    for (table, requests) in some_items(request.request_items, "BatchWriteItem")? {
         for one in requests {
             let write = match (one.put_request, one.delete_request) {
                 (Some(put), None) => batch_write::Write::Put(item(put.item)?),

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use super::error::Refusal;
 use super::operation::{Answer, at_least_one, encode, required};
-use crate::error::Invalid;
+use crate::error::{Error, Invalid};
 use crate::item::Type;
 use crate::op;
 use crate::router::Router;
@@ -195,10 +195,19 @@ pub(super) struct TableName {
     table_name: Option<String>,
 }
 
+/// A refusal that says which table there is not.
+fn named(error: Error, name: &str) -> Refusal {
+    match error {
+        Error::TableNotFound { .. } => Refusal::no_table(name),
+        other => other.into(),
+    }
+}
+
 pub(super) async fn describe_table(router: &Router, request: TableName) -> Answer {
     let name = required(request.table_name, "tableName")?;
     op::create_table::check_name(&name)?;
-    let (table, stats) = op::describe_table::run(router, &name).await?;
+    let described = op::describe_table::run(router, &name).await;
+    let (table, stats) = described.map_err(|error| named(error, &name))?;
     let status = if table.status == Status::Active { "ACTIVE" } else { "DELETING" };
     encode(&json!({ "Table": description(&table, stats, status) }))
 }
@@ -206,7 +215,7 @@ pub(super) async fn describe_table(router: &Router, request: TableName) -> Answe
 pub(super) async fn delete_table(router: &Router, request: TableName) -> Answer {
     let name = required(request.table_name, "tableName")?;
     op::create_table::check_name(&name)?;
-    let table = op::delete_table::run(router, &name).await?;
+    let table = op::delete_table::run(router, &name).await.map_err(|error| named(error, &name))?;
     encode(&json!({ "TableDescription": description(&table, Stats::default(), "DELETING") }))
 }
 
