@@ -201,7 +201,7 @@ impl Router {
         replies.pop().ok_or(Error::TimedOut { partition })
     }
 
-    /// Has commands of one partition applied, in order. `request_id` is the caller's own, for a single command.
+    /// Has commands of one partition applied, in order. `request_id` is the caller's own, for the first of them.
     pub async fn write_many(
         &self,
         partition: u64,
@@ -210,10 +210,11 @@ impl Router {
     ) -> Result<Vec<state::Reply>, Error> {
         let session = self.inner.routes.session(partition);
         let requests = session.begin(commands.len());
+        let table = commands.first().and_then(|(key, _)| parse_head(&key.row)).map_or(0, |(table, _)| table);
         let encoded = commands.into_iter().map(|(key, body)| {
             Bytes::from(state::Command { row: key.row, body: Some(body) }.encode_to_vec())
         });
-        let first = request_id.unwrap_or_else(|| requests.id(0));
+        let first = request_id.map_or_else(|| requests.id(0), |id| within(id, table));
         let write = Write { router: self, partition, commands: encoded.collect(), first };
         let replies = self.until_answered(partition, &write).await?;
         let decode = |reply| state::Reply::decode(reply).map_err(|_bad| Error::TimedOut { partition });
@@ -304,6 +305,15 @@ impl Router {
         Some(client.max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 }
+
+/// A caller's id as it counts within one table. The same request to a table that was made again under its name is
+/// another one: the reply that is remembered for the first says only that the old table is gone.
+fn within(id: RequestId, table: u64) -> RequestId {
+    RequestId { session: id.session ^ table.wrapping_mul(ODD), ..id }
+}
+
+/// 2^64 divided by the golden ratio: neighbouring tables are far apart. Fixed while replies are remembered.
+const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 async fn propose(
     group: &Group<ShardMachine>,

@@ -1,9 +1,12 @@
 //! The native API of the database through the SDK: every operation, pages, and what is refused.
 
+use tonic::metadata::MetadataValue;
 use trimaran_client::Error;
 use trimaran_client::database::{
     Database, Item, KeyType, Placeholders, ReadOptions, ReturnValues, Table, Value, WriteOptions,
 };
+use trimaran_proto::api::database as wire;
+use trimaran_proto::api::database::database_client::DatabaseClient;
 use trimaran_tests::harness::process::Cluster;
 use trimaran_tests::harness::until;
 
@@ -128,4 +131,67 @@ async fn what_does_not_fit_is_refused_by_name() {
     assert_eq!(found, Some(with(Value::S("text".into()))));
     assert!(cluster.nodes[0].runs());
     assert!(!cluster.nodes[0].log().contains("panicked"));
+}
+
+/// What a caller sends again under its id is answered from memory, whichever node it goes to; and under the same name
+/// another table is another thing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_sent_again_is_carried_out_once() {
+    let cluster = Cluster::shard(3, "fjall", 2).await;
+    let database = cluster.database_client().await;
+    let mut clients = Vec::new();
+    for address in cluster.addresses() {
+        clients.push(DatabaseClient::connect(format!("http://{address}")).await.unwrap());
+    }
+    let identified = |number: u128| format!("{number:032x}").parse::<MetadataValue<_>>().unwrap();
+    let update = wire::UpdateItemRequest {
+        table: "events".into(),
+        key: Some(wire_item("a", 1)),
+        update: "ADD visits :one".into(),
+        placeholders: Some(wire::Placeholders {
+            values: [(":one".into(), number(1))].into(),
+            ..Default::default()
+        }),
+        return_values: wire::ReturnValues::AllNew.into(),
+        ..wire::UpdateItemRequest::default()
+    };
+    let batch = wire::BatchWriteRequest {
+        tables: vec![wire::TableWrites {
+            table: "events".into(),
+            puts: (0..5).map(|seq| wire_item("b", seq)).collect(),
+            deletes: Vec::new(),
+        }],
+    };
+    for round in 0..2 {
+        events(&database).await;
+        for client in &mut clients {
+            let mut request = tonic::Request::new(update.clone());
+            request.metadata_mut().insert("trimaran-request-id", identified(7));
+            let reply = client.update_item(request).await.unwrap().into_inner();
+            let visits = reply.attributes.unwrap().attributes["visits"].clone();
+            assert_eq!(visits, number(1), "round {round}: counted once, answered every time");
+            let mut request = tonic::Request::new(batch.clone());
+            request.metadata_mut().insert("trimaran-request-id", identified(8));
+            client.batch_write(request).await.unwrap();
+            // Written since: the batch that comes again must not undo it.
+            database.delete_item("events", item("b", 2), WriteOptions::default()).await.unwrap();
+        }
+        let mut found = database.scan("events", ReadOptions::default()).await.unwrap().items;
+        found.retain(|item| item["id"] == "b".into());
+        assert_eq!(found.len(), 4, "round {round}: {found:?}");
+        database.delete_table("events").await.unwrap();
+        until("the table is gone", async || {
+            matches!(database.describe_table("events").await, Err(Error::NotFound(_)))
+        })
+        .await;
+    }
+}
+
+fn number(value: i64) -> wire::AttributeValue {
+    wire::AttributeValue { value: Some(wire::attribute_value::Value::N(value.to_string())) }
+}
+
+fn wire_item(id: &str, seq: i64) -> wire::Item {
+    let id = wire::AttributeValue { value: Some(wire::attribute_value::Value::S(id.to_owned())) };
+    wire::Item { attributes: [("id".to_owned(), id), ("seq".to_owned(), number(seq))].into() }
 }

@@ -37,13 +37,12 @@ impl std::fmt::Debug for SledEngine {
 impl SledEngine {
     /// Opens a folder, making it if it is not there.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        let database = sled::Config::new()
+        let config = sled::Config::new()
             .path(folder)
             .cache_capacity(CACHE_BYTES)
             // We flush when we say so; a flush by the clock would promise what it does not keep.
-            .flush_every_ms(None)
-            .open()
-            .map_err(|error| failed("open", folder, error))?;
+            .flush_every_ms(None);
+        let database = patiently(|| config.open()).map_err(|error| failed("open", folder, error))?;
         let engine = Self {
             database,
             folder: folder.to_owned(),
@@ -76,6 +75,28 @@ impl SledEngine {
         Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
     }
 }
+
+/// sled gives the lock on its file up from a thread of its own, a moment after it was dropped: who opens it again in the
+/// same process has to wait for that.
+#[allow(clippy::disallowed_methods, reason = "there is nothing else to wait for; bounded by LOCK_LOOKS")]
+fn patiently<T>(open: impl Fn() -> sled::Result<T>) -> sled::Result<T> {
+    let mut looks = 0;
+    loop {
+        match open() {
+            Err(sled::Error::Io(error))
+                if looks < LOCK_LOOKS && error.to_string().contains("acquire lock") =>
+            {
+                looks += 1;
+                std::thread::sleep(LOCK_LOOK_EVERY);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// How often it is tried to get the lock, and how long between two times: two seconds in all.
+const LOCK_LOOKS: u32 = 100;
+const LOCK_LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
 
 fn failed(action: &'static str, folder: &Path, error: sled::Error) -> Error {
     Error::io(action, folder.display(), io::Error::other(error))

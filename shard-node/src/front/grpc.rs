@@ -332,7 +332,12 @@ impl Service {
         Ok(reply)
     }
 
-    async fn batch_write(&self, request: wire::BatchWriteRequest) -> Result<wire::BatchWriteReply, Error> {
+    async fn batch_write(
+        &self,
+        request: Request<wire::BatchWriteRequest>,
+    ) -> Result<wire::BatchWriteReply, Error> {
+        let request_id = request_id(&request)?;
+        let request = request.into_inner();
         let mut writes = Vec::new();
         for table in request.tables {
             for put in table.puts {
@@ -342,7 +347,7 @@ impl Service {
                 writes.push((table.table.clone(), batch_write::Write::Delete(item(Some(delete))?)));
             }
         }
-        batch_write::run(&self.0, writes).await?;
+        batch_write::run(&self.0, writes, request_id).await?;
         Ok(wire::BatchWriteReply::default())
     }
 }
@@ -438,6 +443,6 @@ impl Database for Service {
         &self,
         request: Request<wire::BatchWriteRequest>,
     ) -> Result<Response<wire::BatchWriteReply>, Status> {
-        respond(Service::batch_write(self, request.into_inner()).await)
+        respond(Service::batch_write(self, request).await)
     }
 }

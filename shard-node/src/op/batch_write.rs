@@ -6,6 +6,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::command::Body;
+use trimaran_replication::session::RequestId;
 
 use super::{check_item, encode, written};
 use crate::error::{Error, Invalid};
@@ -24,8 +25,13 @@ pub enum Write {
     Delete(Item),
 }
 
-/// Carries out writes; each with the name of its table. Returns the bytes of each.
-pub async fn run(router: &Router, writes: Vec<(String, Write)>) -> Result<Vec<u32>, Error> {
+/// Carries out writes; each with the name of its table. Returns the bytes of each. With a `request_id`, what was done
+/// is not done again if the caller asks again.
+pub async fn run(
+    router: &Router,
+    writes: Vec<(String, Write)>,
+    request_id: Option<RequestId>,
+) -> Result<Vec<u32>, Error> {
     if writes.is_empty() || writes.len() > BATCH_WRITE_REQUESTS_MAX {
         return Err(Invalid::new("Too many items requested for the BatchWriteItem call").into());
     }
@@ -34,23 +40,27 @@ pub async fn run(router: &Router, writes: Vec<(String, Write)>) -> Result<Vec<u3
             check_item(item)?;
         }
     }
-    match attempt(router, &writes).await {
+    match attempt(router, &writes, request_id).await {
         // A put or a delete may be done twice. What went to the table of before is gone with it.
         Err(Error::TableDropped) => {
             router.refresh_tables().await?;
-            attempt(router, &writes).await
+            attempt(router, &writes, request_id).await
         }
         outcome => outcome,
     }
 }
 
-/// Of one partition: the places in the request, and the commands.
+/// Of one partition and table: the places in the request, and the commands.
 type Commands = (Vec<usize>, Vec<(RowKey, Body)>);
 
-async fn attempt(router: &Router, writes: &[(String, Write)]) -> Result<Vec<u32>, Error> {
+async fn attempt(
+    router: &Router,
+    writes: &[(String, Write)],
+    request_id: Option<RequestId>,
+) -> Result<Vec<u32>, Error> {
     let mut tables: BTreeMap<&str, Table> = BTreeMap::new();
     let mut seen = BTreeSet::new();
-    let mut commands: BTreeMap<u64, Commands> = BTreeMap::new();
+    let mut commands: BTreeMap<(u64, u64), Commands> = BTreeMap::new();
     for (place, (name, write)) in writes.iter().enumerate() {
         if !tables.contains_key(name.as_str()) {
             tables.insert(name, router.table(name).await?);
@@ -70,14 +80,14 @@ async fn attempt(router: &Router, writes: &[(String, Write)]) -> Result<Vec<u32>
         if !seen.insert(key.row.clone()) {
             return Err(Invalid::new("Provided list of item keys contains duplicates").into());
         }
-        let (places, bodies) = commands.entry(router.partition_of(&key)?).or_default();
+        let (places, bodies) = commands.entry((router.partition_of(&key)?, table.id)).or_default();
         places.push(place);
         bodies.push((key, body));
     }
     let written: FuturesUnordered<_> = commands
         .into_iter()
-        .map(|(partition, (places, bodies))| async move {
-            let replies = router.write_many(partition, bodies, None).await?;
+        .map(|((partition, _), (places, bodies))| async move {
+            let replies = router.write_many(partition, bodies, request_id).await?;
             let sizes = replies.into_iter().map(|reply| Ok(written(reply)?.size));
             Ok::<_, Error>(places.into_iter().zip(sizes.collect::<Result<Vec<_>, Error>>()?))
         })

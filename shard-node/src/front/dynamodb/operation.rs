@@ -566,7 +566,7 @@ async fn batch_write_item(router: &Router, request: BatchWrite) -> Answer {
         }
     }
     let tables: Vec<String> = writes.iter().map(|(table, _)| table.clone()).collect();
-    let sizes = batch_write::run(router, writes).await?;
+    let sizes = batch_write::run(router, writes, None).await?;
     let mut units: BTreeMap<String, f64> = BTreeMap::new();
     for (table, size) in tables.into_iter().zip(sizes) {
         *units.entry(table).or_default() += write_units(size);
