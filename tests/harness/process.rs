@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tempfile::TempDir;
@@ -35,10 +36,23 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// A port that was free a moment ago.
+/// A port that is free, and that nobody else gets: each is given away once by this process, and they lie below those
+/// that the system gives to outgoing connections, one of which could take a node's port while the node is down.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test programs that run side by side begin at different places.
+    let begin = std::process::id() * 97;
+    loop {
+        let at = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(at % u32::from(PORTS.end - PORTS.start)).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
+
+/// Below net.ipv4.ip_local_port_range as Linux has it.
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
 /// A grid-node or a shard-node: where it listens, and its process while it runs.
 pub struct Node {
