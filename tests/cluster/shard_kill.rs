@@ -103,13 +103,20 @@ async fn a_table_made_again_under_its_name_is_another_table() {
     for round in 0..5 {
         let database = &databases[round % 3];
         table(database, "again").await;
+        // The others may still know the table of before.
+        let first = Item::from([("id".to_owned(), "first".into())]);
+        database.put_item("again", first.clone()).await.unwrap();
+        for other in databases.iter().rev() {
+            let found = other.batch_get("again", vec![first.clone()]).await.unwrap();
+            assert_eq!(found, std::slice::from_ref(&first), "round {round}");
+        }
         for (number, other) in databases.iter().enumerate() {
             let key = Item::from([("id".to_owned(), format!("{round}-{number}").into())]);
             other.put_item("again", key).await.unwrap();
         }
         for other in &databases {
             let page = other.scan("again", ReadOptions::default()).await.unwrap();
-            assert_eq!(page.items.len(), 3, "round {round}: {page:?}");
+            assert_eq!(page.items.len(), 4, "round {round}: {page:?}");
         }
         databases[(round + 1) % 3].delete_table("again").await.unwrap();
         until("the table is gone", async || {

@@ -1,19 +1,18 @@
 //! Key conditions: which items a query is about. A condition of which only some forms are allowed.
 
-use super::parse::{Placeholders, condition};
 use super::{Comparator, Condition, KeyCondition, Operand, Path, SortCondition};
 use crate::error::Invalid;
 
-/// Parses a KeyConditionExpression for a table with these key attributes.
-pub fn parse(
-    text: &str,
+/// The name of the parameter.
+pub const KIND: &str = "KeyConditionExpression";
+
+/// What a condition, parsed as one, says of the key of a table with these key attributes.
+pub fn of(
+    condition: Condition,
     partition_key: &str,
     sort_key: Option<&str>,
-    placeholders: &mut Placeholders,
 ) -> Result<KeyCondition, Invalid> {
-    const KIND: &str = "KeyConditionExpression";
-    let parsed = condition(KIND, text, placeholders)?;
-    let parts = match parsed {
+    let parts = match condition {
         Condition::And(parts) => parts,
         one => vec![one],
     };

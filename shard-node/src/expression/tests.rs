@@ -273,7 +273,10 @@ fn a_projection_keeps_the_documents_around_what_it_names() {
 
 #[test]
 fn key_conditions_name_the_partition_and_at_most_one_range() {
-    let parse = |text: &str| key_condition::parse(text, "pk", Some("sk"), &mut placeholders());
+    let parse = |text: &str| {
+        let parsed = parse::condition(key_condition::KIND, text, &mut placeholders())?;
+        key_condition::of(parsed, "pk", Some("sk"))
+    };
     assert_eq!(parse("pk = :a").unwrap(), KeyCondition { partition: s("a"), sort: None });
     assert_eq!(
         parse("sk BETWEEN :five AND :six AND :a = pk").unwrap(),

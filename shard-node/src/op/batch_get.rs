@@ -45,15 +45,34 @@ pub async fn run(router: &Router, tables: Vec<Keys>) -> Result<Vec<Items>, Error
     if count == 0 || count > BATCH_GET_KEYS_MAX {
         return Err(Invalid::new("Too many items requested for the BatchGetItem call").into());
     }
-    let mut projections: Vec<Option<Vec<Path>>> = Vec::new();
-    // Rows by partition, each with its table and its place there.
-    let mut wanted: BTreeMap<u64, Vec<(usize, usize, Bytes)>> = BTreeMap::new();
-    for (position, keys) in tables.into_iter().enumerate() {
-        let Keys { table, keys, projection, mut placeholders } = keys;
+    let mut asked = Vec::with_capacity(tables.len());
+    for Keys { table, keys, projection, mut placeholders } in tables {
         let projection = projection.map(|text| parse::projection(&text, &mut placeholders)).transpose()?;
         placeholders.check_used()?;
-        projections.push(projection);
-        let table = router.table(&table).await?;
+        asked.push(Asked { table, keys, projection });
+    }
+    match attempt(router, &asked).await {
+        // Deleted, and perhaps made again under the same name.
+        Err(Error::TableDropped) => {
+            router.refresh_tables().await?;
+            attempt(router, &asked).await
+        }
+        outcome => outcome,
+    }
+}
+
+/// Of one table, as far as it could be checked without it.
+struct Asked {
+    table: String,
+    keys: Vec<Item>,
+    projection: Option<Vec<Path>>,
+}
+
+async fn attempt(router: &Router, tables: &[Asked]) -> Result<Vec<Items>, Error> {
+    // Rows by partition, each with its table and its place there.
+    let mut wanted: BTreeMap<u64, Vec<(usize, usize, Bytes)>> = BTreeMap::new();
+    for (position, Asked { table, keys, .. }) in tables.iter().enumerate() {
+        let table = router.table(table).await?;
         let mut seen = BTreeSet::new();
         for (place, key) in keys.iter().enumerate() {
             table.check_key(key)?;
@@ -67,7 +86,7 @@ pub async fn run(router: &Router, tables: Vec<Keys>) -> Result<Vec<Items>, Error
     let reads: FuturesUnordered<_> =
         wanted.into_iter().map(|(partition, rows)| read(router, partition, rows)).collect();
     let answers: Vec<_> = reads.collect().await;
-    let mut found: Vec<Items> = projections.iter().map(|_| Items::default()).collect();
+    let mut found: Vec<Items> = tables.iter().map(|_| Items::default()).collect();
     let mut bytes = 0;
     for answer in answers {
         for (position, place, Found { item, size }) in answer? {
@@ -77,7 +96,10 @@ pub async fn run(router: &Router, tables: Vec<Keys>) -> Result<Vec<Items>, Error
             }
             bytes += size as usize;
             let shown = item.map(|item| {
-                projections[position].as_ref().map_or_else(|| item.clone(), |paths| project(&item, paths))
+                tables[position]
+                    .projection
+                    .as_ref()
+                    .map_or_else(|| item.clone(), |paths| project(&item, paths))
             });
             found[position].items.extend(shown.map(|item| (item, size)));
         }
@@ -91,12 +113,7 @@ async fn read(
     wanted: Vec<(usize, usize, Bytes)>,
 ) -> Result<Vec<(usize, usize, Found)>, Error> {
     let rows = wanted.iter().map(|(.., row)| row.clone()).collect();
-    let reply = router.read(partition, wire::read_request::Body::Get(wire::Get { rows })).await;
-    let reply = match reply {
-        // The others of its tables may be there; it is looked up anew by who asks again.
-        Err(Error::TableDropped) => return Ok(Vec::new()),
-        other => other?,
-    };
+    let reply = router.read(partition, wire::read_request::Body::Get(wire::Get { rows })).await?;
     let found = wanted.into_iter().zip(reply.items);
     found.map(|((position, place, _), item)| Ok((position, place, decode(item)?))).collect()
 }

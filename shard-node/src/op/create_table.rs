@@ -9,7 +9,12 @@ use crate::router::Router;
 use crate::table::{KeyAttribute, Status, Table};
 
 /// Characters of a table's name.
-const NAME_CHARACTERS: std::ops::RangeInclusive<usize> = 3..=255;
+pub const NAME_CHARACTERS: std::ops::RangeInclusive<usize> = 3..=255;
+
+/// Whether a table's name may have it.
+pub fn is_name_character(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)
+}
 
 /// Bytes of a key attribute's name.
 const KEY_NAME_BYTES_MAX: usize = 255;
@@ -31,8 +36,7 @@ pub struct Request {
 
 /// Refuses what cannot be the name of a table.
 pub fn check_name(name: &str) -> Result<(), Invalid> {
-    let is_character = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    if !NAME_CHARACTERS.contains(&name.len()) || !name.bytes().all(is_character) {
+    if !NAME_CHARACTERS.contains(&name.len()) || !name.bytes().all(is_name_character) {
         return Err(Invalid::new(
             "Invalid table/index name.  Table/index names must be between 3 and 255 characters long, and may contain only \
              the characters a-z, A-Z, 0-9, '_', '-', and '.'",

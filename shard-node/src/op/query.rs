@@ -8,7 +8,7 @@ use super::OnTable;
 use super::page::{Options, Page, Prepared};
 use crate::error::{Error, Invalid};
 use crate::expression::parse::{self, Placeholders};
-use crate::expression::{KeyCondition, SortCondition, key_condition};
+use crate::expression::{Condition, KeyCondition, SortCondition, key_condition};
 use crate::item::{Type, Value};
 use crate::key::{RowKey, check_type, partition_prefix, row_key, sort_range};
 use crate::router::Router;
@@ -33,25 +33,24 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Query {
     table: String,
-    key_condition: String,
+    key_condition: Condition,
     order: Order,
     options: Prepared,
-    placeholders: parking_lot::Mutex<Placeholders>,
 }
 
 impl Request {
     /// Checks what can be checked without the table.
     pub fn prepare(mut self) -> Result<Query, Invalid> {
         let options = self.options.prepare(&mut self.placeholders)?;
-        // Whether it parses at all; what it means depends on the table.
-        parse::condition("KeyConditionExpression", &self.key_condition, &mut self.placeholders)?;
+        // What it means depends on the table.
+        let key_condition =
+            parse::condition(key_condition::KIND, &self.key_condition, &mut self.placeholders)?;
         self.placeholders.check_used()?;
         Ok(Query {
             table: self.table,
-            key_condition: self.key_condition,
+            key_condition,
             order: if self.descending { Order::Descending } else { Order::Ascending },
             options,
-            placeholders: self.placeholders.into(),
         })
     }
 }
@@ -60,12 +59,8 @@ impl Query {
     fn key_condition(&self, table: &Table) -> Result<KeyCondition, Invalid> {
         let sort_key = table.sort_key.as_ref();
         let partition_key = &table.partition_key;
-        let condition = key_condition::parse(
-            &self.key_condition,
-            &partition_key.name,
-            sort_key.map(|key| key.name.as_str()),
-            &mut self.placeholders.lock(),
-        )?;
+        let sort_name = sort_key.map(|key| key.name.as_str());
+        let condition = key_condition::of(self.key_condition.clone(), &partition_key.name, sort_name)?;
         check_type(&partition_key.name, partition_key.kind, &condition.partition)?;
         check_not_empty(&partition_key.name, &condition.partition)?;
         if let (Some(sort), Some(key)) = (&condition.sort, sort_key) {

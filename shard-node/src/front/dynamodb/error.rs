@@ -76,7 +76,7 @@ impl From<Error> for Refusal {
                 Self { item, ..Self::new(format!("{OURS}ConditionalCheckFailedException"), message) }
             }
             // Which one is said only where the table itself is asked for.
-            Error::TableNotFound { .. } => {
+            Error::TableNotFound { .. } | Error::TableDropped => {
                 Self::new(format!("{OURS}ResourceNotFoundException"), "Requested resource not found")
             }
             Error::TableInUse(_) => Self::new(format!("{OURS}ResourceInUseException"), message),

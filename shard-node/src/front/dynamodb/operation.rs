@@ -12,6 +12,7 @@ use super::table;
 use crate::error::Invalid;
 use crate::expression::parse::Placeholders;
 use crate::item::Item;
+use crate::op::create_table::{NAME_CHARACTERS, is_name_character};
 use crate::op::{self, ReturnValues, Written, batch_get, batch_write, page};
 use crate::router::Router;
 
@@ -66,9 +67,9 @@ fn table_name(name: Option<String>) -> Result<String, Refusal> {
     let name = required(name, "tableName")?;
     let refused = if name.is_empty() {
         "Member must have length greater than or equal to 1"
-    } else if name.len() > TABLE_NAME_BYTES_MAX {
+    } else if name.len() > *NAME_CHARACTERS.end() {
         "Member must have length less than or equal to 255"
-    } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
+    } else if !name.bytes().all(is_name_character) {
         "Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+"
     } else {
         return Ok(name);
@@ -78,9 +79,6 @@ fn table_name(name: Option<String>) -> Result<String, Refusal> {
     ))
     .into())
 }
-
-/// Longest name of a table.
-const TABLE_NAME_BYTES_MAX: usize = 255;
 
 /// Parameters from before expressions.
 fn refuse_legacy(given: &[(&str, bool)]) -> Result<(), Refusal> {
