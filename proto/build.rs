@@ -9,6 +9,7 @@ const FILES: &[&str] = &[
     "api/placement.proto",
     "api/grid.proto",
     "api/database.proto",
+    "api/functions.proto",
     "internal/replication.proto",
     "internal/cluster.proto",
     "internal/shard.proto",
@@ -16,6 +17,7 @@ const FILES: &[&str] = &[
     "state/meta.proto",
     "state/grid.proto",
     "state/shard.proto",
+    "state/functions.proto",
 ];
 
 #[allow(clippy::disallowed_methods, reason = "cargo tells a build script its folder through the environment")]

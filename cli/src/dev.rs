@@ -5,10 +5,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+use trimaran_client::functions::{Functions, Runtime, Spec};
+use trimaran_function_node::config::Options as FunctionOptions;
 use trimaran_grid_node::config::{Durability, Options as GridOptions};
 use trimaran_service::admin::{self, Readiness};
 use trimaran_service::{shutdown, telemetry};
 use trimaran_shard_node::config::Options as ShardOptions;
+
+/// The example that is there from the first start, and its name.
+const EXAMPLE: &[u8] = include_bytes!("../../examples/link-shortener/component.wasm");
+const EXAMPLE_NAME: &str = "shorten";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -18,6 +25,12 @@ pub(crate) struct Args {
     /// Keep nothing on disk
     #[arg(long)]
     in_memory: bool,
+    /// Where functions are called over HTTP
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
+    http_listen: SocketAddr,
+    /// Where gRPC clients of functions connect
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7001")]
+    function_grpc_listen: SocketAddr,
     /// Where Redis clients connect
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:6379")]
     resp_listen: SocketAddr,
@@ -33,6 +46,9 @@ pub(crate) struct Args {
     /// Where liveness, readiness and metrics are served over HTTP
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9090")]
     admin_listen: SocketAddr,
+    /// Do not deploy the example
+    #[arg(long)]
+    no_example: bool,
     /// What to log, as in RUST_LOG
     #[arg(long, default_value = "warn")]
     log: String,
@@ -64,19 +80,37 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         replication_factor: 1,
         ..ShardOptions::default()
     };
-    // Each has its own readiness; the process is ready when both are.
+    // Each has its own readiness; the process is ready when all are. Functions use the other two until their end.
+    let stop_stores = CancellationToken::new();
     let (grid, shard) = tokio::try_join!(
         async {
             let started =
-                trimaran_grid_node::node::Node::start(grid, Readiness::default(), stop.clone()).await;
+                trimaran_grid_node::node::Node::start(grid, Readiness::default(), stop_stores.clone()).await;
             started.map_err(|error| with_flag(error, "--grid-grpc-listen"))
         },
         async {
             let started =
-                trimaran_shard_node::node::Node::start(shard, Readiness::default(), stop.clone()).await;
+                trimaran_shard_node::node::Node::start(shard, Readiness::default(), stop_stores.clone())
+                    .await;
             started.map_err(|error| with_flag(error, "--shard-grpc-listen"))
         },
     )?;
+    let function = FunctionOptions {
+        data_folder: folder("function"),
+        http_listen: args.http_listen,
+        grpc_listen: args.function_grpc_listen,
+        grid: vec![grid.grpc.to_string()],
+        database: vec![shard.grpc.to_string()],
+        redis_url: format!("redis://{}", grid.resp),
+        dynamodb_url: format!("http://{}", shard.dynamodb),
+        ..FunctionOptions::default()
+    };
+    let function = trimaran_function_node::node::Node::start(function, Readiness::default(), stop.clone())
+        .await
+        .map_err(|error| with_flag(error, "--function-grpc-listen"))?;
+    if !args.no_example {
+        example(&function.grpc.to_string()).await.context("the example cannot be deployed (--no-example)")?;
+    }
     readiness.set(true);
     let admin = admin::serve(admin_listener, readiness.clone(), telemetry::install_metrics(), stop.clone());
     let admin = tokio::spawn(admin);
@@ -85,14 +119,32 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         format!("in {}", args.data_folder.display())
     };
+    let try_example = if args.no_example {
+        String::new()
+    } else {
+        format!(
+            "Try the example, a link shortener that uses all three (examples/link-shortener):\n\n  \
+             curl -X PUT -d https://www.rust-lang.org http://{http}/{EXAMPLE_NAME}/rust\n  \
+             curl -i http://{http}/{EXAMPLE_NAME}/rust\n  \
+             curl http://{http}/{EXAMPLE_NAME}/rust/clicks\n  \
+             trimaran functions --address {grpc} logs {EXAMPLE_NAME}\n\n",
+            http = function.http,
+            grpc = function.grpc,
+        )
+    };
     println!(
         "Trimaran is ready; data is kept {kept}.\n\n  \
+         functions HTTP            curl http://{http}/<function>/\n            \
+                   gRPC            trimaran functions --address {function_grpc} list\n  \
          grid      Redis protocol  redis-cli -p {resp}\n            \
                    gRPC            trimaran grid --address {grid_grpc} set greeting hello\n  \
          database  DynamoDB API    AWS_ENDPOINT_URL_DYNAMODB=http://{dynamodb}\n            \
                    gRPC            trimaran db --address {shard_grpc} create-table links --partition-key code:S\n  \
          admin     HTTP            curl http://{admin}/metrics\n\n\
+         {try_example}\
          Ctrl-C drains and stops.",
+        http = function.http,
+        function_grpc = function.grpc,
         resp = grid.resp.port(),
         grid_grpc = grid.grpc,
         dynamodb = shard.dynamodb,
@@ -102,10 +154,23 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     stop.cancelled().await;
     readiness.set(false);
     println!("Draining …");
+    function.stopped().await;
+    stop_stores.cancel();
     tokio::join!(grid.stopped(), shard.stopped());
     admin.await?.context("the admin server failed")?;
     println!("Stopped.");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Deploys the example, unless there is a function of its name: it may be the user's by now.
+async fn example(address: &str) -> anyhow::Result<()> {
+    let functions = Functions::connect([address])?;
+    let there = functions.list().await?;
+    if there.iter().all(|function| function.name != EXAMPLE_NAME) {
+        let component = bytes::Bytes::from_static(EXAMPLE);
+        functions.deploy(EXAMPLE_NAME, Spec::new(Runtime::Wasm), component).await?;
+    }
+    Ok(())
 }
 
 /// A node names its own flag; here it has another name.

@@ -8,6 +8,8 @@ use clap::{Parser, Subcommand};
 mod cluster;
 mod db;
 mod dev;
+mod function_node;
+mod functions;
 mod grid;
 mod grid_node;
 mod health;
@@ -31,10 +33,14 @@ struct Cli {
 enum Command {
     /// Start everything in one process, for development
     Dev(dev::Args),
+    /// Start a node that runs functions
+    FunctionNode(Box<function_node::Args>),
     /// Start a node of the memory data grid
     GridNode(Box<grid_node::Args>),
     /// Start a node of the database
     ShardNode(Box<shard_node::Args>),
+    /// Make functions, call them, read their logs
+    Functions(functions::Args),
     /// Read and write keys of a grid
     Grid(grid::Args),
     /// Make tables, read and write items of a database
@@ -57,6 +63,8 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         match cli.command {
             Command::Dev(args) => dev::run(args).await,
+            Command::FunctionNode(args) => function_node::run(*args).await,
+            Command::Functions(args) => functions::run(args).await,
             Command::GridNode(args) => grid_node::run(*args).await,
             Command::ShardNode(args) => shard_node::run(*args).await,
             Command::Db(args) => db::run(args).await,

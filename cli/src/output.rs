@@ -31,4 +31,17 @@ impl Format {
         }
         Ok(())
     }
+
+    /// Shows one of many results that come one by one: a line each.
+    pub(crate) fn show_line<T: Serialize>(
+        self,
+        result: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
+        match self {
+            Self::Text => println!("{}", text(result)),
+            Self::Json => println!("{}", serde_json::to_string(result)?),
+        }
+        Ok(())
+    }
 }

@@ -43,7 +43,24 @@
 //! # }
 //! ```
 
+//! Functions that use both; the service keeps their code and starts it when it is called:
+//!
+//! ```no_run
+//! # async fn example(component: bytes::Bytes) -> Result<(), trimaran_client::Error> {
+//! use trimaran_client::functions::{Functions, Request, Runtime, Spec};
+//!
+//! let functions = Functions::connect(["127.0.0.1:7001"])?;
+//! functions.deploy("shorten", Spec::new(Runtime::Wasm), component).await?;
+//! let request = Request { body: "https://www.rust-lang.org".into(), ..Request::default() };
+//! let response = functions.invoke("shorten", request).await?;
+//! assert_eq!(response.status, 201);
+//! # Ok(())
+//! # }
+//! ```
+
 pub mod error;
+
+pub mod functions;
 
 pub mod grid;
 

@@ -12,6 +12,7 @@ mod generated {
 pub mod api {
     pub use crate::generated::trimaran::database::v1 as database;
     pub use crate::generated::trimaran::error::v1 as error;
+    pub use crate::generated::trimaran::functions::v1 as functions;
     pub use crate::generated::trimaran::grid::v1 as grid;
     pub use crate::generated::trimaran::placement::v1 as placement;
 }
@@ -25,6 +26,7 @@ pub mod internal {
 
 /// What is kept in logs and snapshots.
 pub mod state {
+    pub use crate::generated::trimaran::state::functions::v1 as functions;
     pub use crate::generated::trimaran::state::grid::v1 as grid;
     pub use crate::generated::trimaran::state::log::v1 as log;
     pub use crate::generated::trimaran::state::meta::v1 as meta;

@@ -7,5 +7,6 @@
 
 mod database;
 mod dynamodb;
+mod functions;
 mod grpc;
 mod resp;

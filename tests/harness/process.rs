@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tempfile::TempDir;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use trimaran_client::database::Database;
 use trimaran_client::grid::Grid;
 use trimaran_net::dial::{Dial, TcpDial, channel};
@@ -54,11 +57,11 @@ pub fn free_port() -> u16 {
 /// Below net.ipv4.ip_local_port_range as Linux has it.
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
-/// A grid-node or a shard-node: where it listens, and its process while it runs.
+/// A node of any kind: where it listens, and its process while it runs.
 pub struct Node {
     /// gRPC address.
     pub grpc: String,
-    /// Where clients of another system connect: those of Redis, or of DynamoDB.
+    /// Where clients of another system connect: those of Redis, of DynamoDB, or of functions.
     pub front: String,
     arguments: Vec<String>,
     folder: TempDir,
@@ -101,6 +104,22 @@ impl Node {
         child.wait().unwrap().success()
     }
 
+    /// Waits until it says that it takes requests.
+    pub async fn until_ready(&self) {
+        let dial: Arc<dyn Dial> = Arc::new(TcpDial);
+        let mut health = HealthClient::new(channel(&dial, &self.grpc).unwrap());
+        until("the node takes requests", async || {
+            let answer = health.check(HealthCheckRequest::default()).await;
+            answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving)
+        })
+        .await;
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     /// Makes the node think, at its next start, that its machine has started anew.
     pub fn pretend_machine_restart(&self) {
         let path = self.folder.path().join("data/node.json");
@@ -135,6 +154,53 @@ impl Drop for Node {
     }
 }
 
+/// `trimaran dev`: all three in one process, in memory, without the example.
+pub struct Dev {
+    /// The process; `front` is where functions are called over HTTP, `grpc` where they are over gRPC.
+    pub node: Node,
+    /// gRPC address of the grid.
+    pub grid: String,
+    /// gRPC address of the database.
+    pub database: String,
+    /// Where liveness, readiness and metrics are.
+    pub admin: String,
+}
+
+impl Dev {
+    /// Starts it and waits until it takes requests.
+    pub async fn start(more: &[&str]) -> Self {
+        let ports: [String; 7] = std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
+        let [front, grpc, resp, grid, dynamodb, database, admin] = ports;
+        let mut arguments = vec!["dev".to_owned()];
+        for (flag, address) in [
+            ("--http-listen", &front),
+            ("--function-grpc-listen", &grpc),
+            ("--resp-listen", &resp),
+            ("--grid-grpc-listen", &grid),
+            ("--dynamodb-listen", &dynamodb),
+            ("--shard-grpc-listen", &database),
+            ("--admin-listen", &admin),
+        ] {
+            arguments.extend([flag.to_owned(), address.clone()]);
+        }
+        arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+        let folder = tempfile::tempdir().unwrap();
+        if !more.contains(&"--in-memory") {
+            arguments.extend(["--data-folder".to_owned(), folder.path().join("data").display().to_string()]);
+        }
+        let mut node = Node { grpc, front, arguments, folder, child: None };
+        node.start();
+        let dev = Self { node, grid, database, admin };
+        dev.until_ready().await;
+        dev
+    }
+
+    /// Waits until all parts take requests.
+    pub async fn until_ready(&self) {
+        self.node.until_ready().await;
+    }
+}
+
 /// Nodes of one kind.
 pub struct Cluster {
     /// The nodes.
@@ -150,6 +216,36 @@ impl Cluster {
     /// Starts `count` shard-nodes with a storage engine, likewise.
     pub async fn shard(count: usize, engine: &str, partitions: u64) -> Self {
         Self::start("shard-node", "--dynamodb-listen", count, partitions, &["--engine", engine]).await
+    }
+
+    /// Starts `count` function-nodes that use a grid and a database, and waits until they take requests.
+    pub async fn functions(count: usize, grid: &Self, shard: &Self) -> Self {
+        let mut nodes = Vec::new();
+        for _ in 0..count {
+            let [grpc, front, admin] =
+                [free_port(), free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
+            let folder = tempfile::tempdir().unwrap();
+            let mut arguments = vec!["function-node".to_owned()];
+            for (flag, value) in [
+                ("--data-folder", folder.path().join("data").display().to_string()),
+                ("--grpc-listen", grpc.clone()),
+                ("--http-listen", front.clone()),
+                ("--admin-listen", admin),
+                ("--grid", grid.addresses().join(",")),
+                ("--database", shard.addresses().join(",")),
+                ("--redis-url", format!("redis://{}", grid.nodes[0].front)),
+                ("--dynamodb-url", format!("http://{}", shard.nodes[0].front)),
+            ] {
+                arguments.extend([flag.to_owned(), value]);
+            }
+            let mut node = Node { grpc, front, arguments, folder, child: None };
+            node.start();
+            nodes.push(node);
+        }
+        for node in &nodes {
+            node.until_ready().await;
+        }
+        Self { nodes }
     }
 
     async fn start(kind: &str, front_flag: &str, count: usize, partitions: u64, more: &[&str]) -> Self {
