@@ -265,7 +265,7 @@ pub(crate) fn archive(path: &Path) -> anyhow::Result<Bytes> {
         path
     } else {
         files.push(path.to_owned());
-        path.parent().unwrap_or(Path::new("."))
+        path.parent().unwrap_or_else(|| Path::new("."))
     };
     files.sort();
     ensure!(!files.is_empty(), "{} has no files", path.display());

@@ -93,7 +93,7 @@ impl From<trimaran_wasm_host::Error> for Error {
             Wasm::Instances { max } => Self::NodeFull { max },
             Wasm::TimedOut => Self::TimedOut,
             Wasm::Memory { max } => Self::OutOfMemory { max: max as u64 },
-            Wasm::Trapped(_) | Wasm::NoResponse | Wasm::ErrorCode(_) => Self::Failed(error.to_string()),
+            Wasm::Trapped(_) | Wasm::NoResponse | Wasm::Refused(_) => Self::Failed(error.to_string()),
             Wasm::Request(_) => Self::Invalid(error.to_string()),
         }
     }

@@ -362,7 +362,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// A file is there whole or not at all.
 fn keep(path: &Path, pieces: &[Bytes]) -> Result<(), Error> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
     std::fs::create_dir_all(folder).map_err(disk)?;
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(disk)?;
     for piece in pieces {
@@ -381,7 +381,7 @@ fn unpack(archive: &Path, target: &Path) -> Result<(), Error> {
     if archive.len() > PACKAGE_FILES_MAX {
         return Err(Error::BadPackage(format!("it has more than {PACKAGE_FILES_MAX} files")));
     }
-    let parent = target.parent().unwrap_or(Path::new("."));
+    let parent = target.parent().unwrap_or_else(|| Path::new("."));
     std::fs::create_dir_all(parent).map_err(disk)?;
     let unpacked = tempfile::TempDir::new_in(parent).map_err(disk)?;
     let mut left = UNPACKED_BYTES_MAX;

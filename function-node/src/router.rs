@@ -121,7 +121,7 @@ impl Router {
                 }
                 Ok(Err(Failure::Undelivered(again, _))) => {
                     invocation.leaves_broken();
-                    request = again;
+                    request = *again;
                 }
                 Err(_elapsed) => return Err(failed(&invocation, Error::TimedOut)),
             }

@@ -43,7 +43,7 @@ pub enum Error {
     NoResponse,
     /// It answered with an error code of `wasi:http`.
     #[error("the component answered with an error: {0}")]
-    ErrorCode(String),
+    Refused(String),
     /// The request cannot be given to a component.
     #[error("the request cannot be given to a component: {0}")]
     Request(String),

@@ -128,7 +128,7 @@ impl Program {
         });
         match head.await {
             Ok(Ok(response)) => Ok(response.map(|body| Body::new(Watched { body, outcome }))),
-            Ok(Err(code)) => Err(Error::ErrorCode(text(&code))),
+            Ok(Err(code)) => Err(Error::Refused(text(&code))),
             Err(_dropped) => {
                 // The store is gone, and with it the one who could have answered.
                 let _joined = guest.await;

@@ -175,7 +175,10 @@ impl Functions for Front {
                     return;
                 }
             }
-            while follow {
+            if !follow {
+                return;
+            }
+            loop {
                 tokio::select! {
                     () = tokio::time::sleep(LOG_FOLLOW_EVERY) => {}
                     () = sender.closed() => return,

@@ -52,7 +52,7 @@ pub(crate) trait Instance: Send + Sync + 'static {
 /// Why an instance did not answer.
 pub(crate) enum Failure {
     /// It never got the request: another one may have it.
-    Undelivered(Request<Body>, Error),
+    Undelivered(Box<Request<Body>>, Error),
     /// It got it.
     Failed(Error),
 }

@@ -370,7 +370,7 @@ impl Instance for Running {
             Ok(connection) => connection,
             Err(error) => {
                 let error = Error::Failed(format!("it takes no connections: {error}"));
-                return Err(Failure::Undelivered(request, error));
+                return Err(Failure::Undelivered(Box::new(request), error));
             }
         };
         self.invocations.lock().push(Arc::downgrade(&invocation));
@@ -379,7 +379,7 @@ impl Instance for Running {
             Err(mut refused) => {
                 let error = Error::Failed(format!("it gave no HTTP response: {}", refused.error()));
                 return Err(match refused.take_message() {
-                    Some(request) => Failure::Undelivered(request, error),
+                    Some(request) => Failure::Undelivered(Box::new(request), error),
                     None => Failure::Failed(error),
                 });
             }
