@@ -25,6 +25,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             case []:
                 self.respond(b"hello\n")
             case ["request"]:
+                for _ in self.pieces():
+                    pass
                 lines = [f"{self.command} {path} {query}"]
                 lines += [f"{name.lower()}: {value}" for name, value in self.headers.items()]
                 self.respond("".join(line + "\n" for line in lines).encode())

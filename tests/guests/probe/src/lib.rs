@@ -1,5 +1,6 @@
 //! A component that does what a test asks it to. `probe.py` is the same as a process.
 
+use std::io::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ impl Guest for Probe {
                 println!("to stdout");
                 eprintln!("to stderr");
                 print!("without an end");
+                let _ = std::io::stdout().flush();
                 respond(out, 204, &[], |_| {});
             }
             ["status", status] => {
