@@ -6,10 +6,13 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
+use trimaran_client::functions::Functions;
 use trimaran_tests::harness::process::{binary, free_port};
 use trimaran_tests::harness::until;
-use trimaran_tests::workload::foreign::{OverDynamoDb, OverResp};
+use trimaran_tests::workload::foreign::{OverDynamoDb, OverFunction, OverResp};
 use trimaran_tests::workload::registers::{Load, Registers};
+
+use crate::trio_kill::deploy_probe;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -96,8 +99,8 @@ fn compose_up() -> Option<Composed> {
         .output()
         .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let ports =
-        ["GRID", "SHARD"].into_iter().flat_map(|kind| (1..=3).map(move |at| format!("{kind}_{at}_PORT")));
+    let of = |kind: &'static str, count| (1..=count).map(move |at| format!("{kind}_{at}_PORT"));
+    let ports = of("GRID", 3).chain(of("SHARD", 3)).chain(of("FUNCTION", 2)).chain(of("API", 2));
     let composed = Composed { project, image, ports: ports.map(|name| (name, free_port())).collect() };
     let up = composed.compose(&["up", "-d"]);
     assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
@@ -111,11 +114,16 @@ async fn until_healthy(container: &str) {
     .await;
 }
 
-async fn every_container_is_killed_in_turn<R: Registers>(composed: &Composed, kind: &str, registers: &R) {
+async fn every_container_is_killed_in_turn<R: Registers>(
+    composed: &Composed,
+    kind: &str,
+    count: usize,
+    registers: &R,
+) {
     let load = Load::start(registers, 6, 1);
     let acknowledged = || load.acknowledged.load(Ordering::Acquire);
     until("clients write", async || acknowledged() > 100).await;
-    for number in 1..=3 {
+    for number in 1..=count {
         let container = composed.container(&format!("{kind}-{number}"));
         let before = acknowledged();
         run(docker(), &["kill", "--signal", "KILL", &container]).unwrap();
@@ -133,11 +141,17 @@ async fn every_container_is_killed_in_turn<R: Registers>(composed: &Composed, ki
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_each_container_of_the_compose_file_is_killed_in_turn() {
     let Some(composed) = compose_up() else { return };
-    for service in ["grid-1", "grid-2", "grid-3", "shard-1", "shard-2", "shard-3"] {
-        until_healthy(&composed.container(service)).await;
+    for (kind, count) in [("grid", 3), ("shard", 3), ("function", 2)] {
+        for number in 1..=count {
+            until_healthy(&composed.container(&format!("{kind}-{number}"))).await;
+        }
     }
-    every_container_is_killed_in_turn(&composed, "grid", &OverResp::new(composed.addresses("GRID"))).await;
+    every_container_is_killed_in_turn(&composed, "grid", 3, &OverResp::new(composed.addresses("GRID"))).await;
     let registers = OverDynamoDb::new(composed.addresses("SHARD"));
     registers.create().await.unwrap();
-    every_container_is_killed_in_turn(&composed, "shard", &registers).await;
+    every_container_is_killed_in_turn(&composed, "shard", 3, &registers).await;
+    // A function on top of both, deployed through one node and called through both.
+    deploy_probe(&Functions::connect(composed.addresses("API").into_iter().take(1)).unwrap()).await;
+    let registers = OverFunction::new(composed.addresses("FUNCTION"));
+    every_container_is_killed_in_turn(&composed, "function", 2, &registers).await;
 }

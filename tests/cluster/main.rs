@@ -8,3 +8,4 @@
 mod compose_kill;
 mod grid_kill;
 mod shard_kill;
+mod trio_kill;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::Method;
 use serde_json::{Value as Json, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 use trimaran_client::Error;
 
 use super::registers::Registers;
+use crate::harness::http::{request, try_send};
 
 /// How long a request may take: longer than a change of leader.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -155,5 +157,46 @@ impl Registers for OverDynamoDb {
         });
         let answer = self.ask("UpdateItem", request).await?;
         Ok(answer["Attributes"]["visits"]["N"].as_str().unwrap().parse().unwrap())
+    }
+}
+
+/// Registers in the database and counters in the grid, through a function (`tests/guests/probe`) that has them.
+#[derive(Clone, Debug)]
+pub struct OverFunction(Nodes);
+
+impl OverFunction {
+    /// With the HTTP addresses of function-nodes; the function is called "probe".
+    pub fn new(addresses: Vec<String>) -> Self {
+        Self(Nodes::new(addresses))
+    }
+
+    /// One call; `None` = 404.
+    async fn ask(&self, method: Method, path: String, body: String) -> Result<Option<String>, Error> {
+        let turn = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let address = &self.0.addresses[turn % self.0.addresses.len()];
+        let answer = try_send(address, request(address, method, &path, body), PATIENCE).await;
+        match answer {
+            Ok(answer) if answer.status == 200 && answer.complete => Ok(Some(answer.text())),
+            Ok(answer) if answer.status == 404 && answer.body.is_empty() => Ok(None),
+            Ok(answer) => Err(Error::Unavailable(format!("{}: {}", answer.status, answer.text()))),
+            Err(error) => Err(Error::Unavailable(error)),
+        }
+    }
+}
+
+impl Registers for OverFunction {
+    async fn write(&self, key: &str, value: u64) -> Result<(), Error> {
+        let written = self.ask(Method::PUT, format!("/probe/registers/{key}"), value.to_string()).await?;
+        written.map(drop).ok_or_else(|| Error::Unavailable("no such register".to_owned()))
+    }
+
+    async fn read(&self, key: &str) -> Result<Option<u64>, Error> {
+        let found = self.ask(Method::GET, format!("/probe/registers/{key}"), String::new()).await?;
+        Ok(found.map(|value| value.parse().unwrap()))
+    }
+
+    async fn add(&self, key: &str, by: i64) -> Result<i64, Error> {
+        let sum = self.ask(Method::POST, format!("/probe/counters/{key}"), by.to_string()).await?;
+        sum.and_then(|sum| sum.parse().ok()).ok_or_else(|| Error::Unavailable("no such function".to_owned()))
     }
 }

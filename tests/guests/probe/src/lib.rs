@@ -11,6 +11,12 @@ use wasip2::http::types::{
 };
 use wasip2::io::streams::OutputStream;
 
+use trimaran::data::database::{self, Placeholders, ReturnValues, Value, WriteOptions};
+use trimaran::data::errors::Error;
+use trimaran::data::grid;
+
+wit_bindgen::generate!({ path: "../../../crates/wasm-host/wit", world: "data", generate_all });
+
 static REQUESTS: AtomicU32 = AtomicU32::new(0);
 
 struct Probe;
@@ -76,6 +82,16 @@ impl Guest for Probe {
                 }
             }),
             ["requests"] => respond(out, 200, &[], |body| write(body, format!("{requests}\n").as_bytes())),
+            ["registers" | "counters", ..] => {
+                let method = method(&request);
+                let body = String::from_utf8_lossy(&read(&request)).into_owned();
+                let (status, text) = match data(&method, &parts, &body) {
+                    Ok(Some(text)) => (200, text),
+                    Ok(None) => (404, String::new()),
+                    Err(error) => (503, format!("{error:?}")),
+                };
+                respond(out, status, &[], |stream| write(stream, text.as_bytes()));
+            }
             ["outside"] => {
                 let outgoing = OutgoingRequest::new(Fields::new());
                 let _ = outgoing.set_scheme(Some(&Scheme::Http));
@@ -118,6 +134,47 @@ fn respond(out: ResponseOutparam, status: u16, headers: &[(&str, &str)], write: 
 fn write(stream: &OutputStream, bytes: &[u8]) {
     for piece in bytes.chunks(4096) {
         let _ = stream.blocking_write_and_flush(piece);
+    }
+}
+
+fn read(request: &IncomingRequest) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Ok(body) = request.consume() {
+        if let Ok(stream) = body.stream() {
+            while let Ok(chunk) = stream.blocking_read(4096) {
+                bytes.extend(chunk);
+            }
+        }
+    }
+    bytes
+}
+
+/// Registers in the table "registers" of the database, counters in the grid.
+fn data(method: &str, parts: &[&str], body: &str) -> Result<Option<String>, Error> {
+    let id = |id: &str| ("id".to_owned(), Value::Text(id.to_owned()));
+    match (method, parts) {
+        ("PUT", ["registers", key]) => {
+            let item = vec![id(key), ("value".to_owned(), Value::Number(body.to_owned()))];
+            let options = WriteOptions {
+                condition: String::new(),
+                placeholders: Placeholders { names: Vec::new(), values: Vec::new() },
+                return_values: ReturnValues::None,
+            };
+            database::put_item("registers", &item, &options)?;
+            Ok(Some(String::new()))
+        }
+        ("GET", ["registers", key]) => {
+            let item = database::get_item("registers", &vec![id(key)])?;
+            Ok(item.into_iter().flatten().find_map(|(_, value)| match value {
+                Value::Number(number) => Some(number),
+                _ => None,
+            }))
+        }
+        ("POST", ["counters", key]) => {
+            let by = body.parse().map_err(|_| Error::Invalid("no number".to_owned()))?;
+            grid::increment(&format!("counter:{key}"), by).map(|sum| Some(sum.to_string()))
+        }
+        _ => Ok(None),
     }
 }
 
