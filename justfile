@@ -19,7 +19,7 @@ fix:
 test *args:
     cargo test --workspace {{args}}
 
-# Side by side with redis-server and PostgreSQL (Debian: redis-server, redis-tools, postgresql); `just bench shard` is one
+# Side by side with redis-server, etcd, PostgreSQL and wasmtime serve (tests/performance says what each needs); `just bench shard` is one
 bench *args:
     cargo build --release --workspace
     cargo run --release --package trimaran-tests --bin performance -- {{args}}

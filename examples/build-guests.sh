@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the components that are kept in this repository from their sources:
-#   examples/link-shortener/component.wasm   tests/guests/probe.wasm
+#   examples/link-shortener/component.wasm   tests/guests/probe.wasm   tests/guests/hello.wasm
 # so that nobody needs a WebAssembly toolchain to run or test Trimaran. `tests/tidy` fails when a source changed and
 # this was not run.
 #
@@ -39,8 +39,9 @@ build() { # FOLDER NAME RESULT
   (cd "$1" && "${BUILD[@]}")
   cp "$CARGO_TARGET_DIR/wasm32-wasip2/release/$2.wasm" "$3"
   # What it was made from: tests/tidy compares.
-  (cd "$1" && cat Cargo.toml Cargo.lock src/*.rs | sha256sum | cut -d' ' -f1) >"$3.source"
+  cat "$1"/Cargo.toml "$1"/Cargo.lock "$1"/src/lib.rs crates/wasm-host/wit/data.wit | sha256sum | cut -d' ' -f1 >"$3.source"
   echo "$3 $(stat -c %s "$3") bytes" >&2
 }
 build examples/link-shortener/component link_shortener examples/link-shortener/component.wasm
 build tests/guests/probe probe tests/guests/probe.wasm
+build tests/guests/hello hello tests/guests/hello.wasm

@@ -14,6 +14,7 @@ use trimaran_client::database::{Database, Item, Placeholders, ReadOptions, Value
 use trimaran_proto::state::functions as state;
 
 use crate::error::Error;
+use crate::limits::REVISIONS_KEPT;
 use crate::spec::{Revision, Spec};
 use crate::tables::{self, FUNCTIONS, REVISIONS, n};
 
@@ -118,6 +119,8 @@ impl Catalog {
                 Ok(_) => {
                     let revision = Arc::new(revision);
                     self.put_in_view(&revision);
+                    let kept_from = (revision.number + 1).saturating_sub(REVISIONS_KEPT);
+                    self.delete_revisions(&revision.function, kept_from).await?;
                     return Ok((revision, true));
                 }
                 Err(ClientError::Conflict(_)) => {}
@@ -144,9 +147,17 @@ impl Catalog {
             view.remove(name);
             view
         });
+        self.delete_revisions(name, u64::MAX).await
+    }
+
+    /// Deletes the revisions before one.
+    async fn delete_revisions(&self, name: &str, before: u64) -> Result<(), Error> {
         loop {
-            let options = ReadOptions { limit: BATCH as u32, ..of_function(name) };
-            let page = self.database.query(REVISIONS, "#name = :name", options).await?;
+            let mut options = ReadOptions { limit: BATCH as u32, ..of_function(name) };
+            options.placeholders = options.placeholders.name("#revision", "revision");
+            options.placeholders.values.insert(":before".to_owned(), n(before));
+            let condition = "#name = :name AND #revision < :before";
+            let page = self.database.query(REVISIONS, condition, options).await?;
             let keys: Vec<Item> = page.items.into_iter().map(|item| revision_key(item, name)).collect();
             if keys.is_empty() {
                 return Ok(());

@@ -60,9 +60,6 @@ pub enum Error {
         /// The limit, bytes.
         max: u64,
     },
-    /// The body did not come as announced.
-    #[error("the request broke off: {0}")]
-    RequestBroken(String),
     /// The answer is larger than one message may be; use `InvokeStream`.
     #[error("the response is larger than {max} bytes: use InvokeStream or HTTP")]
     ResponseTooLarge {
@@ -115,7 +112,6 @@ impl Error {
             Self::StartFailed(_) => "FUNCTION_START_FAILED",
             Self::Failed(_) => "FUNCTION_FAILED",
             Self::OutOfMemory { .. } => "FUNCTION_OUT_OF_MEMORY",
-            Self::RequestBroken(_) => "REQUEST_BROKEN",
             Self::ResponseTooLarge { .. } => "RESPONSE_TOO_LARGE",
             Self::NotReady => "NOT_READY",
             Self::Catalog(_) => "CATALOG_UNREACHABLE",
@@ -128,7 +124,7 @@ impl Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Invalid(_) | Self::BadPackage(_) | Self::RequestBroken(_) => Class::Invalid,
+            Self::Invalid(_) | Self::BadPackage(_) => Class::Invalid,
             Self::FunctionNotFound(_) => Class::NotFound,
             Self::PackageMissing(_) | Self::ChangedMeanwhile(_) => Class::Conflict,
             Self::QueueFull { .. } | Self::ResponseTooLarge { .. } => Class::Exhausted,

@@ -44,6 +44,8 @@ struct Measured {
     memory_bytes: u64,
     /// The place in the instance, given back with the end.
     lease: Option<Lease>,
+    /// Another invocation answers the request: this one says nothing.
+    superseded: bool,
 }
 
 impl Invocation {
@@ -58,6 +60,7 @@ impl Invocation {
             error: "",
             memory_bytes: 0,
             lease: None,
+            superseded: false,
         };
         Self { id, revision, deadline, logs, measured: Mutex::new(measured) }
     }
@@ -78,6 +81,12 @@ impl Invocation {
         if let Some(lease) = lease {
             lease.broken();
         }
+    }
+
+    /// The same request goes on under the same id with another revision.
+    pub(crate) fn supersede(&self, revision: Arc<Revision>) -> Self {
+        self.measured.lock().superseded = true;
+        Self::new(self.id.clone(), revision, self.logs.clone())
     }
 
     pub(crate) fn failed(&self, error: &Error) {
@@ -136,6 +145,9 @@ impl Invocation {
 impl Drop for Invocation {
     fn drop(&mut self) {
         let measured = self.measured.get_mut();
+        if measured.superseded {
+            return;
+        }
         let run = measured.ran_from.map_or(Duration::ZERO, |from| from.elapsed());
         let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let outcome = if measured.error.is_empty() { "answered" } else { measured.error };

@@ -19,6 +19,9 @@ pub const CHUNK_BYTES: usize = 256 << 10;
 /// Pieces of a package that are read or written at once.
 pub const CHUNKS_AT_ONCE: usize = 8;
 
+/// Revisions of a function that are kept, the newest among them.
+pub const REVISIONS_KEPT: u64 = 20;
+
 /// Environment variables of a function, names and values together, bytes. As AWS Lambda has it.
 pub const ENVIRONMENT_BYTES_MAX: usize = 4096;
 

@@ -313,5 +313,12 @@ async fn keep_house(router: Router) {
             Ok(removed) => info!(removed, "packages without a function are removed"),
             Err(error) => warn!(%error, "unused packages were not removed"),
         }
+        let forgotten = async {
+            let referenced = router.catalog().digests().await?;
+            router.packages().forget_unused(referenced).await
+        };
+        if let Err(error) = forgotten.await {
+            warn!(%error, "unused files were not removed");
+        }
     }
 }

@@ -271,6 +271,38 @@ impl Packages {
         Ok(removed)
     }
 
+    /// Removes what this node's disk has of packages that no revision runs. A revision that is made in this moment
+    /// finds its files gone at worst, and fetches them again.
+    pub(crate) async fn forget_unused(
+        &self,
+        referenced: std::collections::HashSet<String>,
+    ) -> Result<usize, Error> {
+        let folder = self.folder.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            let mut removed = 0;
+            for kind in ["packages", "code", "compiled"] {
+                let Ok(entries) = std::fs::read_dir(folder.join(kind)) else { continue };
+                for entry in entries {
+                    let entry = entry.map_err(disk)?;
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    let digest = name.split('-').next().unwrap_or_default();
+                    if digest.len() != 64 || referenced.contains(digest) {
+                        continue;
+                    }
+                    let path = entry.path();
+                    if path.is_dir() {
+                        std::fs::remove_dir_all(path).map_err(disk)?;
+                    } else {
+                        std::fs::remove_file(path).map_err(disk)?;
+                    }
+                    removed += 1;
+                }
+            }
+            Ok(removed)
+        });
+        removed.await.map_err(|error| Error::Disk(error.to_string()))?
+    }
+
     async fn remove_pieces(&self, head: &Head) -> Result<(), Error> {
         let numbers: Vec<u64> = (0..head.bytes.div_ceil(CHUNK_BYTES as u64)).collect();
         for numbers in numbers.chunks(BATCH) {

@@ -104,8 +104,7 @@ impl Router {
                 None => {
                     // A newer revision came in between: it answers, under the same id.
                     let revision = self.inner.catalog.get(function).await.map_err(unknown)?;
-                    let id = invocation.id.clone();
-                    invocation = Arc::new(Invocation::new(id, revision, self.inner.logs.clone()));
+                    invocation = Arc::new(invocation.supersede(revision));
                     continue;
                 }
             };

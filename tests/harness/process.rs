@@ -158,6 +158,8 @@ impl Drop for Node {
 pub struct Dev {
     /// The process; `front` is where functions are called over HTTP, `grpc` where they are over gRPC.
     pub node: Node,
+    /// Where Redis clients connect.
+    pub resp: String,
     /// gRPC address of the grid.
     pub grid: String,
     /// gRPC address of the database.
@@ -190,7 +192,7 @@ impl Dev {
         }
         let mut node = Node { grpc, front, arguments, folder, child: None };
         node.start();
-        let dev = Self { node, grid, database, admin };
+        let dev = Self { node, resp, grid, database, admin };
         dev.until_ready().await;
         dev
     }

@@ -6,7 +6,7 @@
 
 use std::process::Command;
 
-use trimaran_tests::harness::process::{binary, free_port};
+use trimaran_tests::harness::process::{Dev, free_port};
 
 use crate::server::{median, start};
 
@@ -37,23 +37,8 @@ pub(crate) async fn run(rounds: usize, requests_of_a_case: usize) {
     let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
     let redis_arguments = text(&["--port", &redis_port.to_string(), "--save", "", "--appendonly", "no"]);
     let redis = start("redis-server".as_ref(), redis_port, &redis_arguments).await;
-    let grid_port = free_port();
-    let listen = |port: u16| format!("127.0.0.1:{port}");
-    let grid_arguments = text(&[
-        "dev",
-        "--in-memory",
-        "--resp-listen",
-        &listen(grid_port),
-        "--grid-grpc-listen",
-        &listen(free_port()),
-        "--dynamodb-listen",
-        &listen(free_port()),
-        "--shard-grpc-listen",
-        &listen(free_port()),
-        "--admin-listen",
-        &listen(free_port()),
-    ]);
-    let grid = start(binary(), grid_port, &grid_arguments).await;
+    let dev = Dev::start(&["--in-memory", "--no-example"]).await;
+    let grid_port = dev.resp.rsplit(':').next().unwrap().parse().unwrap();
 
     println!("| case | redis-server, requests/s | grid-node, requests/s | grid / redis |\n|---|---|---|---|");
     for &(case, pipeline) in CASES {
@@ -61,7 +46,7 @@ pub(crate) async fn run(rounds: usize, requests_of_a_case: usize) {
         let (mut theirs, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
             let their = measure(redis.port, case, pipeline, requests);
-            let our = measure(grid.port, case, pipeline, requests);
+            let our = measure(grid_port, case, pipeline, requests);
             theirs.push(their);
             ours.push(our);
             ratios.push(our / their);

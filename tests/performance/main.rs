@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
+mod etcd;
+mod function;
 mod grid;
 mod server;
 mod shard;
@@ -25,28 +27,44 @@ struct Args {
     /// Requests of a case of the grid without pipelining; ten times as many with it
     #[arg(long, default_value_t = 100_000)]
     requests: usize,
-    /// Seconds of a case of the database
+    /// Seconds of a case of the database and of functions
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// Be the bare server on this port
+    #[arg(long, hide = true)]
+    serve_hello: Option<u16>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     /// The grid against redis-server
     Grid,
+    /// The grid against etcd
+    Etcd,
     /// The database against PostgreSQL
     Shard,
+    /// Functions against `wasmtime serve` and a bare server
+    Function,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(port) = args.serve_hello {
+        function::serve_hello(port).await;
+    }
     let wanted = |what| args.what.is_empty() || args.what.contains(&what);
     if wanted(What::Grid) {
         grid::run(args.rounds, args.requests).await;
     }
+    if wanted(What::Etcd) {
+        etcd::run(args.rounds, args.seconds).await;
+    }
     if wanted(What::Shard) {
         shard::run(args.rounds, args.seconds).await;
+    }
+    if wanted(What::Function) {
+        function::run(args.rounds, args.seconds).await;
     }
     ExitCode::SUCCESS
 }

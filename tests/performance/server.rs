@@ -1,7 +1,13 @@
 //! Processes that are measured, and what is made of the figures.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
 use trimaran_tests::harness::until;
 
 /// A server that ends with this.
@@ -34,4 +40,27 @@ pub(crate) async fn start(program: &std::path::Path, port: u16, arguments: &[Str
 pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// What clients do per second that each do one thing after the other: they count it, until they are to stop.
+pub(crate) async fn load<F: Future<Output = ()> + Send + 'static>(
+    clients: usize,
+    seconds: u64,
+    client: impl Fn(usize, StdRng, Arc<AtomicBool>, Arc<AtomicU64>) -> F,
+) -> f64 {
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let began = Instant::now();
+    let clients: Vec<_> = (0..clients)
+        .map(|number| {
+            let random = StdRng::seed_from_u64(number as u64);
+            tokio::spawn(client(number, random, Arc::clone(&stop), Arc::clone(&done)))
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let rate = done.load(Ordering::Acquire) as f64 / began.elapsed().as_secs_f64();
+    stop.store(true, Ordering::Release);
+    for client in clients {
+        client.await.unwrap();
+    }
+    rate
 }

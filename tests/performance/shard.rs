@@ -7,19 +7,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::Rng as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 use trimaran_client::database::{Database, Item, KeyType, Table, Value};
 use trimaran_tests::harness::process::{Cluster, free_port};
 
-use crate::server::median;
+use crate::server::{load, median};
 
 const CLIENTS: usize = 64;
 const KEYS: u64 = 100_000;
@@ -115,29 +111,8 @@ impl Drop for Postgres {
     }
 }
 
-/// Writes per second of clients that each write one item after the other.
-async fn load<F: Future<Output = ()> + Send + 'static>(
-    seconds: u64,
-    client: impl Fn(StdRng, Arc<AtomicBool>, Arc<AtomicU64>) -> F,
-) -> f64 {
-    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let began = Instant::now();
-    let clients: Vec<_> = (0..CLIENTS as u64)
-        .map(|seed| {
-            tokio::spawn(client(StdRng::seed_from_u64(seed), Arc::clone(&stop), Arc::clone(&written)))
-        })
-        .collect();
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
-    let rate = written.load(Ordering::Acquire) as f64 / began.elapsed().as_secs_f64();
-    stop.store(true, Ordering::Release);
-    for client in clients {
-        client.await.unwrap();
-    }
-    rate
-}
-
 async fn over_grpc(database: &Database, seconds: u64) -> f64 {
-    load(seconds, |mut random, stop, written| {
+    load(CLIENTS, seconds, |_, mut random, stop, written| {
         let database = database.clone();
         async move {
             while !stop.load(Ordering::Acquire) {
@@ -158,7 +133,7 @@ async fn over_http(
     operation: &'static str,
     body: fn(u64) -> String,
 ) -> f64 {
-    load(seconds, |mut random, stop, written| {
+    load(CLIENTS, seconds, |_, mut random, stop, written| {
         let address = addresses[random.random_range(0..addresses.len())].clone();
         async move {
             let mut stream = TcpStream::connect(address).await.unwrap();

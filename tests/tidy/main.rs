@@ -16,6 +16,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cluster", &["placement", "replication", "storage", "net", "proto"]),
     ("service", &["net", "proto"]),
     ("client", &["placement", "net", "proto"]),
+    ("wasm-host", &[]),
+    ("function-node", &["client", "service", "wasm-host", "net", "proto"]),
     ("grid-node", &["placement", "storage", "net", "replication", "cluster", "service", "proto"]),
     ("shard-node", &["placement", "storage", "net", "replication", "cluster", "service", "proto"]),
 ];
@@ -26,6 +28,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("consistent_hash_ring", &["crates/placement/src/ring.rs"]),
     ("sled::Config", &["crates/storage/src/sled.rs"]),
     ("fjall::{Database", &["crates/storage/src/fjall.rs"]),
+    ("wasmtime::", &["crates/wasm-host/src/"]),
     ("tracing_subscriber", &["crates/service/src/telemetry.rs"]),
     ("SystemTime::now", &["crates/net/src/clock.rs"]),
     ("from_os_rng", &["crates/service/src/entropy.rs", "client/src/route.rs"]),
@@ -129,6 +132,26 @@ fn every_error_code_has_a_page() {
         let name = page.unwrap().file_name().to_string_lossy().into_owned();
         let code = name.strip_suffix(".md").unwrap();
         assert!(code == "README" || codes.contains(code), "docs/errors/{name} belongs to no error");
+    }
+}
+
+/// Components are kept as they were built, so that nobody needs a compiler for them; they must be of today's sources.
+#[test]
+fn components_are_built_from_their_sources() {
+    use sha2::{Digest as _, Sha256};
+    for (sources, component) in [
+        ("examples/link-shortener/component", "examples/link-shortener/component.wasm"),
+        ("tests/guests/probe", "tests/guests/probe.wasm"),
+        ("tests/guests/hello", "tests/guests/hello.wasm"),
+    ] {
+        let mut hasher = Sha256::new();
+        for file in ["Cargo.toml", "Cargo.lock", "src/lib.rs"] {
+            hasher.update(std::fs::read(root().join(sources).join(file)).unwrap());
+        }
+        hasher.update(std::fs::read(root().join("crates/wasm-host/wit/data.wit")).unwrap());
+        let now: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let built = std::fs::read_to_string(root().join(format!("{component}.source"))).unwrap();
+        assert_eq!(built.trim(), now, "{component} is older than {sources}: run examples/build-guests.sh");
     }
 }
 
