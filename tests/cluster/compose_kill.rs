@@ -150,6 +150,9 @@ async fn nothing_is_lost_when_each_container_of_the_compose_file_is_killed_in_tu
     let registers = OverDynamoDb::new(composed.addresses("SHARD"));
     registers.create().await.unwrap();
     every_container_is_killed_in_turn(&composed, "shard", 3, &registers).await;
+    // An empty table again: whoever comes next must find nothing.
+    registers.delete().await.unwrap();
+    until("the table is made again", async || registers.create().await.is_ok()).await;
     // A function on top of both, deployed through one node and called through both.
     deploy_probe(&Functions::connect(composed.addresses("API").into_iter().take(1)).unwrap()).await;
     let registers = OverFunction::new(composed.addresses("FUNCTION"));

@@ -111,6 +111,11 @@ impl OverDynamoDb {
         self.ask("CreateTable", request).await.map(drop)
     }
 
+    /// Deletes the table with everything in it; the name is free a moment later.
+    pub async fn delete(&self) -> Result<(), Error> {
+        self.ask("DeleteTable", json!({})).await.map(drop)
+    }
+
     async fn ask(&self, operation: &str, mut request: Json) -> Result<Json, Error> {
         request["TableName"] = TABLE.into();
         let body = request.to_string();

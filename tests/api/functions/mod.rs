@@ -54,6 +54,23 @@ impl Kind {
     }
 }
 
+/// Set where tests that need Python must not be skipped.
+const REQUIRED: &str = "TRIMARAN_TEST_PYTHON_REQUIRED";
+
+impl Kind {
+    /// False, with a word about it, where this machine has not what programs of this kind are written in.
+    #[allow(clippy::disallowed_methods, reason = "how the machine that must run it says so")]
+    fn is_here(self) -> bool {
+        let python = || std::process::Command::new("python3").arg("--version").output();
+        if self == Self::Component || python().is_ok_and(|output| output.status.success()) {
+            return true;
+        }
+        assert!(std::env::var_os(REQUIRED).is_none(), "python3 is not here");
+        println!("SKIPPED: python3 is not here");
+        false
+    }
+}
+
 /// A process with everything, and a client of its functions.
 async fn dev() -> (Dev, Functions) {
     let dev = Dev::start(&["--in-memory", "--no-example"]).await;

@@ -45,7 +45,7 @@ async fn what_cannot_run_is_refused_when_it_is_deployed() {
 
     // A program that does not start says why.
     let spec = Spec {
-        command: vec!["python3".into(), "-c".into(), "raise SystemExit('no luck')".into()],
+        command: vec!["sh".into(), "-c".into(), "echo no luck; exit 1".into()],
         ..Spec::new(Runtime::Process)
     };
     functions.deploy("luckless", spec, archive("x", b"")).await.unwrap();
