@@ -16,10 +16,8 @@ use trimaran_proto::api::functions::{LogRecord, Report};
 
 use crate::error::Error;
 use crate::logs::Logs;
-use crate::metrics;
-use crate::pool::Lease;
+use crate::pool::{Lease, Pool};
 use crate::runtime::Body;
-use crate::spec::Revision;
 
 /// Header with the id of the invocation.
 pub(crate) const ID_HEADER: &str = "x-trimaran-invocation-id";
@@ -27,7 +25,7 @@ pub(crate) const ID_HEADER: &str = "x-trimaran-invocation-id";
 /// One request to a function.
 pub(crate) struct Invocation {
     pub(crate) id: String,
-    pub(crate) revision: Arc<Revision>,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) deadline: Instant,
     logs: Logs,
     measured: Mutex<Measured>,
@@ -49,8 +47,8 @@ struct Measured {
 }
 
 impl Invocation {
-    pub(crate) fn new(id: String, revision: Arc<Revision>, logs: Logs) -> Self {
-        let deadline = Instant::now() + revision.spec.timeout;
+    pub(crate) fn new(id: String, pool: Arc<Pool>, logs: Logs) -> Self {
+        let deadline = Instant::now() + pool.revision.spec.timeout;
         let measured = Measured {
             queue: Duration::ZERO,
             init: Duration::ZERO,
@@ -62,7 +60,7 @@ impl Invocation {
             lease: None,
             superseded: false,
         };
-        Self { id, revision, deadline, logs, measured: Mutex::new(measured) }
+        Self { id, pool, deadline, logs, measured: Mutex::new(measured) }
     }
 
     /// It has its place in an instance, for which it waited so long.
@@ -84,9 +82,9 @@ impl Invocation {
     }
 
     /// The same request goes on under the same id with another revision.
-    pub(crate) fn supersede(&self, revision: Arc<Revision>) -> Self {
+    pub(crate) fn supersede(&self, pool: Arc<Pool>) -> Self {
         self.measured.lock().superseded = true;
-        Self::new(self.id.clone(), revision, self.logs.clone())
+        Self::new(self.id.clone(), pool, self.logs.clone())
     }
 
     pub(crate) fn failed(&self, error: &Error) {
@@ -103,7 +101,7 @@ impl Invocation {
     /// One line that it wrote.
     pub(crate) fn wrote(&self, what: What) {
         let instance = self.measured.lock().instance.clone();
-        self.logs.record(&self.revision.function, self.record(instance, what));
+        self.logs.record(&self.pool.revision.function, self.record(instance, what));
     }
 
     /// The response, with what is known of it so far in its headers, ended in time and reported at its end.
@@ -134,7 +132,7 @@ impl Invocation {
     fn record(&self, instance: String, what: What) -> LogRecord {
         LogRecord {
             time_ms: self.logs.now_ms(),
-            revision: self.revision.number,
+            revision: self.pool.revision.number,
             invocation_id: self.id.clone(),
             instance,
             what: Some(what),
@@ -150,8 +148,7 @@ impl Drop for Invocation {
         }
         let run = measured.ran_from.map_or(Duration::ZERO, |from| from.elapsed());
         let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let outcome = if measured.error.is_empty() { "answered" } else { measured.error };
-        metrics::invocation(&self.revision.function, outcome, measured.queue, measured.init, run);
+        self.pool.meters.ended(measured.error, measured.queue, measured.init, run);
         let report = Report {
             status: measured.status.into(),
             error: measured.error.to_owned(),
@@ -161,7 +158,7 @@ impl Drop for Invocation {
             memory_bytes: measured.memory_bytes,
         };
         let instance = std::mem::take(&mut measured.instance);
-        self.logs.record(&self.revision.function, self.record(instance, What::Report(report)));
+        self.logs.record(&self.pool.revision.function, self.record(instance, What::Report(report)));
     }
 }
 

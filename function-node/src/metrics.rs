@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use metrics::{
-    Counter, Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
 };
 
 /// Names and units, once.
@@ -18,23 +19,50 @@ pub(crate) fn describe() {
     describe_gauge!("trimaran_function_connections", "Open HTTP connections");
 }
 
-pub(crate) fn invocation(
-    function: &str,
-    outcome: &'static str,
-    queue: Duration,
-    init: Duration,
-    run: Duration,
-) {
-    let labels = [("function", function.to_owned()), ("outcome", outcome.to_owned())];
-    counter!("trimaran_function_invocations_total", &labels).increment(1);
-    for (phase, time) in [("queue", queue), ("init", init), ("run", run)] {
-        histogram!("trimaran_function_phase_seconds", "function" => function.to_owned(), "phase" => phase)
-            .record(time.as_secs_f64());
+/// What a pool counts all the time: looked up once, not for every request.
+pub(crate) struct Meters {
+    function: String,
+    answered: Counter,
+    started: Counter,
+    queue: Histogram,
+    init: Histogram,
+    run: Histogram,
+}
+
+impl Meters {
+    pub(crate) fn new(function: &str) -> Self {
+        let phase = |phase: &'static str| histogram!("trimaran_function_phase_seconds", "function" => function.to_owned(), "phase" => phase);
+        Self {
+            function: function.to_owned(),
+            answered: ended(function, "answered"),
+            started: counter!("trimaran_function_starts_total", "function" => function.to_owned()),
+            queue: phase("queue"),
+            init: phase("init"),
+            run: phase("run"),
+        }
+    }
+
+    /// One invocation ended; no error = it was answered.
+    pub(crate) fn ended(&self, error: &'static str, queue: Duration, init: Duration, run: Duration) {
+        if error.is_empty() {
+            self.answered.increment(1);
+        } else {
+            ended(&self.function, error).increment(1);
+        }
+        self.queue.record(queue.as_secs_f64());
+        self.init.record(init.as_secs_f64());
+        self.run.record(run.as_secs_f64());
+    }
+
+    /// One instance was started.
+    pub(crate) fn started(&self) {
+        self.started.increment(1);
     }
 }
 
-pub(crate) fn started(function: &str) {
-    counter!("trimaran_function_starts_total", "function" => function.to_owned()).increment(1);
+fn ended(function: &str, outcome: &'static str) -> Counter {
+    let labels = [("function", function.to_owned()), ("outcome", outcome.to_owned())];
+    counter!("trimaran_function_invocations_total", &labels)
 }
 
 pub(crate) fn dropped() -> Counter {

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use crate::error::Error;
-use crate::metrics;
+use crate::metrics::Meters;
 use crate::runtime::{Instance, Prepared, Runtime};
 use crate::scale::{self, Bounds, Load};
 use crate::spec::Revision;
@@ -20,6 +20,7 @@ use crate::spec::Revision;
 /// The instances of one revision.
 pub(crate) struct Pool {
     pub(crate) revision: Arc<Revision>,
+    pub(crate) meters: Meters,
     runtime: Arc<dyn Runtime>,
     /// Starts and stops of instances, which a node that stops waits for.
     tasks: TaskTracker,
@@ -93,6 +94,7 @@ pub(crate) struct Snapshot {
 impl Pool {
     pub(crate) fn new(revision: Arc<Revision>, runtime: Arc<dyn Runtime>, tasks: TaskTracker) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
+            meters: Meters::new(&revision.function),
             revision,
             runtime,
             tasks,
@@ -188,7 +190,7 @@ impl Pool {
         state.starting -= 1;
         match started {
             Ok(instance) => {
-                metrics::started(&self.revision.function);
+                self.meters.started();
                 let id = state.next_slot;
                 state.next_slot += 1;
                 debug!(function = self.revision.function, instance = instance.name(), "started");

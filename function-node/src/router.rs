@@ -95,16 +95,15 @@ impl Router {
         let unknown = |error| Failed { error, invocation_id: String::new() };
         let revision = self.inner.catalog.get(function).await.map_err(unknown)?;
         let id = uuid::Builder::from_random_bytes(self.inner.random.lock().random()).into_uuid().to_string();
-        let mut invocation = Arc::new(Invocation::new(id, revision, self.inner.logs.clone()));
+        let mut invocation = Arc::new(Invocation::new(id, self.pool(&revision), self.inner.logs.clone()));
         for delivery in 1.. {
-            let pool = self.pool(&invocation.revision);
-            let (lease, queue, init) = match pool.lease(invocation.deadline).await {
+            let (lease, queue, init) = match invocation.pool.lease(invocation.deadline).await {
                 Some(Ok(leased)) => leased,
                 Some(Err(error)) => return Err(failed(&invocation, error)),
                 None => {
                     // A newer revision came in between: it answers, under the same id.
                     let revision = self.inner.catalog.get(function).await.map_err(unknown)?;
-                    invocation = Arc::new(invocation.supersede(revision));
+                    invocation = Arc::new(invocation.supersede(self.pool(&revision)));
                     continue;
                 }
             };
