@@ -80,6 +80,8 @@ async fn wasmtime_serve(component: &Path) -> Server {
         "serve".to_owned(),
         format!("--addr=127.0.0.1:{port}"),
         "-Wtimeout=300s,max-memory-size=134217728".to_owned(),
+        // The guest's standard library asks for an environment.
+        "-Scli".to_owned(),
         component.display().to_string(),
     ];
     start(Path::new("wasmtime"), port, &arguments).await
