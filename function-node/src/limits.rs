@@ -8,6 +8,12 @@ pub const NAME_LETTERS_MAX: usize = 63;
 /// Bytes of a package, as it is sent. AWS Lambda takes 250 MB unpacked.
 pub const PACKAGE_BYTES_MAX: u64 = 256 << 20;
 
+/// Packages that a node receives at once; each is in memory until it is stored.
+pub const DEPLOYMENTS_AT_ONCE: usize = 4;
+
+/// How long a package may take to arrive.
+pub const RECEIVE_MAX: Duration = Duration::from_secs(600);
+
 /// Bytes of a package unpacked, and files in it.
 pub const UNPACKED_BYTES_MAX: u64 = 1 << 30;
 /// Files of a package.

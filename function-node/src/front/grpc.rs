@@ -7,7 +7,8 @@ use futures::{Stream, StreamExt as _};
 use http::{HeaderName, HeaderValue, Method, Request as HttpRequest, Response as HttpResponse, Uri};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use trimaran_net::clock::Clock;
@@ -21,7 +22,10 @@ use trimaran_proto::api::functions::invoke_stream_request::Part as RequestPart;
 use crate::error::Error;
 use crate::front::http::full;
 use crate::invocation::ID_HEADER;
-use crate::limits::{LOG_FOLLOW_EVERY, LOG_RECORDS_DEFAULT, LOG_RECORDS_MAX, MESSAGE_BYTES_MAX};
+use crate::limits::{
+    DEPLOYMENTS_AT_ONCE, LOG_FOLLOW_EVERY, LOG_RECORDS_DEFAULT, LOG_RECORDS_MAX, MESSAGE_BYTES_MAX,
+    RECEIVE_MAX,
+};
 use crate::package::Receiving;
 use crate::router::Router;
 use crate::runtime::Body;
@@ -34,7 +38,8 @@ const STREAM_MESSAGES: usize = 4;
 const RECORDS_AT_ONCE: usize = 500;
 
 pub(crate) fn service(router: Router, clock: Arc<dyn Clock>) -> FunctionsServer<Front> {
-    FunctionsServer::new(Front { router, clock })
+    let deployments = Semaphore::new(DEPLOYMENTS_AT_ONCE);
+    FunctionsServer::new(Front { router, clock, deployments })
         .max_decoding_message_size(MESSAGE_BYTES_MAX + (64 << 10))
         .max_encoding_message_size(MESSAGE_BYTES_MAX + (64 << 10))
 }
@@ -42,6 +47,7 @@ pub(crate) fn service(router: Router, clock: Arc<dyn Clock>) -> FunctionsServer<
 pub(crate) struct Front {
     router: Router,
     clock: Arc<dyn Clock>,
+    deployments: Semaphore,
 }
 
 type Answers<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -52,17 +58,11 @@ impl Functions for Front {
         &self,
         request: Request<Streaming<wire::DeployRequest>>,
     ) -> Result<Response<wire::DeployReply>, Status> {
-        let mut parts = request.into_inner();
-        let Some(DeployPart::Head(head)) = parts.message().await?.and_then(|message| message.part) else {
-            return Err(status(&Error::Invalid("the first message has to be the head".to_owned())));
-        };
-        let mut package = Receiving::new(head.package_bytes).map_err(|error| status(&error))?;
-        while let Some(message) = parts.message().await? {
-            let Some(DeployPart::Chunk(chunk)) = message.part else {
-                return Err(status(&Error::Invalid("what follows the head has to be chunks".to_owned())));
-            };
-            package.push(&chunk).map_err(|error| status(&error))?;
-        }
+        // Others wait; what they send is held up by the stream's window.
+        let _place = self.deployments.acquire().await.map_err(|_closed| status(&Error::NotReady))?;
+        let received = timeout(RECEIVE_MAX, receive(request.into_inner())).await;
+        let late = |_elapsed| status(&Error::BadPackage(format!("it did not arrive within {RECEIVE_MAX:?}")));
+        let (head, package) = received.map_err(late)??;
         let package = (!package.is_empty()).then_some(package);
         let deployed = self.router.deploy(head, package, self.clock.now_ms()).await;
         let (revision, changed) = deployed.map_err(|error| status(&error))?;
@@ -196,6 +196,21 @@ impl Functions for Front {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
+}
+
+/// The head of a deployment, and its package as far as it was sent.
+async fn receive(mut parts: Streaming<wire::DeployRequest>) -> Result<(wire::DeployHead, Receiving), Status> {
+    let Some(DeployPart::Head(head)) = parts.message().await?.and_then(|message| message.part) else {
+        return Err(status(&Error::Invalid("the first message has to be the head".to_owned())));
+    };
+    let mut package = Receiving::new(head.package_bytes).map_err(|error| status(&error))?;
+    while let Some(message) = parts.message().await? {
+        let Some(DeployPart::Chunk(chunk)) = message.part else {
+            return Err(status(&Error::Invalid("what follows the head has to be chunks".to_owned())));
+        };
+        package.push(&chunk).map_err(|error| status(&error))?;
+    }
+    Ok((head, package))
 }
 
 fn shown(revision: &Revision) -> wire::Function {
