@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use serde::Serialize;
 use trimaran_function_node::config::Options;
 use trimaran_function_node::node::Node;
-use trimaran_service::admin::{self, Readiness};
-use trimaran_service::{config, shutdown, telemetry};
+use trimaran_service::config;
+
+use crate::node;
 
 /// Options are taken from defaults, then from --config, then from the environment (TRIMARAN_FUNCTION_GRPC_LISTEN and so
 /// on), then from these flags.
@@ -81,16 +81,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.in_memory {
         options.data_folder = None;
     }
-    telemetry::install_logs(&options.log, options.log_format);
-    let stop = shutdown::on_signal().context("cannot listen for signals")?;
-    let readiness = Readiness::default();
-    let admin_listener = trimaran_net::listen::listen(options.admin_listen, "--admin-listen")?;
-    let admin = admin::serve(admin_listener, readiness.clone(), telemetry::install_metrics(), stop.clone());
-    let admin = tokio::spawn(admin);
-    let node = Node::start(options, readiness.clone(), stop.clone()).await?;
-    stop.cancelled().await;
-    readiness.set(false);
-    node.stopped().await;
-    admin.await?.context("the admin server failed")?;
-    Ok(ExitCode::SUCCESS)
+    let log = options.log.clone();
+    node::run(options.admin_listen, (&log, options.log_format), async |readiness, stop| {
+        Ok(Node::start(options, readiness, stop).await?.stopped())
+    })
+    .await
 }

@@ -13,6 +13,7 @@ mod functions;
 mod grid;
 mod grid_node;
 mod health;
+mod node;
 mod output;
 mod shard_node;
 

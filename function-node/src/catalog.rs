@@ -15,7 +15,7 @@ use trimaran_proto::state::functions as state;
 
 use crate::error::Error;
 use crate::limits::REVISIONS_KEPT;
-use crate::spec::{Revision, Spec};
+use crate::spec::{self, Revision, Spec};
 use crate::tables::{self, FUNCTIONS, REVISIONS, n};
 
 /// Attempts of a deployment against others of the same function.
@@ -41,7 +41,10 @@ impl Catalog {
         if let Some(known) = self.view.load().get(name) {
             return Ok(Arc::clone(known));
         }
-        let found = self.read(name).await?.ok_or_else(|| Error::FunctionNotFound(name.to_owned()))?;
+        // What can be no function's name (half of what the internet asks for) is not worth a request.
+        let missing = || Error::FunctionNotFound(name.to_owned());
+        spec::check_name(name).map_err(|_no_name| missing())?;
+        let found = self.read(name).await?.ok_or_else(missing)?;
         let found = Arc::new(found);
         self.put_in_view(&found);
         Ok(found)

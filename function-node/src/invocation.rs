@@ -22,6 +22,9 @@ use crate::runtime::Body;
 /// Header with the id of the invocation.
 pub(crate) const ID_HEADER: &str = "x-trimaran-invocation-id";
 
+/// What a report says of an invocation whose caller went away before there was an answer.
+const CALLER_GONE: &str = "CALLER_GONE";
+
 /// One request to a function.
 pub(crate) struct Invocation {
     pub(crate) id: String,
@@ -147,6 +150,9 @@ impl Drop for Invocation {
             return;
         }
         let run = measured.ran_from.map_or(Duration::ZERO, |from| from.elapsed());
+        if measured.status == 0 && measured.error.is_empty() {
+            measured.error = CALLER_GONE;
+        }
         let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.pool.meters.ended(measured.error, measured.queue, measured.init, run);
         let report = Report {

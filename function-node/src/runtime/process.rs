@@ -10,15 +10,19 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::future::OptionFuture;
 use http::{Request, Response, Uri, Version};
-use http_body_util::BodyExt as _;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -105,7 +109,7 @@ impl Prepared for Program {
             logs: self.logs.clone(),
             has_ended,
             invocations: Mutex::default(),
-            idle: Mutex::default(),
+            idle: Arc::default(),
             last_lines: Mutex::default(),
         });
         tokio::spawn(supervise(child, Arc::clone(&running), ended));
@@ -216,7 +220,7 @@ struct Running {
     has_ended: watch::Receiver<Option<String>>,
     invocations: Mutex<Vec<Weak<Invocation>>>,
     /// Connections without a request.
-    idle: Mutex<Vec<SendRequest<Body>>>,
+    idle: Arc<Mutex<Vec<SendRequest<Body>>>>,
     last_lines: Mutex<Vec<String>>,
 }
 
@@ -330,7 +334,7 @@ impl Running {
     async fn connection(&self) -> std::io::Result<SendRequest<Body>> {
         loop {
             let Some(mut idle) = self.idle.lock().pop() else { break };
-            // An answer that was read to its end frees the connection a moment later.
+            // Its last answer was read to its end; hyper may need a moment to see that.
             if idle.ready().await.is_ok() {
                 return Ok(idle);
             }
@@ -384,13 +388,8 @@ impl Instance for Running {
                 });
             }
         };
-        // The connection is free again when the body was read to its end; hyper tells whoever takes it next.
-        let mut idle = self.idle.lock();
-        if idle.len() < self.revision.spec.concurrency as usize {
-            idle.push(connection);
-        }
-        drop(idle);
-        Ok(response.map(|body| Body::new(body.map_err(Into::into))))
+        let idle = Arc::clone(&self.idle);
+        Ok(response.map(|body| Body::new(Answer { body, connection: Some(connection), idle })))
     }
 
     async fn ended(&self) -> String {
@@ -406,6 +405,55 @@ impl Instance for Running {
             warn!(instance = self.name, "did not end within {STOP_GRACE:?} of SIGTERM: it is killed");
             self.signal(Signal::KILL);
             self.ended().await;
+        }
+    }
+}
+
+/// The body of an answer. Its connection takes the next request when it was read to its end, and none if it was not.
+struct Answer {
+    body: Incoming,
+    connection: Option<SendRequest<Body>>,
+    idle: Arc<Mutex<Vec<SendRequest<Body>>>>,
+}
+
+impl Answer {
+    fn give_back(&mut self) {
+        // As many as there were requests at once, which the pool bounds.
+        if let Some(connection) = self.connection.take() {
+            self.idle.lock().push(connection);
+        }
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(None) = frame {
+            self.give_back();
+        }
+        frame.map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // Whoever reads a body whose length is known need not ask for its end.
+        if self.body.is_end_stream() {
+            self.give_back();
         }
     }
 }

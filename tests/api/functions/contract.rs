@@ -140,6 +140,8 @@ async fn bodies_stream_both_ways(kind: Kind) {
             came.extend(frame.into_data().unwrap_or_default());
         }
         assert_eq!(came, text.as_bytes());
+        // An answer that goes on holds up nobody else's.
+        assert_eq!(probe.get("/probe/").await.text(), "hello\n");
     }
     drop(sender);
     while let Some(frame) = timeout(PATIENCE, answer.frame()).await.unwrap() {
@@ -295,6 +297,13 @@ async fn requests_wait_in_a_bounded_queue(kind: Kind) {
         let asked = request(probe.http(), Method::GET, "/probe/sleep/100", "");
         let _gave_up = try_send(probe.http(), asked, Duration::from_millis(20)).await;
     }
+    until("those who gave up are reported", async || {
+        let records = probe.logs("probe", "").await;
+        records
+            .iter()
+            .any(|record| matches!(&record.what, Some(What::Report(report)) if report.error == "CALLER_GONE"))
+    })
+    .await;
     until("the queue is empty", async || {
         let now = probe.functions.describe("probe").await.unwrap();
         now.running == 0 && now.queued == 0
