@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Where Redis clients connect
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:6379")]
     resp_listen: SocketAddr,
+    /// Where commands of Redis are taken over HTTP
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8079")]
+    grid_http_listen: SocketAddr,
     /// Where gRPC clients of the grid connect
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7002")]
     grid_grpc_listen: SocketAddr,
@@ -64,6 +67,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let grid = GridOptions {
         data_folder: folder("grid"),
         resp_listen: args.resp_listen,
+        http_listen: args.grid_http_listen,
         grpc_listen: args.grid_grpc_listen,
         bootstrap: Some(1),
         partitions: 1,
@@ -86,13 +90,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         async {
             let started =
                 trimaran_grid_node::node::Node::start(grid, Readiness::default(), stop_stores.clone()).await;
-            started.map_err(|error| with_flag(error, "--grid-grpc-listen"))
+            started.map_err(|error| with_flags(error, "grid"))
         },
         async {
             let started =
                 trimaran_shard_node::node::Node::start(shard, Readiness::default(), stop_stores.clone())
                     .await;
-            started.map_err(|error| with_flag(error, "--shard-grpc-listen"))
+            started.map_err(|error| with_flags(error, "shard"))
         },
     )?;
     let function = FunctionOptions {
@@ -102,12 +106,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         grid: vec![grid.grpc.to_string()],
         database: vec![shard.grpc.to_string()],
         redis_url: format!("redis://{}", grid.resp),
+        redis_rest_url: format!("http://{}", grid.http),
         dynamodb_url: format!("http://{}", shard.dynamodb),
         ..FunctionOptions::default()
     };
     let function = trimaran_function_node::node::Node::start(function, Readiness::default(), stop.clone())
         .await
-        .map_err(|error| with_flag(error, "--function-grpc-listen"))?;
+        .map_err(|error| with_flags(error, "function"))?;
     if !args.no_example {
         example(&function.grpc.to_string()).await.context("the example cannot be deployed (--no-example)")?;
     }
@@ -137,6 +142,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
          functions HTTP            curl http://{http}/<function>/\n            \
                    gRPC            trimaran functions --address {function_grpc} list\n  \
          grid      Redis protocol  redis-cli -p {resp}\n            \
+                   HTTP            curl http://{grid_http}/set/greeting/hello\n            \
                    gRPC            trimaran grid --address {grid_grpc} set greeting hello\n  \
          database  DynamoDB API    AWS_ENDPOINT_URL_DYNAMODB=http://{dynamodb}\n            \
                    gRPC            trimaran db --address {shard_grpc} create-table links --partition-key code:S\n  \
@@ -146,6 +152,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         http = function.http,
         function_grpc = function.grpc,
         resp = grid.resp.port(),
+        grid_http = grid.http,
         grid_grpc = grid.grpc,
         dynamodb = shard.dynamodb,
         shard_grpc = shard.grpc,
@@ -173,8 +180,12 @@ async fn example(address: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A node names its own flag; here it has another name.
-fn with_flag(error: impl std::error::Error + Send + Sync + 'static, flag: &str) -> anyhow::Error {
-    let text = format!("{:#}", anyhow::Error::from(error));
-    anyhow::anyhow!(text.replace("--grpc-listen", flag))
+/// A node names its own flag; where several nodes have one of that name, it is named after the node here.
+fn with_flags(error: impl std::error::Error + Send + Sync + 'static, node: &str) -> anyhow::Error {
+    let mut text = format!("{:#}", anyhow::Error::from(error));
+    text = text.replace("--grpc-listen", &format!("--{node}-grpc-listen"));
+    if node == "grid" {
+        text = text.replace("--http-listen", "--grid-http-listen");
+    }
+    anyhow::anyhow!(text)
 }

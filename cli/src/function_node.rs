@@ -51,6 +51,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     redis_url: Option<String>,
+    /// What processes find in UPSTASH_REDIS_REST_URL [default: http://127.0.0.1:8079]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis_rest_url: Option<String>,
     /// What processes find in AWS_ENDPOINT_URL_DYNAMODB [default: http://127.0.0.1:8000]
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]

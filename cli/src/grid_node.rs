@@ -31,6 +31,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     resp_listen: Option<SocketAddr>,
+    /// Where commands of Redis are taken over HTTP [default: 127.0.0.1:8079]
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_listen: Option<SocketAddr>,
     /// Where gRPC clients and other nodes connect [default: 127.0.0.1:7002]
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]

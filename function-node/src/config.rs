@@ -25,6 +25,8 @@ pub struct Options {
     pub database: Vec<String>,
     /// What processes find in REDIS_URL.
     pub redis_url: String,
+    /// What processes find in UPSTASH_REDIS_REST_URL: the grid over HTTP.
+    pub redis_rest_url: String,
     /// What processes find in AWS_ENDPOINT_URL_DYNAMODB.
     pub dynamodb_url: String,
     /// `<function>.<domain>` is the function's host name, besides `/<function>/` as its path. Empty = none.
@@ -47,6 +49,7 @@ impl Default for Options {
             grid: vec!["127.0.0.1:7002".to_owned()],
             database: vec!["127.0.0.1:7003".to_owned()],
             redis_url: "redis://127.0.0.1:6379".to_owned(),
+            redis_rest_url: "http://127.0.0.1:8079".to_owned(),
             dynamodb_url: "http://127.0.0.1:8000".to_owned(),
             domain: "localhost".to_owned(),
             wasm_instances_max: 1000,

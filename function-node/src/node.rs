@@ -258,10 +258,12 @@ async fn reach<T>(
 }
 
 /// What processes find in their environment: where grid and database are, in the words of their clients. No front asks
-/// who calls yet; SDKs of AWS insist on credentials all the same.
+/// who calls yet; SDKs insist on credentials all the same.
 fn environment(options: &Options) -> Vec<(String, String)> {
     [
         ("REDIS_URL", options.redis_url.clone()),
+        ("UPSTASH_REDIS_REST_URL", options.redis_rest_url.clone()),
+        ("UPSTASH_REDIS_REST_TOKEN", "trimaran".to_owned()),
         ("AWS_ENDPOINT_URL_DYNAMODB", options.dynamodb_url.clone()),
         ("AWS_REGION", "us-east-1".to_owned()),
         ("AWS_DEFAULT_REGION", "us-east-1".to_owned()),

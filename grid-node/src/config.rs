@@ -27,6 +27,8 @@ pub struct Options {
     pub data_folder: Option<PathBuf>,
     /// Where Redis clients connect.
     pub resp_listen: SocketAddr,
+    /// Where commands are taken over HTTP.
+    pub http_listen: SocketAddr,
     /// Where gRPC clients and other nodes connect.
     pub grpc_listen: SocketAddr,
     /// Where liveness, readiness and metrics are served.
@@ -58,6 +60,7 @@ impl Default for Options {
         Self {
             data_folder: Some(PathBuf::from("./trimaran-data/grid")),
             resp_listen: ([127, 0, 0, 1], 6379).into(),
+            http_listen: ([127, 0, 0, 1], 8079).into(),
             grpc_listen: ([127, 0, 0, 1], 7002).into(),
             admin_listen: ([127, 0, 0, 1], 9090).into(),
             advertise: String::new(),

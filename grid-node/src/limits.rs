@@ -8,28 +8,31 @@ pub const KEY_BYTES_MAX: usize = 65_536;
 /// Bytes of a value.
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
 
-/// Arguments of one RESP command.
+/// Arguments of one command.
 pub const ARGUMENTS_MAX: usize = 65_536;
 
 /// Bytes of an inline RESP command (one typed by hand).
 pub const INLINE_BYTES_MAX: usize = 65_536;
 
-/// Bytes of one RESP request with all of its arguments.
+/// Bytes of one RESP request with all of its arguments, and of the body of one over HTTP.
 pub const REQUEST_BYTES_MAX: usize = 32 << 20;
 
 /// Bytes of one gRPC message.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// RESP connections at once.
+/// RESP connections at once, and as many over HTTP.
 pub const CONNECTIONS_MAX: usize = 10_000;
 
-/// How long half a RESP request may take to become whole.
+/// How long half a request may take to become whole.
 pub const HALF_REQUEST_MAX: Duration = Duration::from_secs(30);
+
+/// How long an HTTP connection may be idle between two requests.
+pub const IDLE_HTTP_MAX: Duration = Duration::from_secs(60);
 
 /// How long a RESP client may take to read its answers.
 pub const UNREAD_ANSWER_MAX: Duration = Duration::from_secs(60);
 
-/// RESP commands taken from one connection at once.
+/// Commands taken from one RESP connection at once, and most of one pipeline over HTTP.
 pub const PIPELINE_COMMANDS_MAX: usize = 1024;
 
 /// Keys of one page of a scan.

@@ -6,12 +6,12 @@ use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 pub fn describe() {
     describe_counter!("trimaran_grid_commands_total", "Commands answered, by front.");
     describe_counter!("trimaran_grid_refused_total", "Commands refused with an error, by front.");
-    describe_gauge!("trimaran_grid_connections", "Open RESP connections.");
+    describe_gauge!("trimaran_grid_connections", "Open connections, by front.");
     describe_gauge!("trimaran_grid_keys", "Keys in memory, by partition.");
     describe_gauge!("trimaran_grid_bytes", "Bytes of keys and values in memory, by partition.");
 }
 
-/// Commands answered by a front ("resp", "grpc").
+/// Commands answered by a front ("resp", "http", "grpc").
 pub fn commands(front: &'static str) -> Counter {
     counter!("trimaran_grid_commands_total", "front" => front)
 }
@@ -21,9 +21,9 @@ pub fn refused(front: &'static str) -> Counter {
     counter!("trimaran_grid_refused_total", "front" => front)
 }
 
-/// Open RESP connections.
-pub fn connections() -> Gauge {
-    gauge!("trimaran_grid_connections")
+/// Open connections of a front ("resp", "http").
+pub fn connections(front: &'static str) -> Gauge {
+    gauge!("trimaran_grid_connections", "front" => front)
 }
 
 /// What a partition holds.

@@ -55,6 +55,8 @@ pub enum Error {
 pub struct Node {
     /// Where Redis clients connect.
     pub resp: SocketAddr,
+    /// Where commands are taken over HTTP.
+    pub http: SocketAddr,
     /// Where gRPC clients connect.
     pub grpc: SocketAddr,
     router: Router,
@@ -63,6 +65,7 @@ pub struct Node {
     leaving: CancellationToken,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     resp_server: tokio::task::JoinHandle<()>,
+    http_server: tokio::task::JoinHandle<()>,
 }
 
 impl Node {
@@ -79,10 +82,12 @@ impl Node {
         metrics::describe();
         // Ports first: a taken one is the commonest mistake, and nothing has happened yet.
         let resp_listener = listen::listen(options.resp_listen, "--resp-listen")?;
+        let http_listener = listen::listen(options.http_listen, "--http-listen")?;
         let grpc_listener = listen::listen(options.grpc_listen, "--grpc-listen")?;
         let address =
             |listener: &tokio::net::TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
         let resp = address(&resp_listener, options.resp_listen);
+        let http = address(&http_listener, options.http_listen);
         let grpc = address(&grpc_listener, options.grpc_listen);
 
         let mut random = entropy::generator();
@@ -176,10 +181,11 @@ impl Node {
         }
         tokio::spawn(expiry::run(router.clone()));
         let resp_server = tokio::spawn(front::resp::serve(resp_listener, router.clone(), stop.clone()));
+        let http_server = tokio::spawn(front::http::serve(http_listener, router.clone(), stop.clone()));
         health.set_service_status("", tonic_health::ServingStatus::Serving).await;
         readiness.set(true);
-        info!(%resp, %grpc, "grid-node takes requests");
-        Ok(Self { resp, grpc, router, groups, stop, leaving, server, resp_server })
+        info!(%resp, %http, %grpc, "grid-node takes requests");
+        Ok(Self { resp, http, grpc, router, groups, stop, leaving, server, resp_server, http_server })
     }
 
     /// Returns when `stop` was cancelled and everything has ended: leaderships are given away, connections have had
@@ -190,7 +196,7 @@ impl Node {
         self.leaving.cancel();
         self.groups.leave_lines();
         let ended = async {
-            let _ended = self.resp_server.await;
+            let _ended = tokio::join!(self.resp_server, self.http_server);
             if let Ok(Err(error)) = self.server.await {
                 warn!(%error, "the gRPC server did not stop cleanly");
             }

@@ -9,4 +9,5 @@ mod database;
 mod dynamodb;
 mod functions;
 mod grpc;
+mod http;
 mod resp;

@@ -63,6 +63,8 @@ pub struct Node {
     pub grpc: String,
     /// Where clients of another system connect: those of Redis, of DynamoDB, or of functions.
     pub front: String,
+    /// Where it listens besides: a grid-node over HTTP.
+    pub more_fronts: Vec<String>,
     arguments: Vec<String>,
     folder: TempDir,
     child: Option<Child>,
@@ -171,13 +173,14 @@ pub struct Dev {
 impl Dev {
     /// Starts it and waits until it takes requests.
     pub async fn start(more: &[&str]) -> Self {
-        let ports: [String; 7] = std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
-        let [front, grpc, resp, grid, dynamodb, database, admin] = ports;
+        let ports: [String; 8] = std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
+        let [front, grpc, resp, http, grid, dynamodb, database, admin] = ports;
         let mut arguments = vec!["dev".to_owned()];
         for (flag, address) in [
             ("--http-listen", &front),
             ("--function-grpc-listen", &grpc),
             ("--resp-listen", &resp),
+            ("--grid-http-listen", &http),
             ("--grid-grpc-listen", &grid),
             ("--dynamodb-listen", &dynamodb),
             ("--shard-grpc-listen", &database),
@@ -190,7 +193,7 @@ impl Dev {
         if !more.contains(&"--in-memory") {
             arguments.extend(["--data-folder".to_owned(), folder.path().join("data").display().to_string()]);
         }
-        let mut node = Node { grpc, front, arguments, folder, child: None };
+        let mut node = Node { grpc, front, more_fronts: Vec::new(), arguments, folder, child: None };
         node.start();
         let dev = Self { node, resp, grid, database, admin };
         dev.until_ready().await;
@@ -212,12 +215,19 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `count` grid-nodes as a new cluster and waits until every partition has all of its copies.
     pub async fn grid(count: usize, durability: &str, partitions: u64) -> Self {
-        Self::start("grid-node", "--resp-listen", count, partitions, &["--durability", durability]).await
+        Self::start(
+            "grid-node",
+            &["--resp-listen", "--http-listen"],
+            count,
+            partitions,
+            &["--durability", durability],
+        )
+        .await
     }
 
     /// Starts `count` shard-nodes with a storage engine, likewise.
     pub async fn shard(count: usize, engine: &str, partitions: u64) -> Self {
-        Self::start("shard-node", "--dynamodb-listen", count, partitions, &["--engine", engine]).await
+        Self::start("shard-node", &["--dynamodb-listen"], count, partitions, &["--engine", engine]).await
     }
 
     /// Starts `count` function-nodes that use a grid and a database, and waits until they take requests.
@@ -236,11 +246,12 @@ impl Cluster {
                 ("--grid", grid.addresses().join(",")),
                 ("--database", shard.addresses().join(",")),
                 ("--redis-url", format!("redis://{}", grid.nodes[0].front)),
+                ("--redis-rest-url", format!("http://{}", grid.nodes[0].more_fronts[0])),
                 ("--dynamodb-url", format!("http://{}", shard.nodes[0].front)),
             ] {
                 arguments.extend([flag.to_owned(), value]);
             }
-            let mut node = Node { grpc, front, arguments, folder, child: None };
+            let mut node = Node { grpc, front, more_fronts: Vec::new(), arguments, folder, child: None };
             node.start();
             nodes.push(node);
         }
@@ -250,20 +261,20 @@ impl Cluster {
         Self { nodes }
     }
 
-    async fn start(kind: &str, front_flag: &str, count: usize, partitions: u64, more: &[&str]) -> Self {
-        let ports: Vec<(u16, u16, u16)> =
-            (0..count).map(|_| (free_port(), free_port(), free_port())).collect();
-        let join = ports.iter().map(|(grpc, _, _)| format!("127.0.0.1:{grpc}")).collect::<Vec<_>>().join(",");
+    async fn start(kind: &str, front_flags: &[&str], count: usize, partitions: u64, more: &[&str]) -> Self {
+        let address = || format!("127.0.0.1:{}", free_port());
+        let addresses: Vec<String> = (0..count).map(|_| address()).collect();
+        let join = addresses.join(",");
         let mut nodes = Vec::new();
-        for (grpc, front, admin) in ports {
+        for grpc in addresses {
+            let mut fronts: Vec<String> = front_flags.iter().map(|_| address()).collect();
             let folder = tempfile::tempdir().unwrap();
             let data = folder.path().join("data").display().to_string();
             let mut arguments: Vec<String> = vec![kind.into()];
             for (flag, value) in [
                 ("--data-folder", data),
-                ("--grpc-listen", format!("127.0.0.1:{grpc}")),
-                (front_flag, format!("127.0.0.1:{front}")),
-                ("--admin-listen", format!("127.0.0.1:{admin}")),
+                ("--grpc-listen", grpc.clone()),
+                ("--admin-listen", address()),
                 ("--join", join.clone()),
                 ("--bootstrap", count.to_string()),
                 ("--partitions", partitions.to_string()),
@@ -271,14 +282,12 @@ impl Cluster {
             ] {
                 arguments.extend([flag.to_owned(), value]);
             }
+            for (flag, front) in front_flags.iter().zip(&fronts) {
+                arguments.extend([(*flag).to_owned(), front.clone()]);
+            }
             arguments.extend(more.iter().map(|&argument| argument.to_owned()));
-            let mut node = Node {
-                grpc: format!("127.0.0.1:{grpc}"),
-                front: format!("127.0.0.1:{front}"),
-                arguments,
-                folder,
-                child: None,
-            };
+            let mut node =
+                Node { grpc, front: fronts.remove(0), more_fronts: fronts, arguments, folder, child: None };
             node.start();
             nodes.push(node);
         }

@@ -2,9 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
+use tracing::warn;
 
 /// Connections that the operating system queues before they are accepted.
 pub const BACKLOG: u32 = 1024;
@@ -53,9 +58,78 @@ pub fn incoming(listener: TcpListener) -> TcpIncoming {
     TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
+/// A listener that lets a bounded number of connections in.
+#[derive(Debug)]
+pub struct Doorway {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+/// A connection that has arrived. Its small answers leave at once (TCP_NODELAY).
+#[derive(Debug)]
+pub enum Arrival {
+    /// It has a place, which it keeps as long as this is held.
+    Admitted(TcpStream, SocketAddr, OwnedSemaphorePermit),
+    /// All places are taken.
+    Refused(TcpStream),
+}
+
+/// Pause after a connection could not be accepted: others may give back what is short.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(10);
+
+impl Doorway {
+    /// Lets `connections_max` in at once, until `stop`.
+    pub fn new(listener: TcpListener, connections_max: usize, stop: CancellationToken) -> Self {
+        Self { listener, places: Arc::new(Semaphore::new(connections_max)), stop }
+    }
+
+    /// The next one; `None` once it stops.
+    pub async fn next(&self) -> Option<Arrival> {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = self.stop.cancelled() => return None,
+            };
+            match accepted.and_then(|(stream, peer)| stream.set_nodelay(true).map(|()| (stream, peer))) {
+                Ok((stream, peer)) => {
+                    return Some(match Arc::clone(&self.places).try_acquire_owned() {
+                        Ok(place) => Arrival::Admitted(stream, peer, place),
+                        Err(_full) => Arrival::Refused(stream),
+                    });
+                }
+                Err(error) => {
+                    // Out of file handles, say: those that are open go on.
+                    warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn one_more_than_there_are_places_is_refused_until_one_leaves() {
+        let listener = listen("127.0.0.1:0".parse().unwrap(), "--resp-listen").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let doorway = Doorway::new(listener, 1, stop.clone());
+        let _clients = [
+            TcpStream::connect(address).await.unwrap(),
+            TcpStream::connect(address).await.unwrap(),
+            TcpStream::connect(address).await.unwrap(),
+        ];
+        let Some(Arrival::Admitted(_, _, place)) = doorway.next().await else { panic!("there is a place") };
+        assert!(matches!(doorway.next().await, Some(Arrival::Refused(_))));
+        drop(place);
+        assert!(matches!(doorway.next().await, Some(Arrival::Admitted(..))));
+        stop.cancel();
+        assert!(doorway.next().await.is_none());
+    }
 
     #[tokio::test]
     async fn a_taken_port_names_the_flag() {

@@ -1,8 +1,9 @@
 """A link shortener: links in the database, hot links and click counters in the grid.
 
 The same application as ../component, as a plain process under the contract of Cloud Run: it serves HTTP on $PORT. It
-uses Python's standard library only: the DynamoDB API at $AWS_ENDPOINT_URL_DYNAMODB for the database, the Redis
-protocol at $REDIS_URL for the grid. With packages, this would be boto3 and redis-py, unchanged.
+uses Python's standard library only, and reaches both over HTTP: the DynamoDB API at $AWS_ENDPOINT_URL_DYNAMODB for the
+database, commands of Redis at $UPSTASH_REDIS_REST_URL for the grid. With packages, this would be boto3, and redis-py at
+$REDIS_URL or upstash-redis, unchanged.
 """
 
 import http.client
@@ -11,7 +12,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import urllib.parse
@@ -31,29 +31,37 @@ class NotFound(Exception):
     """There is no such table."""
 
 
-class Database(threading.local):
-    """The DynamoDB API over one connection a thread."""
+class Service(threading.local):
+    """JSON over HTTP, one connection a thread."""
 
-    def __init__(self):
-        url = urllib.parse.urlsplit(os.environ["AWS_ENDPOINT_URL_DYNAMODB"])
+    def __init__(self, url):
+        url = urllib.parse.urlsplit(url)
         self.connection = http.client.HTTPConnection(url.hostname, url.port, timeout=10)
+
+    def post(self, body, headers):
+        try:
+            return self.once(body, headers)
+        except (ConnectionError, http.client.HTTPException):
+            # The server closes connections that were idle for long: once more, on a new one.
+            self.connection.close()
+            return self.once(body, headers)
+
+    def once(self, body, headers):
+        self.connection.request("POST", "/", json.dumps(body), headers)
+        response = self.connection.getresponse()
+        return response.status, json.loads(response.read())
+
+
+class Database(Service):
+    """The DynamoDB API."""
 
     def call(self, operation, **request):
         headers = {
             "Content-Type": "application/x-amz-json-1.0",
             "X-Amz-Target": "DynamoDB_20120810." + operation,
         }
-        body = json.dumps(request)
-        try:
-            self.connection.request("POST", "/", body, headers)
-            response = self.connection.getresponse()
-        except (ConnectionError, http.client.HTTPException):
-            # The server closes connections that were idle for long: once more, on a new one.
-            self.connection.close()
-            self.connection.request("POST", "/", body, headers)
-            response = self.connection.getresponse()
-        answer = json.loads(response.read())
-        if response.status == 200:
+        status, answer = self.post(request, headers)
+        if status == 200:
             return answer
         error = answer.get("__type", "").rpartition("#")[2]
         if error in ("ConditionalCheckFailedException", "ResourceInUseException"):
@@ -63,42 +71,18 @@ class Database(threading.local):
         raise RuntimeError(answer)
 
 
-class Grid(threading.local):
-    """The Redis protocol over one connection a thread."""
+class Grid(Service):
+    """Commands of Redis as JSON."""
 
-    def __init__(self):
-        self.stream = None
-
-    def call(self, *arguments):
-        try:
-            return self.once(arguments)
-        except (ConnectionError, EOFError):
-            self.stream = None
-            return self.once(arguments)
-
-    def once(self, arguments):
-        if self.stream is None:
-            url = urllib.parse.urlsplit(os.environ["REDIS_URL"])
-            self.stream = socket.create_connection((url.hostname, url.port), timeout=10).makefile("rwb")
-        parts = [str(argument).encode() for argument in arguments]
-        self.stream.write(b"*%d\r\n" % len(parts))
-        for part in parts:
-            self.stream.write(b"$%d\r\n%s\r\n" % (len(part), part))
-        self.stream.flush()
-        line = self.stream.readline()
-        if not line:
-            raise EOFError
-        kind, rest = line[:1], line[1:-2]
-        if kind == b"-":
-            raise RuntimeError(rest.decode())
-        if kind == b"$":
-            length = int(rest)
-            return None if length < 0 else self.stream.read(length + 2)[:-2].decode()
-        return int(rest) if kind == b":" else None if kind == b"_" else rest.decode()
+    def call(self, *command):
+        status, answer = self.post(command, {"Content-Type": "application/json"})
+        if status == 200:
+            return answer["result"]
+        raise RuntimeError(answer)
 
 
-database = Database()
-grid = Grid()
+database = Database(os.environ["AWS_ENDPOINT_URL_DYNAMODB"])
+grid = Grid(os.environ["UPSTASH_REDIS_REST_URL"])
 
 
 def with_table(call):

@@ -18,9 +18,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use trimaran_net::listen::{Arrival, Doorway};
 use trimaran_net::status::{Class, Classified as _};
 
 use crate::invocation::ID_HEADER;
@@ -51,7 +51,6 @@ struct Names {
 pub(crate) async fn serve(listener: TcpListener, router: Router, domain: &str, stop: CancellationToken) {
     let suffix = if domain.is_empty() { String::new() } else { format!(".{domain}") };
     let names = Arc::new(Names { suffix });
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
     let mut server = auto::Builder::new(TokioExecutor::new());
     // Also how long a connection may be idle between two requests.
@@ -61,28 +60,12 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, domain: &str, s
         .timer(TokioTimer::new())
         .keep_alive_interval(HEAD_TIME_MAX)
         .max_header_list_size(HEAD_BYTES_MAX as u32);
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file handles, say: those that are open go on.
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-                continue;
-            }
-        };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+    let doorway = Doorway::new(listener, CONNECTIONS_MAX, stop);
+    while let Some(arrival) = doorway.next().await {
+        let Arrival::Admitted(stream, peer, place) = arrival else {
             debug!("CONNECTIONS_MAX is reached; a connection is closed");
             continue;
         };
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "a connection ended before it began");
-            continue;
-        }
         let (router, names) = (router.clone(), Arc::clone(&names));
         let service = service_fn(move |request| {
             let (router, names) = (router.clone(), Arc::clone(&names));

@@ -4,6 +4,8 @@ pub mod grpc;
 
 pub mod resp;
 
+pub(crate) mod http;
+
 use crate::error::Error;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 

@@ -26,7 +26,9 @@ use crate::router::Router;
 /// What a connection has been told.
 #[derive(Debug)]
 pub struct Session {
-    /// Its number on this node.
+    /// The front that it came to.
+    pub front: &'static str,
+    /// Its number on this node and front.
     pub id: u64,
     /// The protocol it speaks.
     pub protocol: Protocol,
@@ -35,8 +37,8 @@ pub struct Session {
 
 impl Session {
     /// A new connection.
-    pub fn new(id: u64) -> Self {
-        Self { id, protocol: Protocol::Resp2, name: Bytes::new() }
+    pub fn new(front: &'static str, id: u64) -> Self {
+        Self { front, id, protocol: Protocol::Resp2, name: Bytes::new() }
     }
 }
 
@@ -271,7 +273,7 @@ pub fn plan(session: &mut Session, router: &Router, arguments: &[Bytes]) -> Plan
         Err(refusal) => Err(refusal),
     };
     planned.unwrap_or_else(|refusal| {
-        crate::metrics::refused("resp").increment(1);
+        crate::metrics::refused(session.front).increment(1);
         let mut out = BytesMut::new();
         match refusal {
             Refusal::Text(text) => reply::error(&mut out, &text),

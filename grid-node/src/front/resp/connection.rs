@@ -23,7 +23,7 @@ pub(super) fn plan(
         "echo" => said(session, |out| reply::bulk(out, &arguments[1])),
         "quit" => said(session, |out| reply::simple(out, "OK")).and_close(),
         "reset" => {
-            *session = Session::new(session.id);
+            *session = Session::new(session.front, session.id);
             said(session, |out| reply::simple(out, "RESET"))
         }
         "select" => match integer(&arguments[1])? {

@@ -5,17 +5,16 @@
 //! Next: [`parse`] (bytes to arguments), [`command`] (arguments to what is to be done), [`reply`] (answers to bytes).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
+use trimaran_net::listen::{Arrival, Doorway};
 use trimaran_proto::state::grid::{Query, QueryReply, Reply};
 
 use crate::error::Error;
@@ -42,44 +41,35 @@ const READ_BYTES: usize = 64 << 10;
 
 /// Accepts connections until `stop`; those that are open end when their client has its answers.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let ids = Arc::new(AtomicU64::new(1));
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
-        };
-        let mut stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors, say: others may close theirs.
-                warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    let doorway = Doorway::new(listener, CONNECTIONS_MAX, stop.clone());
+    let ids = AtomicU64::new(1);
+    while let Some(arrival) = doorway.next().await {
+        let (stream, place) = match arrival {
+            Arrival::Admitted(stream, _, place) => (stream, place),
+            Arrival::Refused(mut stream) => {
+                metrics::refused("resp").increment(1);
+                tokio::spawn(async move {
+                    let text = format!(
+                        "-ERR max number of clients reached (CONNECTIONS_MAX = {CONNECTIONS_MAX})\r\n"
+                    );
+                    // It is told if it listens.
+                    let _gone = timeout(UNREAD_ANSWER_MAX, stream.write_all(text.as_bytes())).await;
+                });
                 continue;
             }
-        };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            metrics::refused("resp").increment(1);
-            tokio::spawn(async move {
-                let text =
-                    format!("-ERR max number of clients reached (CONNECTIONS_MAX = {CONNECTIONS_MAX})\r\n");
-                // It is told if it listens.
-                let _gone = timeout(UNREAD_ANSWER_MAX, stream.write_all(text.as_bytes())).await;
-            });
-            continue;
         };
         let connection = Connection {
             stream,
             router: router.clone(),
-            session: Session::new(ids.fetch_add(1, Ordering::Relaxed)),
+            session: Session::new("resp", ids.fetch_add(1, Ordering::Relaxed)),
             stop: stop.clone(),
         };
         tokio::spawn(async move {
-            metrics::connections().increment(1);
+            metrics::connections("resp").increment(1);
             if let Err(error) = connection.run().await {
                 debug!(%error, "connection ended");
             }
-            metrics::connections().decrement(1);
+            metrics::connections("resp").decrement(1);
             drop(place);
         });
     }
@@ -94,7 +84,6 @@ struct Connection {
 
 impl Connection {
     async fn run(mut self) -> std::io::Result<()> {
-        self.stream.set_nodelay(true)?;
         let mut inbound = BytesMut::with_capacity(READ_BYTES);
         let mut outbound = BytesMut::with_capacity(READ_BYTES);
         loop {
@@ -112,7 +101,7 @@ impl Connection {
                 }
             }
             let whole = !requests.is_empty();
-            let go_on = self.answer(requests, &mut outbound).await;
+            let go_on = answer(&self.router, &mut self.session, requests, &mut outbound).await;
             if let Some(error) = &refused {
                 reply::error(&mut outbound, &format!("ERR Protocol error: {error}"));
             }
@@ -157,39 +146,49 @@ impl Connection {
             Err(error) => Err(error),
         }
     }
+}
 
-    /// Answers requests in order. False if the client asked to be closed.
-    async fn answer(&mut self, requests: Vec<Vec<Bytes>>, outbound: &mut BytesMut) -> bool {
-        if requests.is_empty() {
-            return true;
-        }
-        metrics::commands("resp").increment(requests.len() as u64);
-        let mut planned: Vec<Planned> = Vec::with_capacity(requests.len());
-        for arguments in requests {
-            let plan = command::plan(&mut self.session, &self.router, &arguments);
-            if plan.closes {
-                planned.push(plan);
-                self.carry_out(&mut planned, outbound).await;
-                return false;
-            }
-            // What can go together: reads with reads, writes with writes; a scan alone.
-            if planned.first().is_some_and(|first| !first.goes_with(&plan)) {
-                self.carry_out(&mut planned, outbound).await;
-            }
-            planned.push(plan);
-        }
-        self.carry_out(&mut planned, outbound).await;
-        true
+/// Answers requests in order. False if the client asked to be closed.
+pub(super) async fn answer(
+    router: &Router,
+    session: &mut Session,
+    requests: Vec<Vec<Bytes>>,
+    outbound: &mut BytesMut,
+) -> bool {
+    if requests.is_empty() {
+        return true;
     }
-
-    async fn carry_out(&self, planned: &mut Vec<Planned>, outbound: &mut BytesMut) {
-        let outcomes = carry_out(&self.router, planned).await;
-        for (plan, outcome) in planned.drain(..).zip(outcomes) {
-            if outcome.is_err() {
-                metrics::refused("resp").increment(1);
-            }
-            plan.render(outcome, outbound);
+    metrics::commands(session.front).increment(requests.len() as u64);
+    let mut planned: Vec<Planned> = Vec::with_capacity(requests.len());
+    for arguments in requests {
+        let plan = command::plan(session, router, &arguments);
+        // What can go together: reads with reads, writes with writes; a scan alone.
+        if planned.first().is_some_and(|first| !first.goes_with(&plan)) {
+            render_all(router, session.front, &mut planned, outbound).await;
         }
+        let closes = plan.closes;
+        planned.push(plan);
+        if closes {
+            render_all(router, session.front, &mut planned, outbound).await;
+            return false;
+        }
+    }
+    render_all(router, session.front, &mut planned, outbound).await;
+    true
+}
+
+async fn render_all(
+    router: &Router,
+    front: &'static str,
+    planned: &mut Vec<Planned>,
+    outbound: &mut BytesMut,
+) {
+    let outcomes = carry_out(router, planned).await;
+    for (plan, outcome) in planned.drain(..).zip(outcomes) {
+        if outcome.is_err() {
+            metrics::refused(front).increment(1);
+        }
+        plan.render(outcome, outbound);
     }
 }
 

@@ -12,15 +12,14 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
+use trimaran_net::http1;
+use trimaran_net::listen::{Arrival, Doorway};
 
 use crate::limits::{BODY_BYTES_MAX, CONNECTIONS_MAX, HALF_REQUEST_MAX, IDLE_CONNECTION_MAX};
 use crate::metrics;
@@ -38,62 +37,27 @@ const TARGET: &str = "DynamoDB_20120810.";
 
 /// Serves connections until `stop`, then lets each have the answers under way.
 pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let doorway = Doorway::new(listener, CONNECTIONS_MAX, stop.clone());
     let connections = TaskTracker::new();
     let numbers = Arc::new(AtomicU64::new(0));
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file handles, say: those that are open go on.
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-                continue;
-            }
-        };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+    while let Some(arrival) = doorway.next().await {
+        let Arrival::Admitted(stream, _, place) = arrival else {
             debug!("CONNECTIONS_MAX is reached; a connection is closed");
             continue;
         };
         let (router, stop, numbers) = (router.clone(), stop.clone(), Arc::clone(&numbers));
         connections.spawn(async move {
             metrics::connections().increment(1.0);
-            connection(stream, router, stop, numbers).await;
+            http1::serve(stream, IDLE_CONNECTION_MAX, stop, |request| {
+                respond(&router, request, numbers.fetch_add(1, Ordering::Relaxed))
+            })
+            .await;
             metrics::connections().decrement(1.0);
             drop(place);
         });
     }
     connections.close();
     connections.wait().await;
-}
-
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, numbers: Arc<AtomicU64>) {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "a connection ended before it began");
-        return;
-    }
-    let service = service_fn(move |request| {
-        let (router, number) = (router.clone(), numbers.fetch_add(1, Ordering::Relaxed));
-        async move { Ok::<_, std::convert::Infallible>(respond(&router, request, number).await) }
-    });
-    let mut http = hyper::server::conn::http1::Builder::new();
-    // Also how long a connection may be idle between two requests.
-    http.timer(TokioTimer::new()).header_read_timeout(IDLE_CONNECTION_MAX);
-    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = ended {
-        debug!(%error, "a connection broke");
-    }
 }
 
 async fn respond(router: &Router, request: Request<Incoming>, number: u64) -> Response<Full<Bytes>> {
