@@ -7,6 +7,7 @@ use prost::Message as _;
 const FILES: &[&str] = &[
     "api/error.proto",
     "api/placement.proto",
+    "api/cluster.proto",
     "api/grid.proto",
     "api/database.proto",
     "api/functions.proto",

@@ -1,6 +1,6 @@
 //! Descriptors to and from the wire, for nodes and clients alike.
 
-use trimaran_placement::table::{self, Partition, Replica, Table};
+use trimaran_placement::table::{self, Partition, Replica, ReplicaState, Table};
 use trimaran_placement::token::Token;
 use trimaran_proto::api::placement as wire;
 
@@ -14,10 +14,20 @@ pub fn put(partition: &Partition) -> wire::Partition {
         replicas: partition
             .replicas
             .iter()
-            .map(|replica| wire::Replica { id: replica.id, node_id: replica.node })
+            .map(|replica| wire::Replica {
+                id: replica.id,
+                node_id: replica.node,
+                state: match replica.state {
+                    ReplicaState::Member => wire::ReplicaState::Unspecified,
+                    ReplicaState::Joining => wire::ReplicaState::Joining,
+                    ReplicaState::Leaving => wire::ReplicaState::Leaving,
+                }
+                .into(),
+            })
             .collect(),
         voters: partition.voters.clone(),
         leader_hint: partition.leader_hint.unwrap_or(0),
+        preferred_leader: partition.preferred_leader.unwrap_or(0),
         lost: partition.lost,
     }
 }
@@ -32,10 +42,19 @@ pub fn get(partition: &wire::Partition) -> Partition {
         replicas: partition
             .replicas
             .iter()
-            .map(|replica| Replica { id: replica.id, node: replica.node_id })
+            .map(|replica| Replica {
+                id: replica.id,
+                node: replica.node_id,
+                state: match replica.state() {
+                    wire::ReplicaState::Unspecified => ReplicaState::Member,
+                    wire::ReplicaState::Joining => ReplicaState::Joining,
+                    wire::ReplicaState::Leaving => ReplicaState::Leaving,
+                },
+            })
             .collect(),
         voters: partition.voters.clone(),
         leader_hint: Some(partition.leader_hint).filter(|&replica| replica != 0),
+        preferred_leader: Some(partition.preferred_leader).filter(|&replica| replica != 0),
         lost: partition.lost,
     }
 }

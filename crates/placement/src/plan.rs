@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::ring::{Member, Ring};
-use crate::table::{Partition, Replica};
+use crate::table::{Partition, Replica, ReplicaState};
 use crate::token::Token;
 use crate::{NodeId, PartitionId, ReplicaId};
 
@@ -53,8 +53,11 @@ pub fn first_placement(
             if let Some(&leader) = nodes.first() {
                 *leads.entry(leader).or_insert(0) += 1;
             }
-            let replicas: Vec<Replica> =
-                nodes.into_iter().zip(next_replica..).map(|(node, id)| Replica { id, node }).collect();
+            let replicas: Vec<Replica> = nodes
+                .into_iter()
+                .zip(next_replica..)
+                .map(|(node, id)| Replica { id, node, state: ReplicaState::Member })
+                .collect();
             next_replica += replicas.len() as u64;
             Partition {
                 id,
@@ -63,6 +66,7 @@ pub fn first_placement(
                 epoch: 1,
                 voters: replicas.iter().map(|replica| replica.id).collect(),
                 leader_hint: replicas.first().map(|replica| replica.id),
+                preferred_leader: replicas.first().map(|replica| replica.id),
                 replicas,
                 lost: false,
             }

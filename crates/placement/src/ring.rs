@@ -86,6 +86,14 @@ impl Ring {
         Self { members, ring }
     }
 
+    /// All nodes in the order in which they come behind the partition's point.
+    pub fn walk(&self, partition: PartitionId) -> Vec<NodeId> {
+        if self.members.is_empty() {
+            return Vec::new();
+        }
+        self.ring.replicas(Point(token::partition_point(partition))).map(|point| point.0).collect()
+    }
+
     /// The nodes that should hold a partition, best first: the walk from the partition's point, taking nodes of
     /// zones not yet taken, then others, and passing over nodes whose `load` (replicas they hold already) is above
     /// the bound for `total` replicas. Fewer than `copies` only if there are fewer members.
@@ -102,12 +110,7 @@ impl Ring {
             let bound = (total * weight * (100 + LOAD_MARGIN_PERCENT)).div_ceil(weights.max(1) * 100);
             load.get(&node).copied().unwrap_or(0) < bound
         };
-        let walk: Vec<NodeId> = if self.members.is_empty() {
-            Vec::new()
-        } else {
-            self.ring.replicas(Point(token::partition_point(partition))).map(|point| point.0).collect()
-        };
-
+        let walk = self.walk(partition);
         let mut chosen: Vec<NodeId> = Vec::with_capacity(copies);
         let mut zones: BTreeSet<&str> = BTreeSet::new();
         // Three passes, each less particular than the one before: room and a new zone; room; anybody.

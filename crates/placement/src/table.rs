@@ -15,6 +15,20 @@ pub struct Replica {
     pub id: ReplicaId,
     /// The node that has it.
     pub node: NodeId,
+    /// Where it is in a move.
+    pub state: ReplicaState,
+}
+
+/// A move adds a copy and takes another away; both are there until the group has changed its voters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// A full member.
+    #[default]
+    Member,
+    /// To become one.
+    Joining,
+    /// To go once the group does without it.
+    Leaving,
 }
 
 /// One contiguous range of tokens and its copies.
@@ -28,12 +42,14 @@ pub struct Partition {
     pub last: Token,
     /// Grows with every change of range or replicas.
     pub epoch: u64,
-    /// The copies, voters of the group.
+    /// The copies, those that come and go in a move among them.
     pub replicas: Vec<Replica>,
     /// Replicas that vote in the group now; where they differ from `replicas`, a change is under way.
     pub voters: Vec<ReplicaId>,
     /// Where the leader was last seen.
     pub leader_hint: Option<ReplicaId>,
+    /// Who is to lead when all is well.
+    pub preferred_leader: Option<ReplicaId>,
     /// A majority of the copies is gone and cannot come back.
     pub lost: bool,
 }
@@ -42,6 +58,19 @@ impl Partition {
     /// True if `token` lies in the range.
     pub fn contains(&self, token: Token) -> bool {
         self.first <= token && token <= self.last
+    }
+
+    /// True while a copy comes or goes.
+    pub fn is_moving(&self) -> bool {
+        self.replicas.iter().any(|replica| replica.state != ReplicaState::Member)
+    }
+
+    /// The nodes that are to have a copy when all moves are done.
+    pub fn wanted_nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.replicas
+            .iter()
+            .filter(|replica| replica.state != ReplicaState::Leaving)
+            .map(|replica| replica.node)
     }
 
     /// The node that has the replica, if it is one of this partition's.
@@ -157,9 +186,10 @@ mod tests {
             first: Token(first),
             last: Token(last),
             epoch: 1,
-            replicas: vec![Replica { id: id * 10, node: 1 }],
+            replicas: vec![Replica { id: id * 10, node: 1, state: ReplicaState::Member }],
             voters: vec![id * 10],
             leader_hint: None,
+            preferred_leader: None,
             lost: false,
         }
     }
