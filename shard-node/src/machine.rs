@@ -98,6 +98,10 @@ impl Machine for ShardMachine {
         })
     }
 
+    fn forget(&mut self) -> Result<(), Stop> {
+        self.store.forget().map_err(stop)
+    }
+
     fn persist(&self) -> Persist {
         let engine = Arc::clone(self.store.engine());
         Box::new(move || engine.flush().map_err(stop))

@@ -415,6 +415,15 @@ impl Store {
         Ok(())
     }
 
+    /// Removes everything of this partition. Interrupted, it is to be called again.
+    pub fn forget(&mut self) -> Result<(), StorageError> {
+        self.begin_restore()?;
+        let mut mark = Batch::default();
+        mark.delete(self.own(b'R', &[]));
+        self.engine.write(mark)?;
+        self.engine.flush()
+    }
+
     /// Takes over what a snapshot says beside the rows.
     pub fn restore_head(&mut self, version: u64, tables: Vec<(u64, Stats)>, dropped: Vec<u64>) {
         self.version = version;

@@ -1,6 +1,6 @@
 //! One Raft group as its users see it: propose a command, read the machine, change who holds it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::batch::{self, PROPOSALS_MAX, Proposal};
 use crate::error::{Error, Leader};
 use crate::machine::Machine;
 use crate::session::RequestId;
-use crate::types::{Command, Config, Place};
+use crate::types::{Command, Config, LogId, Place};
 
 /// Largest command, bytes.
 pub const COMMAND_BYTES_MAX: usize = 32 << 20;
@@ -64,6 +64,8 @@ pub struct Status {
     pub voters: Vec<u64>,
     /// Replicas that only follow.
     pub learners: Vec<u64>,
+    /// Of a leader: up to which index the log of each other replica is known to agree with its own.
+    pub progress: BTreeMap<u64, u64>,
 }
 
 /// A replica of a group on this node. Clones are the same replica.
@@ -252,6 +254,12 @@ impl<M: Machine> Group<M> {
             applied: metrics.last_applied.map_or(0, |applied| applied.index()),
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
+            progress: metrics
+                .replication
+                .iter()
+                .flatten()
+                .map(|(&replica, at)| (replica, at.as_ref().map_or(0, LogId::index)))
+                .collect(),
         }
     }
 
@@ -262,34 +270,6 @@ impl<M: Machine> Group<M> {
             self.inner.ceded_term.store(term, Ordering::Release);
         }
         self.inner.raft.trigger().transfer_leader(to).await.map_err(|_fatal| self.stopped())
-    }
-
-    /// Makes `members` the voters of the group and drops everybody else: learners first, until they have caught up,
-    /// then by joint consensus. Only the leader can; calling it again after a failure goes on where it stopped.
-    pub async fn set_members(&self, members: &[Member]) -> Result<(), Error> {
-        let refused =
-            |action: &'static str, reason: String| Error::Refused { group: self.inner.id, action, reason };
-        let known: BTreeSet<u64> = {
-            let status = self.status();
-            status.voters.into_iter().chain(status.learners).collect()
-        };
-        for member in members.iter().filter(|member| !known.contains(&member.replica)) {
-            self.inner
-                .raft
-                .add_learner(member.replica, Place { node: member.node }, true)
-                .await
-                .map_err(|error| refused("add a learner", error.to_string()))?;
-        }
-        let voters: BTreeSet<u64> = members.iter().map(|member| member.replica).collect();
-        let now: BTreeSet<u64> = self.status().voters.into_iter().collect();
-        if now != voters || known.difference(&voters).next().is_some() {
-            self.inner
-                .raft
-                .change_membership(voters, false)
-                .await
-                .map_err(|error| refused("change the voters", error.to_string()))?;
-        }
-        Ok(())
     }
 
     /// Founds the group with these voters. Only for a group that never existed; on one replica only.
@@ -313,7 +293,7 @@ impl<M: Machine> Group<M> {
         self.inner.raft.trigger().snapshot().await.map_err(|_fatal| self.stopped())
     }
 
-    fn stopped(&self) -> Error {
+    pub(crate) fn stopped(&self) -> Error {
         let metrics = self.inner.raft.metrics();
         let reason = match &metrics.borrow_watched().running_state {
             Ok(()) => "it is shutting down".to_owned(),

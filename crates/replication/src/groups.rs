@@ -17,7 +17,7 @@ use trimaran_storage::wal::{self, Wal};
 
 use crate::apply::Applier;
 use crate::batch::PROPOSALS_MAX;
-use crate::error::Error;
+use crate::error::{Error, Stop};
 use crate::group::{Group, Inner, Status};
 use crate::log::Log;
 use crate::machine::Machine;
@@ -145,6 +145,7 @@ struct Opened {
     inbound: Arc<dyn Inbound>,
     log: Log,
     status: Box<dyn Fn() -> Status + Send + Sync>,
+    forget: Box<dyn Fn() -> futures::future::BoxFuture<'static, Result<(), Stop>> + Send + Sync>,
     stop: Box<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>,
 }
 
@@ -235,6 +236,7 @@ impl Groups {
         );
         tokio::spawn(compact_when_long(group.clone(), log.clone(), self.inner.options.log_bytes_max));
         let stop_raft = raft.clone();
+        let forgotten = Arc::clone(&group.inner.state);
         let opened = Opened {
             inbound: Arc::new(Local { replica, group: id, raft, store, receiving: Arc::default() }),
             log,
@@ -242,6 +244,14 @@ impl Groups {
                 let group = group.clone();
                 Box::new(move || group.status())
             },
+            forget: Box::new(move || {
+                let state = Arc::clone(&forgotten);
+                Box::pin(async move {
+                    let forget = move || state.write().machine.forget();
+                    let forgotten = tokio::task::spawn_blocking(forget).await;
+                    forgotten.unwrap_or_else(|panicked| Err(Stop::new(panicked.to_string())))
+                })
+            }),
             stop: Box::new(move || {
                 let raft = stop_raft.clone();
                 Box::pin(async move {
@@ -269,13 +279,35 @@ impl Groups {
         let opened = self.inner.open.write().remove(&id);
         let Some(opened) = opened else { return Ok(()) };
         (opened.stop)().await;
-        let failed =
-            |error: std::io::Error| Error::Refused { group: id, action: "remove", reason: error.to_string() };
-        opened.log.wipe().await.map_err(failed)?;
+        // The log last: while it is there, a node that starts again knows what is left to be removed.
+        (opened.forget)().await.map_err(|stop| not_removed(id, stop))?;
         if let Some(durable) = &self.inner.durable {
-            durable.snapshots.remove(id).map_err(failed)?;
+            durable.snapshots.remove(id).map_err(|error| not_removed(id, error))?;
         }
-        Ok(())
+        opened.log.wipe().await.map_err(|error| not_removed(id, error))
+    }
+
+    /// Forgets the data of a group that this node had in its life before and that was removed since. True if there was
+    /// any. `machine` makes its machine.
+    pub async fn remove_recovered<M: Machine>(
+        &self,
+        id: u64,
+        machine: impl FnOnce() -> M,
+    ) -> Result<bool, Error> {
+        let Some(durable) = &self.inner.durable else { return Ok(false) };
+        let recovered = durable.recovered.lock().remove(&id);
+        if recovered.is_none() {
+            return Ok(false);
+        }
+        let mut machine = machine();
+        let forgotten = tokio::task::spawn_blocking(move || machine.forget()).await;
+        let forgotten = forgotten.unwrap_or_else(|panicked| Err(Stop::new(panicked.to_string())));
+        forgotten.map_err(|stop| not_removed(id, stop))?;
+        durable.snapshots.remove(id).map_err(|error| not_removed(id, error))?;
+        let log = Log::durable(id, Arc::clone(&durable.wal), None, true)
+            .map_err(|malformed| not_removed(id, malformed))?;
+        log.wipe().await.map_err(|error| not_removed(id, error))?;
+        Ok(true)
     }
 
     /// Ends the lines to and from this node, so that its server can stop; groups still open are cut off.
@@ -310,6 +342,10 @@ impl Groups {
     pub(crate) fn inbound(&self, id: u64) -> Option<Arc<dyn Inbound>> {
         self.inner.open.read().get(&id).map(|opened| Arc::clone(&opened.inbound))
     }
+}
+
+fn not_removed(group: u64, error: impl std::fmt::Display) -> Error {
+    Error::Refused { group, action: "remove", reason: error.to_string() }
 }
 
 fn openraft_config(timing: Timing) -> Result<openraft::Config, openraft::ConfigError> {

@@ -9,6 +9,8 @@ pub mod machine;
 
 pub mod group;
 
+pub mod members;
+
 pub mod groups;
 
 pub mod session;

@@ -50,6 +50,11 @@ pub trait Machine: Send + Sync + 'static {
         Ok(Recovered::Nothing)
     }
 
+    /// This copy was removed from its group: everything of it that is on disk goes. Nothing is called afterwards.
+    fn forget(&mut self) -> Result<(), Stop> {
+        Ok(())
+    }
+
     /// Makes everything committed durable, before the log behind it is cut.
     fn persist(&self) -> Persist {
         Box::new(|| Ok(()))
