@@ -72,6 +72,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "memory|buffered|fsync")]
     #[serde(skip_serializing_if = "Option::is_none")]
     durability: Option<String>,
+    /// How long another node may be silent before its copies are made anew elsewhere, seconds [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replace_after_s: Option<u64>,
+    /// When asked to stop, move everything away first: the node does not come back. A second signal stops at once
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    drain: bool,
     /// Nodes of one zone fail together; copies are spread over zones
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -22,10 +22,15 @@ pub(crate) async fn run<S: Future<Output = ()>>(
     let admin_listener = trimaran_net::listen::listen(admin_listen, "--admin-listen")?;
     let admin = admin::serve(admin_listener, readiness.clone(), telemetry::install_metrics(), stop.clone());
     let admin = tokio::spawn(admin);
-    let stopped = start(readiness.clone(), stop.clone()).await?;
-    stop.cancelled().await;
-    readiness.set(false);
-    stopped.await;
+    let mut stopped = std::pin::pin!(start(readiness.clone(), stop.clone()).await?);
+    tokio::select! {
+        () = stop.cancelled() => {
+            readiness.set(false);
+            stopped.await;
+        }
+        // By itself: it is not wanted any more.
+        () = stopped.as_mut() => stop.cancel(),
+    }
     admin.await?.context("the admin server failed")?;
     Ok(ExitCode::SUCCESS)
 }

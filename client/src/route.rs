@@ -15,8 +15,8 @@ use trimaran_net::dial::{Dial, TcpDial, channel};
 use trimaran_net::pipeline::Pipeline;
 use trimaran_placement::table::Table;
 use trimaran_placement::token::Token;
-use trimaran_proto::api::placement::GetTableRequest;
 use trimaran_proto::api::placement::placement_client::PlacementClient;
+use trimaran_proto::api::placement::{GetTableRequest, NodeState};
 
 use crate::error::Error;
 
@@ -69,7 +69,8 @@ impl Routes {
                         .map_err(|bad| Error::Broken(format!("the partition table of {address}: {bad}")))?;
                     let known = self.view.load().as_ref().map_or(0, |view| view.table.version());
                     if table.version() >= known {
-                        let addresses = reply.nodes.into_iter().map(|node| (node.id, node.address)).collect();
+                        let there = reply.nodes.into_iter().filter(|node| node.state() != NodeState::Gone);
+                        let addresses = there.map(|node| (node.id, node.address)).collect();
                         self.view.store(Some(Arc::new(View { table, addresses })));
                     }
                     return Ok(());

@@ -61,7 +61,10 @@ pub struct Node {
     pub grpc: SocketAddr,
     router: Router,
     groups: Groups,
+    cluster: Cluster,
+    drain: bool,
     stop: CancellationToken,
+    ending: CancellationToken,
     leaving: CancellationToken,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     resp_server: tokio::task::JoinHandle<()>,
@@ -69,8 +72,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node and returns when it takes requests. It stops when `stop` is cancelled and [`Node::stopped`]
-    /// returns.
+    /// Starts a node and returns when it takes requests. It stops when `stop` is cancelled, or the node is gone from its
+    /// cluster, and [`Node::stopped`] returns.
     pub async fn start(
         options: Options,
         readiness: Readiness,
@@ -141,6 +144,7 @@ impl Node {
                 } else {
                     groups::Durability::Flushed
                 },
+                replace_after: Duration::from_secs(options.replace_after_s),
                 lost_memory,
             },
             groups.clone(),
@@ -152,6 +156,8 @@ impl Node {
             Durability::Memory => groups::Durability::Memory,
             Durability::Buffered | Durability::Fsync => groups::Durability::Log,
         };
+        // Later than `stop`: a node that is drained serves until it is empty.
+        let ending = CancellationToken::new();
         let leaving = CancellationToken::new();
         let replicas = Replicas::keep(cluster.clone(), data_durability, GridMachine::new);
         let router = Router::new(cluster.clone(), replicas, clock, random.random(), leaving.clone());
@@ -169,10 +175,11 @@ impl Node {
             .add_service(groups.service())
             .add_service(cluster.cluster_service())
             .add_service(cluster.placement_service())
-            .add_service(front::grpc::service(router.clone(), stop.clone()))
+            .add_service(cluster.admin_service())
+            .add_service(front::grpc::service(router.clone(), ending.clone()))
             .add_service(health_service)
             .add_service(reflection)
-            .serve_with_incoming_shutdown(listen::incoming(grpc_listener), stop.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(listen::incoming(grpc_listener), ending.clone().cancelled_owned());
         let server = tokio::spawn(server);
 
         tokio::select! {
@@ -180,18 +187,42 @@ impl Node {
             () = stop.cancelled() => return Err(Error::Options("stopped before the node was a member of a cluster")),
         }
         tokio::spawn(expiry::run(router.clone()));
-        let resp_server = tokio::spawn(front::resp::serve(resp_listener, router.clone(), stop.clone()));
-        let http_server = tokio::spawn(front::http::serve(http_listener, router.clone(), stop.clone()));
+        let resp_server = tokio::spawn(front::resp::serve(resp_listener, router.clone(), ending.clone()));
+        let http_server = tokio::spawn(front::http::serve(http_listener, router.clone(), ending.clone()));
         health.set_service_status("", tonic_health::ServingStatus::Serving).await;
         readiness.set(true);
         info!(%resp, %http, %grpc, "grid-node takes requests");
-        Ok(Self { resp, http, grpc, router, groups, stop, leaving, server, resp_server, http_server })
+        Ok(Self {
+            resp,
+            http,
+            grpc,
+            router,
+            groups,
+            cluster,
+            drain: options.drain,
+            stop,
+            ending,
+            leaving,
+            server,
+            resp_server,
+            http_server,
+        })
     }
 
-    /// Returns when `stop` was cancelled and everything has ended: leaderships are given away, connections have had
+    /// Returns when the node has stopped and everything has ended: leaderships are given away, connections have had
     /// their answers, logs are closed.
     pub async fn stopped(self) {
-        self.stop.cancelled().await;
+        tokio::select! {
+            () = self.stop.cancelled() => if self.drain {
+                info!("moving everything to other nodes");
+                match self.cluster.drain().await {
+                    Ok(()) => info!("nothing is left on this node"),
+                    Err(error) => warn!(%error, "the node stops without being drained"),
+                }
+            },
+            () = self.cluster.gone() => warn!("this node is gone from its cluster"),
+        }
+        self.ending.cancel();
         self.router.give_leaderships_away(HANDOVER_MAX).await;
         self.leaving.cancel();
         self.groups.leave_lines();

@@ -41,6 +41,10 @@ pub struct Options {
     pub replication_factor: u32,
     /// What the rows are kept in.
     pub engine: Engine,
+    /// How long a node may be silent before its copies are made anew elsewhere, seconds.
+    pub replace_after_s: u64,
+    /// Move everything away before the node stops, for good.
+    pub drain: bool,
     /// Nodes of one zone fail together.
     pub zone: String,
     /// As in RUST_LOG.
@@ -62,6 +66,8 @@ impl Default for Options {
             partitions: 4,
             replication_factor: 3,
             engine: Engine::Fjall,
+            replace_after_s: 300,
+            drain: false,
             zone: String::new(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,

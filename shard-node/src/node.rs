@@ -59,7 +59,10 @@ pub struct Node {
     pub grpc: SocketAddr,
     router: Router,
     groups: Groups,
+    cluster: Cluster,
+    drain: bool,
     stop: CancellationToken,
+    ending: CancellationToken,
     leaving: CancellationToken,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     dynamodb_server: tokio::task::JoinHandle<()>,
@@ -67,8 +70,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node and returns when it takes requests. It stops when `stop` is cancelled and [`Node::stopped`]
-    /// returns.
+    /// Starts a node and returns when it takes requests. It stops when `stop` is cancelled, or the node is gone from its
+    /// cluster, and [`Node::stopped`] returns.
     pub async fn start(
         options: Options,
         readiness: Readiness,
@@ -126,6 +129,7 @@ impl Node {
                 partitions: options.partitions,
                 replication_factor: options.replication_factor,
                 meta_durability: durability(groups::Durability::Flushed),
+                replace_after: Duration::from_secs(options.replace_after_s),
                 lost_memory: in_memory,
             },
             groups.clone(),
@@ -133,6 +137,8 @@ impl Node {
         )
         .await?;
 
+        // Later than `stop`: a node that is drained serves until it is empty.
+        let ending = CancellationToken::new();
         let leaving = CancellationToken::new();
         let machines = Arc::clone(&engine);
         let replicas =
@@ -155,11 +161,12 @@ impl Node {
             .add_service(groups.service())
             .add_service(cluster.cluster_service())
             .add_service(cluster.placement_service())
+            .add_service(cluster.admin_service())
             .add_service(front::grpc::service(router.clone()))
             .add_service(front::internal::service(router.clone()))
             .add_service(health_service)
             .add_service(reflection)
-            .serve_with_incoming_shutdown(listen::incoming(grpc_listener), stop.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(listen::incoming(grpc_listener), ending.clone().cancelled_owned());
         let server = tokio::spawn(server);
 
         tokio::select! {
@@ -168,17 +175,40 @@ impl Node {
         }
         let sweeper = tokio::spawn(sweep::run(router.clone(), engine));
         let dynamodb_server =
-            tokio::spawn(front::dynamodb::serve(dynamodb_listener, router.clone(), stop.clone()));
+            tokio::spawn(front::dynamodb::serve(dynamodb_listener, router.clone(), ending.clone()));
         health.set_service_status("", tonic_health::ServingStatus::Serving).await;
         readiness.set(true);
         info!(%dynamodb, %grpc, "shard-node takes requests");
-        Ok(Self { dynamodb, grpc, router, groups, stop, leaving, server, dynamodb_server, sweeper })
+        Ok(Self {
+            dynamodb,
+            grpc,
+            router,
+            groups,
+            cluster,
+            drain: options.drain,
+            stop,
+            ending,
+            leaving,
+            server,
+            dynamodb_server,
+            sweeper,
+        })
     }
 
-    /// Returns when `stop` was cancelled and everything has ended: leaderships are given away, connections have had
+    /// Returns when the node has stopped and everything has ended: leaderships are given away, connections have had
     /// their answers, logs are closed.
     pub async fn stopped(self) {
-        self.stop.cancelled().await;
+        tokio::select! {
+            () = self.stop.cancelled() => if self.drain {
+                info!("moving everything to other nodes");
+                match self.cluster.drain().await {
+                    Ok(()) => info!("nothing is left on this node"),
+                    Err(error) => warn!(%error, "the node stops without being drained"),
+                }
+            },
+            () = self.cluster.gone() => warn!("this node is gone from its cluster"),
+        }
+        self.ending.cancel();
         self.router.give_leaderships_away(HANDOVER_MAX).await;
         self.leaving.cancel();
         self.sweeper.abort();

@@ -7,5 +7,6 @@
 
 mod compose_kill;
 mod grid_kill;
+mod grow_and_shrink;
 mod shard_kill;
 mod trio_kill;

@@ -11,15 +11,9 @@ use trimaran_tests::workload::registers::{InTable, Load};
 
 const SEED: u64 = 1;
 
-async fn table(database: &Database, name: &'static str) -> InTable {
-    let partition_key = ("id".to_owned(), KeyType::S);
-    database.create_table(Table { name: name.into(), partition_key, sort_key: None }).await.unwrap();
-    InTable { database: database.clone(), table: name }
-}
-
 async fn every_node_is_killed_in_turn(engine: &str) {
     let mut cluster = Cluster::shard(3, engine, 2).await;
-    let registers = table(&cluster.database_client().await, "registers").await;
+    let registers = InTable::create(cluster.database_client().await, "registers").await;
     let load = Load::start(&registers, 6, SEED);
     let acknowledged = || load.acknowledged.load(Ordering::Acquire);
     until("clients write", async || acknowledged() > 200).await;
@@ -102,7 +96,7 @@ async fn a_table_made_again_under_its_name_is_another_table() {
     }
     for round in 0..5 {
         let database = &databases[round % 3];
-        table(database, "again").await;
+        InTable::create(database.clone(), "again").await;
         // The others may still know the table of before.
         let first = Item::from([("id".to_owned(), "first".into())]);
         database.put_item("again", first.clone()).await.unwrap();

@@ -1,5 +1,6 @@
 //! Real processes.
 
+use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -7,14 +8,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tempfile::TempDir;
+use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use trimaran_client::database::Database;
 use trimaran_client::grid::Grid;
 use trimaran_net::dial::{Dial, TcpDial, channel};
+use trimaran_proto::api::cluster::cluster_admin_client::ClusterAdminClient;
+use trimaran_proto::api::placement::{Partition, ReplicaState, Table};
 use trimaran_proto::internal::cluster::cluster_client::ClusterClient;
-use trimaran_proto::internal::cluster::{StatusReply, StatusRequest};
+use trimaran_proto::internal::cluster::{GroupStatus, StatusReply, StatusRequest};
 
 use super::until;
 
@@ -106,6 +110,27 @@ impl Node {
         child.wait().unwrap().success()
     }
 
+    /// Waits until the process ends by itself. Returns whether it ended well.
+    pub async fn ended(&mut self) -> bool {
+        let mut well = false;
+        until("the process ends", async || match self.child.as_mut().unwrap().try_wait().unwrap() {
+            Some(status) => {
+                well = status.success();
+                true
+            }
+            None => false,
+        })
+        .await;
+        self.child = None;
+        well
+    }
+
+    /// What operators ask it.
+    pub fn admin(&self) -> ClusterAdminClient<Channel> {
+        let dial: Arc<dyn Dial> = Arc::new(TcpDial);
+        ClusterAdminClient::new(channel(&dial, &self.grpc).unwrap())
+    }
+
     /// Waits until it says that it takes requests.
     pub async fn until_ready(&self) {
         let dial: Arc<dyn Dial> = Arc::new(TcpDial);
@@ -128,6 +153,11 @@ impl Node {
         let mut identity: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         identity["machine_boot"] = "another".into();
         std::fs::write(path, identity.to_string()).unwrap();
+    }
+
+    /// True while its process was not ended by us.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// What it has logged.
@@ -210,24 +240,62 @@ impl Dev {
 pub struct Cluster {
     /// The nodes.
     pub nodes: Vec<Node>,
+    recipe: Recipe,
+}
+
+/// How a node of a cluster is started.
+#[derive(Clone, Default)]
+struct Recipe {
+    kind: &'static str,
+    front_flags: &'static [&'static str],
+    more: Vec<String>,
+}
+
+impl Recipe {
+    fn node(&self, grpc: String, join: &str, more: &[(&str, String)]) -> Node {
+        let address = || format!("127.0.0.1:{}", free_port());
+        let mut fronts: Vec<String> = self.front_flags.iter().map(|_| address()).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data").display().to_string();
+        let mut arguments: Vec<String> = vec![self.kind.into()];
+        for (flag, value) in [
+            ("--data-folder", data),
+            ("--grpc-listen", grpc.clone()),
+            ("--admin-listen", address()),
+            ("--join", join.to_owned()),
+        ] {
+            arguments.extend([flag.to_owned(), value]);
+        }
+        for (flag, front) in self.front_flags.iter().zip(&fronts) {
+            arguments.extend([(*flag).to_owned(), front.clone()]);
+        }
+        for (flag, value) in more {
+            arguments.extend([(*flag).to_owned(), value.clone()]);
+        }
+        arguments.extend(self.more.iter().cloned());
+        Node { grpc, front: fronts.remove(0), more_fronts: fronts, arguments, folder, child: None }
+    }
 }
 
 impl Cluster {
     /// Starts `count` grid-nodes as a new cluster and waits until every partition has all of its copies.
     pub async fn grid(count: usize, durability: &str, partitions: u64) -> Self {
-        Self::start(
-            "grid-node",
-            &["--resp-listen", "--http-listen"],
-            count,
-            partitions,
-            &["--durability", durability],
-        )
-        .await
+        Self::grid_with(count, partitions, &["--durability", durability]).await
+    }
+
+    /// Likewise, each with more options.
+    pub async fn grid_with(count: usize, partitions: u64, more: &[&str]) -> Self {
+        Self::start("grid-node", &["--resp-listen", "--http-listen"], count, partitions, more).await
     }
 
     /// Starts `count` shard-nodes with a storage engine, likewise.
     pub async fn shard(count: usize, engine: &str, partitions: u64) -> Self {
-        Self::start("shard-node", &["--dynamodb-listen"], count, partitions, &["--engine", engine]).await
+        Self::shard_with(count, partitions, &["--engine", engine]).await
+    }
+
+    /// Likewise, each with more options.
+    pub async fn shard_with(count: usize, partitions: u64, more: &[&str]) -> Self {
+        Self::start("shard-node", &["--dynamodb-listen"], count, partitions, more).await
     }
 
     /// Starts `count` function-nodes that use a grid and a database, and waits until they take requests.
@@ -258,42 +326,41 @@ impl Cluster {
         for node in &nodes {
             node.until_ready().await;
         }
-        Self { nodes }
+        Self { nodes, recipe: Recipe::default() }
     }
 
-    async fn start(kind: &str, front_flags: &[&str], count: usize, partitions: u64, more: &[&str]) -> Self {
-        let address = || format!("127.0.0.1:{}", free_port());
-        let addresses: Vec<String> = (0..count).map(|_| address()).collect();
+    async fn start(
+        kind: &'static str,
+        front_flags: &'static [&'static str],
+        count: usize,
+        partitions: u64,
+        more: &[&str],
+    ) -> Self {
+        let more = more.iter().map(|&argument| argument.to_owned()).collect();
+        let recipe = Recipe { kind, front_flags, more };
+        let addresses: Vec<String> = (0..count).map(|_| format!("127.0.0.1:{}", free_port())).collect();
         let join = addresses.join(",");
-        let mut nodes = Vec::new();
-        for grpc in addresses {
-            let mut fronts: Vec<String> = front_flags.iter().map(|_| address()).collect();
-            let folder = tempfile::tempdir().unwrap();
-            let data = folder.path().join("data").display().to_string();
-            let mut arguments: Vec<String> = vec![kind.into()];
-            for (flag, value) in [
-                ("--data-folder", data),
-                ("--grpc-listen", grpc.clone()),
-                ("--admin-listen", address()),
-                ("--join", join.clone()),
-                ("--bootstrap", count.to_string()),
-                ("--partitions", partitions.to_string()),
-                ("--replication-factor", count.min(3).to_string()),
-            ] {
-                arguments.extend([flag.to_owned(), value]);
-            }
-            for (flag, front) in front_flags.iter().zip(&fronts) {
-                arguments.extend([(*flag).to_owned(), front.clone()]);
-            }
-            arguments.extend(more.iter().map(|&argument| argument.to_owned()));
-            let mut node =
-                Node { grpc, front: fronts.remove(0), more_fronts: fronts, arguments, folder, child: None };
-            node.start();
-            nodes.push(node);
-        }
-        let cluster = Self { nodes };
+        let born = [
+            ("--bootstrap", count.to_string()),
+            ("--partitions", partitions.to_string()),
+            ("--replication-factor", count.min(3).to_string()),
+        ];
+        let mut nodes: Vec<Node> =
+            addresses.into_iter().map(|grpc| recipe.node(grpc, &join, &born)).collect();
+        nodes.iter_mut().for_each(Node::start);
+        let cluster = Self { nodes, recipe };
         cluster.until_complete().await;
         cluster
+    }
+
+    /// Starts one more node, which joins the cluster. Returns its place.
+    pub async fn add(&mut self) -> usize {
+        let mut node =
+            self.recipe.node(format!("127.0.0.1:{}", free_port()), &self.addresses().join(","), &[]);
+        node.start();
+        node.until_ready().await;
+        self.nodes.push(node);
+        self.nodes.len() - 1
     }
 
     /// gRPC addresses of all nodes.
@@ -311,35 +378,56 @@ impl Cluster {
         Database::connect(self.addresses()).await.unwrap()
     }
 
-    /// Waits until every node sees every partition with all of its copies as voters, and has all of them itself.
-    pub async fn until_complete(&self) {
-        until("every partition has all of its copies", async || {
-            for node in &self.nodes {
+    /// Waits until every node that runs sees every partition with `copies` copies on nodes that run, all of them voters,
+    /// opened under the ids that the table says, and nothing on its way; `also` may ask for more.
+    pub async fn until_settled(&self, copies: usize, also: impl Fn(&Table) -> bool) {
+        until("every partition has all of its copies, and none moves", async || {
+            let mut open: HashSet<(u64, u64)> = HashSet::new();
+            let mut tables = Vec::new();
+            for node in self.nodes.iter().filter(|node| node.is_running()) {
                 let Some(status) = node.status().await else { return false };
-                let table = status.table.unwrap_or_default();
-                let complete = !table.partitions.is_empty()
-                    && table.partitions.iter().all(|partition| {
-                        let mut replicas: Vec<u64> =
-                            partition.replicas.iter().map(|replica| replica.id).collect();
-                        let mut voters = partition.voters.clone();
-                        replicas.sort_unstable();
-                        voters.sort_unstable();
-                        // The node has opened its replica under the id that the table says, and follows somebody.
-                        replicas == voters
-                            && status.groups.iter().any(|group| {
-                                group.group == partition.id
-                                    && replicas.contains(&group.replica)
-                                    && group.leader != 0
-                                    && group.applied_index > 0
-                            })
-                    });
-                if !complete {
-                    return false;
-                }
+                // A replica that follows somebody.
+                let follows = |group: &&GroupStatus| group.leader != 0 && group.applied_index > 0;
+                open.extend(status.groups.iter().filter(follows).map(|group| (group.group, group.replica)));
+                tables.push(status.table.unwrap_or_default());
             }
-            true
+            tables.iter().all(|table| {
+                let is_whole = |partition: &Partition| {
+                    let mut replicas: Vec<u64> =
+                        partition.replicas.iter().map(|replica| replica.id).collect();
+                    let mut voters = partition.voters.clone();
+                    replicas.sort_unstable();
+                    voters.sort_unstable();
+                    replicas == voters
+                        && replicas.len() == copies
+                        && partition.replicas.iter().all(|replica| {
+                            replica.state() == ReplicaState::Unspecified
+                                && open.contains(&(partition.id, replica.id))
+                        })
+                };
+                !table.partitions.is_empty() && table.partitions.iter().all(is_whole) && also(table)
+            })
         })
         .await;
+    }
+
+    /// Waits until every node has every partition, or three have if there are more.
+    pub async fn until_complete(&self) {
+        self.until_settled(self.nodes.len().min(3), |_| true).await;
+    }
+
+    /// The ids of all nodes by place.
+    pub async fn ids(&self) -> Vec<u64> {
+        let mut ids = vec![0; self.nodes.len()];
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
+            let Some(status) = node.status().await else { continue };
+            for known in status.table.unwrap_or_default().nodes {
+                if let Some(at) = self.nodes.iter().position(|node| node.grpc == known.address) {
+                    ids[at] = known.id;
+                }
+            }
+        }
+        ids
     }
 
     /// The nodes in the order in which they are to be killed: who leads most comes first.

@@ -11,7 +11,9 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use trimaran_client::Error;
-use trimaran_client::database::{Database, Item, Placeholders, ReturnValues, Value, WriteOptions};
+use trimaran_client::database::{
+    Database, Item, KeyType, Placeholders, ReturnValues, Table, Value, WriteOptions,
+};
 use trimaran_client::grid::Grid;
 
 use crate::model::linearizable::{Action, Operation, Verdict, check};
@@ -51,6 +53,13 @@ pub struct InTable {
 }
 
 impl InTable {
+    /// Makes the table.
+    pub async fn create(database: Database, name: &'static str) -> Self {
+        let partition_key = ("id".to_owned(), KeyType::S);
+        database.create_table(Table { name: name.into(), partition_key, sort_key: None }).await.unwrap();
+        Self { database, table: name }
+    }
+
     fn key(id: &str) -> Item {
         Item::from([("id".to_owned(), id.into())])
     }

@@ -1,141 +1,170 @@
-//! `trimaran cluster`: what a cluster looks like from one of its nodes.
+//! What a cluster looks like: its table as one node has it, and how far moves are as their leaders say.
 
 use std::fmt::Write as _;
-use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::Context as _;
-use clap::Subcommand;
 use serde::Serialize;
-use trimaran_net::dial::{Dial, TcpDial, channel};
-use trimaran_proto::internal::cluster::StatusRequest;
-use trimaran_proto::internal::cluster::cluster_client::ClusterClient;
-
-use crate::output::Format;
-
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    /// gRPC address of any node
-    #[arg(long, global = true, default_value = "127.0.0.1:7002")]
-    address: String,
-    /// Form of the output
-    #[arg(short, long, global = true, value_enum, default_value_t)]
-    output: Format,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Members, partitions, replicas
-    Status,
-}
+use trimaran_proto::api::placement::{self as wire, NodeState, ReplicaState, Table};
+use trimaran_proto::internal::cluster::StatusReply;
 
 #[derive(Serialize)]
-struct Status {
+pub(super) struct Status {
     cluster_id: String,
     version: u64,
     nodes: Vec<Node>,
-    partitions: Vec<Partition>,
+    pub(super) partitions: Vec<Partition>,
 }
 
 #[derive(Serialize)]
 struct Node {
     id: u64,
     address: String,
+    zone: String,
     incarnation: u64,
     state: &'static str,
+    replicas: usize,
+    leads: usize,
 }
 
 #[derive(Serialize)]
-struct Partition {
-    id: u64,
+pub(super) struct Partition {
+    pub(super) id: u64,
     first_token: String,
     last_token: String,
     epoch: u64,
     leader: String,
     replicas: Vec<String>,
     state: &'static str,
+    /// What is being moved, and how far it is.
+    pub(super) moving: Vec<String>,
 }
 
-pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let Command::Status = args.command;
-    let dial: Arc<dyn Dial> = Arc::new(TcpDial);
-    let mut client = ClusterClient::new(channel(&dial, &args.address)?);
-    let reply = client
-        .status(StatusRequest {})
-        .await
-        .with_context(|| format!("no node answers at {}; give another one with --address", args.address))?
-        .into_inner();
-    let table = reply.table.unwrap_or_default();
-    let address = |node: u64| {
-        table
-            .nodes
-            .iter()
-            .find(|known| known.id == node)
-            .map_or_else(|| node.to_string(), |node| node.address.clone())
-    };
-    let partitions = table
-        .partitions
-        .iter()
-        .map(|partition| {
-            let mut replicas: Vec<u64> = partition.replicas.iter().map(|replica| replica.id).collect();
-            let mut voters = partition.voters.clone();
-            replicas.sort_unstable();
-            voters.sort_unstable();
+#[derive(Serialize)]
+pub(super) struct Explained {
+    token: String,
+    partition: Partition,
+}
+
+fn address(table: &Table, node: u64) -> String {
+    let known = table.nodes.iter().find(|known| known.id == node);
+    known.map_or_else(|| node.to_string(), |node| node.address.clone())
+}
+
+fn said(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Up => "up",
+        NodeState::Leaving => "leaving",
+        NodeState::Gone => "gone",
+        NodeState::Joining => "joining",
+        NodeState::Suspect => "suspect",
+        NodeState::Unspecified => "unknown",
+    }
+}
+
+/// The table for people and programs; `replies` are what the nodes themselves say.
+pub(super) fn status(table: &Table, replies: &[StatusReply]) -> Status {
+    let node = |node: &wire::Node| {
+        let of_node = |partition: &&wire::Partition| {
+            partition.replicas.iter().any(|replica| replica.node_id == node.id)
+        };
+        let leads = |partition: &&wire::Partition| {
             let leader = partition.replicas.iter().find(|replica| replica.id == partition.leader_hint);
-            Partition {
-                id: partition.id,
-                first_token: format!("{:016x}", partition.first_token),
-                last_token: format!("{:016x}", partition.last_token),
-                epoch: partition.epoch,
-                leader: leader.map(|replica| address(replica.node_id)).unwrap_or_default(),
-                replicas: partition
-                    .replicas
-                    .iter()
-                    .map(|replica| format!("{}@{}", replica.id, address(replica.node_id)))
-                    .collect(),
-                state: match (partition.lost, replicas == voters) {
-                    (true, _) => "lost",
-                    (_, true) => "complete",
-                    (_, false) => "changing",
-                },
-            }
-        })
-        .collect();
-    let status = Status {
+            leader.is_some_and(|leader| leader.node_id == node.id)
+        };
+        Node {
+            id: node.id,
+            address: node.address.clone(),
+            zone: node.zone.clone(),
+            incarnation: node.incarnation,
+            state: said(node.state()),
+            replicas: table.partitions.iter().filter(of_node).count(),
+            leads: table.partitions.iter().filter(leads).count(),
+        }
+    };
+    Status {
         cluster_id: table.cluster_id.clone(),
         version: table.version,
-        nodes: table
-            .nodes
-            .iter()
-            .map(|node| Node {
-                id: node.id,
-                address: node.address.clone(),
-                incarnation: node.incarnation,
-                state: match node.state() {
-                    trimaran_proto::api::placement::NodeState::Up => "up",
-                    trimaran_proto::api::placement::NodeState::Leaving => "leaving",
-                    trimaran_proto::api::placement::NodeState::Gone => "gone",
-                    trimaran_proto::api::placement::NodeState::Unspecified => "unknown",
-                },
-            })
-            .collect(),
-        partitions,
-    };
-    args.output.show(&status, text)?;
-    Ok(ExitCode::SUCCESS)
+        nodes: table.nodes.iter().map(node).collect(),
+        partitions: table.partitions.iter().map(|found| partition(table, replies, found)).collect(),
+    }
 }
 
-fn text(status: &Status) -> String {
+/// The partition that a token lies in.
+pub(super) fn explain(table: &Table, replies: &[StatusReply], token: u64) -> Option<Explained> {
+    let is_in =
+        |partition: &&wire::Partition| (partition.first_token..=partition.last_token).contains(&token);
+    let found = table.partitions.iter().find(is_in)?;
+    Some(Explained { token: format!("{token:016x}"), partition: partition(table, replies, found) })
+}
+
+fn partition(table: &Table, replies: &[StatusReply], partition: &wire::Partition) -> Partition {
+    let members = partition.replicas.iter().filter(|replica| replica.state() != ReplicaState::Leaving);
+    let mut wanted: Vec<u64> = members.map(|replica| replica.id).collect();
+    let mut voters = partition.voters.clone();
+    wanted.sort_unstable();
+    voters.sort_unstable();
+    let leader = partition.replicas.iter().find(|replica| replica.id == partition.leader_hint);
+    let moving = partition.replicas.iter().filter_map(|replica| match replica.state() {
+        ReplicaState::Unspecified => None,
+        ReplicaState::Joining => Some(format!(
+            "to {} ({})",
+            address(table, replica.node_id),
+            progress(replies, partition.id, replica.id)
+        )),
+        ReplicaState::Leaving => Some(format!("from {}", address(table, replica.node_id))),
+    });
+    let moving: Vec<String> = moving.collect();
+    Partition {
+        id: partition.id,
+        first_token: format!("{:016x}", partition.first_token),
+        last_token: format!("{:016x}", partition.last_token),
+        epoch: partition.epoch,
+        leader: leader.map(|replica| address(table, replica.node_id)).unwrap_or_default(),
+        replicas: partition
+            .replicas
+            .iter()
+            .map(|replica| format!("{}@{}", replica.id, address(table, replica.node_id)))
+            .collect(),
+        state: match (partition.lost, moving.is_empty(), wanted == voters) {
+            (true, _, _) => "lost",
+            (_, false, _) => "moving",
+            (_, _, true) => "complete",
+            (_, _, false) => "changing",
+        },
+        moving,
+    }
+}
+
+/// How far a replica is, as the leader of its group says.
+fn progress(replies: &[StatusReply], group: u64, replica: u64) -> String {
+    let groups = replies.iter().flat_map(|reply| &reply.groups);
+    let leader =
+        groups.filter(|found| found.group == group && found.state == "leader").max_by_key(|found| found.term);
+    let known = leader.and_then(|leader| {
+        let progress = leader.progress.iter().find(|progress| progress.replica == replica)?;
+        Some((progress.matched_index, leader.last_log_index))
+    });
+    match known {
+        None => "not begun".to_owned(),
+        Some((0, _)) => "snapshot on its way".to_owned(),
+        Some((matched, last)) => format!("{matched} of {last} entries"),
+    }
+}
+
+pub(super) fn text(status: &Status) -> String {
     let mut text = format!("cluster {}, version {}\n\n", status.cluster_id, status.version);
     let mut line = |columns: std::fmt::Arguments<'_>| {
         // Writing to a string does not fail.
         let _infallible = writeln!(text, "{columns}");
     };
-    line(format_args!("{:<18} {:<24} {:<12} STATE", "NODE", "ADDRESS", "INCARNATION"));
+    line(format_args!(
+        "{:<18} {:<24} {:<9} {:<7} {:<6} INCARNATION",
+        "NODE", "ADDRESS", "STATE", "COPIES", "LEADS"
+    ));
     for node in &status.nodes {
-        line(format_args!("{:<18} {:<24} {:<12} {}", node.id, node.address, node.incarnation, node.state));
+        line(format_args!(
+            "{:<18} {:<24} {:<9} {:<7} {:<6} {}",
+            node.id, node.address, node.state, node.replicas, node.leads, node.incarnation
+        ));
     }
     line(format_args!(
         "\n{:<10} {:<18} {:<6} {:<22} {:<9} REPLICAS",
@@ -151,6 +180,29 @@ fn text(status: &Status) -> String {
             partition.state,
             partition.replicas.join(" ")
         ));
+        if !partition.moving.is_empty() {
+            line(format_args!("{:<10} moves {}", "", partition.moving.join(", ")));
+        }
+    }
+    text
+}
+
+pub(super) fn explained(explained: &Explained) -> String {
+    let partition = &explained.partition;
+    let mut text = format!(
+        "token      {}\npartition  {}, tokens {} to {}\nepoch      {}\nstate      {}\nleader     {}\nreplicas   {}",
+        explained.token,
+        partition.id,
+        partition.first_token,
+        partition.last_token,
+        partition.epoch,
+        partition.state,
+        partition.leader,
+        partition.replicas.join(" ")
+    );
+    if !partition.moving.is_empty() {
+        text.push_str("\nmoves      ");
+        text.push_str(&partition.moving.join(", "));
     }
     text
 }

@@ -16,7 +16,7 @@ pub enum Error {
     #[error("the cluster is not ready: {0}")]
     NotReady(String),
     /// The cluster refuses the request for good.
-    #[error("refused by the cluster: {0}")]
+    #[error("{REFUSED}{0}")]
     Refused(String),
     /// The node's own files cannot be used.
     #[error("cannot {action} {path}")]
@@ -40,6 +40,15 @@ pub enum Error {
     /// Agreement failed.
     #[error("the meta group does not answer")]
     Replication(#[from] trimaran_replication::Error),
+}
+
+const REFUSED: &str = "refused by the cluster: ";
+
+impl Error {
+    /// What another node refused, in its words.
+    pub(crate) fn refused_again(message: &str) -> Self {
+        Self::Refused(message.strip_prefix(REFUSED).unwrap_or(message).to_owned())
+    }
 }
 
 impl Classified for Error {

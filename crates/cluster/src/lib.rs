@@ -1,8 +1,9 @@
 //! Who is in a cluster, and who holds what.
 //!
 //! [`meta`] is the state that all nodes agree on; [`join`] how nodes find each other and how a cluster is born;
-//! [`member`] a node's own view of it, kept up to date, and what other nodes may ask; [`replicas`] makes the groups on
-//! this node what the descriptors say; [`identity`] who this node is, on disk, and [`home`] what else is there;
+//! [`member`] a node's own view of it, kept up to date, and `serve` what others may ask of it; `liveness` says who is heard
+//! of, `mover` what moves where and who votes in the meta group; [`replicas`] makes the groups on this node what the
+//! descriptors say; [`identity`] who this node is, on disk, and [`home`] what else is there;
 //! [`route`] finds who leads a partition.
 //!
 //! Data never waits for any of this: every node has the whole table and is corrected by errors.
@@ -16,6 +17,10 @@ pub mod join;
 pub mod member;
 
 pub mod meta;
+
+mod liveness;
+mod mover;
+mod serve;
 
 pub mod replicas;
 

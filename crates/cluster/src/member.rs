@@ -1,34 +1,39 @@
 //! A node as a member of its cluster: it finds or founds it, enters itself, and answers what others ask.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
 use rand::Rng as _;
 use tokio::sync::watch;
-use tonic::{Request, Response, Status};
+use tonic::{Response, Status};
 use tracing::{debug, info, warn};
 use trimaran_net::peers::Peers;
-use trimaran_net::status::status;
+use trimaran_net::status::detail;
 use trimaran_placement::plan;
 use trimaran_placement::ring;
+use trimaran_proto::api::cluster::cluster_admin_server::{ClusterAdmin, ClusterAdminServer};
 use trimaran_proto::api::placement as wire;
 use trimaran_proto::api::placement::placement_server::{Placement, PlacementServer};
 use trimaran_proto::internal::cluster as rpc;
 use trimaran_proto::internal::cluster::cluster_client::ClusterClient;
 use trimaran_proto::internal::cluster::cluster_server::{Cluster as ClusterRpc, ClusterServer};
 use trimaran_proto::state::meta as state;
+use trimaran_proto::state::meta::meta_command::Command;
 use trimaran_replication::group::{Consistency, Group, Member as GroupMember};
 use trimaran_replication::groups::{Durability, Groups};
 
 use crate::error::Error;
 use crate::identity::Identity;
 use crate::join::{self, BOOTSTRAP_MAX, Promise, ROUND_EVERY};
+use crate::liveness::{self, Heard};
 use crate::meta::{META_GROUP, Meta, MetaMachine};
+use crate::mover;
+use crate::serve::Service;
 
 /// How long one attempt to change the meta group may take.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a node takes part.
 #[derive(Clone, Debug)]
@@ -57,21 +62,26 @@ pub struct Options {
     pub meta_durability: Durability,
     /// True if copies of partitions did not survive the last stop.
     pub lost_memory: bool,
+    /// How long a node may be silent before its copies are made anew elsewhere.
+    pub replace_after: Duration,
 }
 
 /// This node's place in its cluster. Clones are the same.
 #[derive(Clone)]
 pub struct Cluster {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    options: Options,
-    peers: Peers,
-    group: Group<MetaMachine>,
-    groups: Groups,
-    meta: watch::Receiver<Arc<Meta>>,
-    promise: Promise,
+pub(crate) struct Inner {
+    pub(crate) options: Options,
+    pub(crate) peers: Peers,
+    pub(crate) group: Group<MetaMachine>,
+    pub(crate) groups: Groups,
+    pub(crate) meta: watch::Receiver<Arc<Meta>>,
+    pub(crate) promise: Promise,
+    pub(crate) heard: Heard,
+    /// What the leader of the meta group made of this node last.
+    pub(crate) told: watch::Sender<wire::NodeState>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -88,7 +98,16 @@ impl Cluster {
         let replica = options.identity.node;
         let group = groups.open(META_GROUP, replica, options.meta_durability, machine).await?;
         Ok(Self {
-            inner: Arc::new(Inner { options, peers, group, groups, meta, promise: Promise::default() }),
+            inner: Arc::new(Inner {
+                options,
+                peers,
+                group,
+                groups,
+                meta,
+                promise: Promise::default(),
+                heard: Heard::default(),
+                told: watch::Sender::new(wire::NodeState::Unspecified),
+            }),
         })
     }
 
@@ -133,17 +152,38 @@ impl Cluster {
         PlacementServer::new(Service(self.clone()))
     }
 
+    /// What operators ask.
+    pub fn admin_service(&self) -> ClusterAdminServer<impl ClusterAdmin> {
+        ClusterAdminServer::new(Service(self.clone()))
+    }
+
     /// Finds the cluster or takes part in founding it, and enters this node. Returns when the node is a member.
+    ///
+    /// Errors: [`Error::Refused`] if the node belongs to another cluster, was removed from this one, or is of another
+    /// kind; it will not become a member by trying again.
     pub async fn enter(&self) -> Result<(), Error> {
         self.spawn_address_book();
+        if self.inner.meta.borrow().cluster_id.is_empty() {
+            self.find().await?;
+        } else {
+            tokio::try_join!(self.check_seeds(), self.join())?;
+        }
+        self.join().await?;
+        tokio::spawn(liveness::beat(self.clone()));
+        tokio::spawn(mover::run(self.clone()));
+        let cluster = self.inner.meta.borrow().cluster_id.clone();
+        info!(node = self.node(), cluster, "node is a member");
+        Ok(())
+    }
+
+    /// Returns when this node has the agreed state of its cluster: because it founded it, or was let in.
+    async fn find(&self) -> Result<(), Error> {
         let mut random =
             <rand::rngs::StdRng as rand::SeedableRng>::seed_from_u64(self.inner.options.identity.boot);
+        let founding_id = format!("{:016x}", random.random::<u64>());
         let mut told = false;
-        let mut founding_id = format!("{:016x}", random.random::<u64>());
-        founding_id.truncate(16);
         while self.inner.meta.borrow().cluster_id.is_empty() {
-            let seen = join::ask_seeds(&self.inner.options.seeds, &self.inner.peers).await?;
-            let mut nodes = seen.nodes;
+            let mut nodes = join::ask_seeds(&self.inner.options.seeds, &self.inner.peers).await?.nodes;
             nodes.insert(self.node(), self.hello_reply());
             for node in nodes.values() {
                 if node.kind != self.inner.options.kind {
@@ -153,18 +193,19 @@ impl Cluster {
                 }
                 self.set_peer(node.node_id, &node.address);
             }
-            if self.inner.group.is_founded().await? {
+            let living: Vec<&rpc::HelloReply> =
+                nodes.values().filter(|node| !node.cluster_id.is_empty()).collect();
+            if !living.is_empty() {
+                // Also a member of before: it may have been removed, and then nobody tells it of anything any more.
+                self.ask_to_be_let_in(&living).await?;
+            } else if self.inner.group.is_founded().await? {
                 self.found_cluster_if_leader(&nodes, &founding_id).await;
             } else if let Some(count) = self.inner.options.bootstrap {
-                let lives = nodes.values().any(|node| !node.cluster_id.is_empty());
-                if lives || nodes.len() > count.min(BOOTSTRAP_MAX) {
-                    return Err(Error::Refused(if lives {
-                        "a cluster lives at the seeds already, and this node is none of its members; adding nodes to \
-                         a running cluster is not possible yet"
-                            .to_owned()
-                    } else {
-                        format!("{} nodes were found for --bootstrap {count}", nodes.len())
-                    }));
+                if nodes.len() > count.min(BOOTSTRAP_MAX) {
+                    return Err(Error::Refused(format!(
+                        "{} nodes were found for --bootstrap {count}",
+                        nodes.len()
+                    )));
                 }
                 if nodes.len() == count
                     && join::all_promise(&nodes, &self.inner.peers).await
@@ -190,24 +231,94 @@ impl Cluster {
             }
             tokio::time::sleep(ROUND_EVERY).await;
         }
+        Ok(())
+    }
+
+    /// Asks the members of a living cluster to enter this node; its copy of the agreed state then comes by itself.
+    async fn ask_to_be_let_in(&self, living: &[&rpc::HelloReply]) -> Result<(), Error> {
+        if let Some(other) = living.iter().find(|node| node.cluster_id != living[0].cluster_id) {
+            let reason = format!("it is of another cluster than {}", living[0].address);
+            return Err(Error::Seed { seed: other.address.clone(), reason });
+        }
+        let request = self.join_request();
+        let mut addresses: VecDeque<String> = living.iter().map(|node| node.address.clone()).collect();
+        let mut asked = BTreeSet::new();
+        while let Some(address) = addresses.pop_front() {
+            if !asked.insert(address.clone()) {
+                continue;
+            }
+            let Ok(channel) = self.inner.peers.separate_channel(&address) else { continue };
+            let mut client = ClusterClient::new(channel);
+            match answered(tokio::time::timeout(ATTEMPT_TIMEOUT, client.join(request.clone())).await) {
+                Ok(_) => return Ok(()),
+                Err(Error::Refused(reason)) => return Err(Error::Refused(reason)),
+                Err(Error::NotLeader { leader_address }) => {
+                    // It knows best.
+                    leader_address.into_iter().for_each(|leader| addresses.push_front(leader));
+                }
+                Err(error) => debug!(address, %error, "not let in yet"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The seeds may be of another cluster by now; then this node's data must not meet theirs.
+    async fn check_seeds(&self) -> Result<(), Error> {
+        let own = self.inner.meta.borrow().cluster_id.clone();
+        let seen = join::ask_seeds(&self.inner.options.seeds, &self.inner.peers).await?;
+        match seen.nodes.values().find(|node| !node.cluster_id.is_empty() && node.cluster_id != own) {
+            Some(other) => Err(Error::Refused(format!(
+                "the data folder is of cluster {own}, the seed {} of cluster {}",
+                other.address, other.cluster_id
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Enters this start of the node, once.
+    async fn join(&self) -> Result<(), Error> {
         let join = state::Join {
             node: Some(self.own_node()),
             lost_memory: self.inner.options.lost_memory,
             boot_id: self.inner.options.identity.boot,
         };
-        loop {
-            match self.change(state::meta_command::Command::Join(join.clone())).await {
-                Ok(()) => break,
-                Err(Error::Refused(reason)) => return Err(Error::Refused(reason)),
-                Err(error) => {
-                    debug!(%error, "not entered yet");
-                    tokio::time::sleep(ROUND_EVERY).await;
+        while !self.is_entered() {
+            match self.change(Command::Join(join.clone())).await {
+                Ok(reply) => {
+                    if let Err(error) = self.wait_for(reply.version).await {
+                        debug!(%error, "entered, and not told of it yet");
+                    }
+                    continue;
                 }
+                Err(Error::Refused(reason)) => return Err(Error::Refused(reason)),
+                Err(error) => debug!(%error, "not entered yet"),
             }
+            // This node's copy of the meta group may be of long ago, and nobody in it be there any more.
+            let known =
+                self.inner.meta.borrow().nodes.values().map(|node| node.address.clone()).collect::<Vec<_>>();
+            let addresses = [known, self.inner.options.seeds.clone()].concat();
+            let seen = join::ask_seeds(&addresses, &self.inner.peers).await?;
+            let is_living =
+                |node: &&rpc::HelloReply| !node.cluster_id.is_empty() && node.node_id != self.node();
+            let living: Vec<&rpc::HelloReply> = seen.nodes.values().filter(is_living).collect();
+            if !living.is_empty() {
+                self.ask_to_be_let_in(&living).await?;
+            }
+            tokio::time::sleep(ROUND_EVERY).await;
         }
-        let cluster = self.inner.meta.borrow().cluster_id.clone();
-        info!(node = self.node(), cluster, "node is a member");
         Ok(())
+    }
+
+    fn join_request(&self) -> rpc::JoinRequest {
+        let options = &self.inner.options;
+        rpc::JoinRequest {
+            kind: options.kind.to_owned(),
+            node: Some(self.own_node()),
+            lost_memory: options.lost_memory,
+            boot_id: options.identity.boot,
+            cluster_id: self.inner.meta.borrow().cluster_id.clone(),
+            version: options.version.to_owned(),
+        }
     }
 
     /// The first command of a new cluster. Proposed by whoever leads the meta group, so that it is done even if the
@@ -247,43 +358,19 @@ impl Cluster {
                 .map(|node| state::Boot { node_id: node.node_id, boot_id: node.boot_id })
                 .collect(),
         };
-        if let Err(error) = self.propose(state::meta_command::Command::Found(found)).await {
+        if let Err(error) = self.propose(Command::Found(found)).await {
             debug!(%error, "cluster not founded yet");
         }
     }
 
     /// Changes the meta group, here if this node leads it, else at its leader.
-    pub(crate) async fn change(&self, command: state::meta_command::Command) -> Result<(), Error> {
+    pub(crate) async fn change(&self, command: Command) -> Result<state::MetaReply, Error> {
         if self.inner.group.is_leader() {
-            return self.propose(command).await.map(drop);
+            return self.propose(command).await;
         }
         let mut client = self.meta_leader()?;
-        let outcome = match command {
-            state::meta_command::Command::Join(join) => {
-                let request = rpc::JoinRequest {
-                    kind: self.inner.options.kind.to_owned(),
-                    node: join.node,
-                    lost_memory: join.lost_memory,
-                    boot_id: join.boot_id,
-                };
-                tokio::time::timeout(ATTEMPT_TIMEOUT, client.join(request)).await.map(|done| done.map(drop))
-            }
-            state::meta_command::Command::Confirm(confirm) => {
-                let request = rpc::ConfirmRequest {
-                    partition_id: confirm.partition_id,
-                    epoch: confirm.epoch,
-                    leader: confirm.leader,
-                    voters: confirm.voters,
-                };
-                tokio::time::timeout(ATTEMPT_TIMEOUT, client.confirm(request))
-                    .await
-                    .map(|done| done.map(drop))
-            }
-            state::meta_command::Command::Found(_) | state::meta_command::Command::Define(_) => {
-                return Err(Error::NotReady("only the leader founds and defines".into()));
-            }
-        };
-        answered(outcome.map(|done| done.map(Response::new)))
+        let command = state::MetaCommand { command: Some(command) };
+        answered(tokio::time::timeout(ATTEMPT_TIMEOUT, client.change(command)).await)
     }
 
     /// Sets (`Some`) or removes (`None`) what the cluster agrees on under a name, if `expected_revision` is its
@@ -297,22 +384,49 @@ impl Cluster {
         value: Option<bytes::Bytes>,
         expected_revision: u64,
     ) -> Result<Defined, Error> {
-        let request = rpc::DefineRequest { name: name.to_owned(), value, expected_revision };
-        let reply = if self.inner.group.is_leader() {
-            self.define_here(request).await?
-        } else {
-            let mut client = self.meta_leader()?;
-            answered(tokio::time::timeout(ATTEMPT_TIMEOUT, client.define(request)).await)?
-        };
+        let define = state::Define { name: name.to_owned(), value, expected_revision };
+        let reply = self.change(Command::Define(define)).await?;
         self.wait_for(reply.version).await?;
         Ok(if reply.changed { Defined::Changed(reply.revision) } else { Defined::Done(reply.revision) })
     }
 
-    async fn define_here(&self, request: rpc::DefineRequest) -> Result<rpc::DefineReply, Error> {
-        let rpc::DefineRequest { name, value, expected_revision } = request;
-        let define = state::Define { name, value, expected_revision };
-        let reply = self.propose(state::meta_command::Command::Define(define)).await?;
-        Ok(rpc::DefineReply { changed: reply.changed, revision: reply.revision, version: reply.version })
+    /// Has this node's copies moved to others, and returns when the node is gone from the cluster.
+    ///
+    /// Errors: [`Error::Refused`] if too few nodes would be left.
+    pub async fn drain(&self) -> Result<(), Error> {
+        loop {
+            match self.set_node_state(self.node(), wire::NodeState::Leaving).await {
+                Ok(()) => break,
+                Err(Error::Refused(reason)) => return Err(Error::Refused(reason)),
+                Err(error) => {
+                    debug!(%error, "not asked to leave yet");
+                    tokio::time::sleep(ROUND_EVERY).await;
+                }
+            }
+        }
+        self.gone().await;
+        Ok(())
+    }
+
+    /// Returns when the cluster has declared this node gone: it can do nothing more in it.
+    pub async fn gone(&self) {
+        let mut told = self.inner.told.subscribe();
+        let mut meta = self.meta();
+        let node = self.node();
+        let is_gone = move |meta: &Arc<Meta>| {
+            meta.nodes.get(&node).is_some_and(|node| node.state() == wire::NodeState::Gone)
+        };
+        tokio::select! {
+            Ok(_) = told.wait_for(|told| *told == wire::NodeState::Gone) => {}
+            Ok(_) = meta.wait_for(is_gone) => {}
+            else => std::future::pending().await,
+        }
+    }
+
+    pub(crate) async fn set_node_state(&self, node_id: u64, state: wire::NodeState) -> Result<(), Error> {
+        let boot_id = self.inner.meta.borrow().boot(node_id).unwrap_or_default();
+        let set = state::SetNodeState { node_id, state: state.into(), boot_id };
+        self.change(Command::SetNodeState(set)).await.map(drop)
     }
 
     /// Returns once this node's copy of the agreed state misses nothing that was acknowledged before the call.
@@ -327,7 +441,7 @@ impl Cluster {
         self.wait_for(version).await
     }
 
-    async fn version_here(&self) -> Result<u64, Error> {
+    pub(crate) async fn version_here(&self) -> Result<u64, Error> {
         self.inner.group.barrier(Consistency::Linearizable).await?;
         Ok(self.inner.meta.borrow().version)
     }
@@ -341,7 +455,7 @@ impl Cluster {
         }
     }
 
-    fn meta_leader(&self) -> Result<ClusterClient<tonic::transport::Channel>, Error> {
+    pub(crate) fn meta_leader(&self) -> Result<ClusterClient<tonic::transport::Channel>, Error> {
         let leader = self.inner.group.leader();
         let leader = leader.ok_or_else(|| Error::NotReady("the meta group has no leader".into()))?;
         let channel =
@@ -351,7 +465,7 @@ impl Cluster {
         Ok(ClusterClient::new(channel))
     }
 
-    async fn propose(&self, command: state::meta_command::Command) -> Result<state::MetaReply, Error> {
+    pub(crate) async fn propose(&self, command: Command) -> Result<state::MetaReply, Error> {
         let payload = state::MetaCommand { command: Some(command) }.encode_to_vec().into();
         let reply = match self.inner.group.propose(payload, None).await {
             Err(trimaran_replication::Error::NotLeader { leader, .. }) => {
@@ -399,7 +513,7 @@ impl Cluster {
         }
     }
 
-    fn hello_reply(&self) -> rpc::HelloReply {
+    pub(crate) fn hello_reply(&self) -> rpc::HelloReply {
         let options = &self.inner.options;
         rpc::HelloReply {
             node_id: options.identity.node,
@@ -424,125 +538,21 @@ pub enum Defined {
 }
 
 /// What another node said, as an error of ours.
-fn answered<T>(
+pub(crate) fn answered<T>(
     outcome: Result<Result<Response<T>, Status>, tokio::time::error::Elapsed>,
 ) -> Result<T, Error> {
     match outcome {
         Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
-            Err(Error::Refused(status.message().to_owned()))
-        }
-        Ok(Err(status)) => Err(Error::NotReady(status.message().to_owned())),
-        Err(_elapsed) => Err(Error::NotReady("the meta group's leader does not answer".into())),
-    }
-}
-
-struct Service(Cluster);
-
-#[tonic::async_trait]
-impl ClusterRpc for Service {
-    async fn hello(&self, _request: Request<rpc::HelloRequest>) -> Result<Response<rpc::HelloReply>, Status> {
-        Ok(Response::new(self.0.hello_reply()))
-    }
-
-    async fn promise(
-        &self,
-        request: Request<rpc::PromiseRequest>,
-    ) -> Result<Response<rpc::PromiseReply>, Status> {
-        let nodes = request.into_inner().node_ids;
-        let inner = &self.0.inner;
-        let unborn = inner.meta.borrow().cluster_id.is_empty();
-        let promised = unborn && nodes.contains(&self.0.node()) && inner.promise.give(&nodes);
-        Ok(Response::new(rpc::PromiseReply { promised }))
-    }
-
-    async fn join(&self, request: Request<rpc::JoinRequest>) -> Result<Response<rpc::JoinReply>, Status> {
-        let request = request.into_inner();
-        if request.kind != self.0.inner.options.kind {
-            let kind = self.0.inner.options.kind;
-            return Err(status(&Error::Refused(format!(
-                "this is a {kind} cluster, the node is a {} node",
-                request.kind
-            ))));
-        }
-        let join =
-            state::Join { node: request.node, lost_memory: request.lost_memory, boot_id: request.boot_id };
-        self.0.propose(state::meta_command::Command::Join(join)).await.map_err(|error| status(&error))?;
-        let cluster_id = self.0.inner.meta.borrow().cluster_id.clone();
-        Ok(Response::new(rpc::JoinReply { cluster_id }))
-    }
-
-    async fn confirm(
-        &self,
-        request: Request<rpc::ConfirmRequest>,
-    ) -> Result<Response<rpc::ConfirmReply>, Status> {
-        let request = request.into_inner();
-        let confirm = state::Confirm {
-            partition_id: request.partition_id,
-            epoch: request.epoch,
-            leader: request.leader,
-            voters: request.voters,
-        };
-        self.0
-            .propose(state::meta_command::Command::Confirm(confirm))
-            .await
-            .map_err(|error| status(&error))?;
-        Ok(Response::new(rpc::ConfirmReply {}))
-    }
-
-    async fn define(
-        &self,
-        request: Request<rpc::DefineRequest>,
-    ) -> Result<Response<rpc::DefineReply>, Status> {
-        let defined = self.0.define_here(request.into_inner()).await;
-        defined.map(Response::new).map_err(|error| status(&error))
-    }
-
-    async fn version(
-        &self,
-        _request: Request<rpc::VersionRequest>,
-    ) -> Result<Response<rpc::VersionReply>, Status> {
-        let version = self.0.version_here().await.map_err(|error| status(&error))?;
-        Ok(Response::new(rpc::VersionReply { version }))
-    }
-
-    async fn status(
-        &self,
-        _request: Request<rpc::StatusRequest>,
-    ) -> Result<Response<rpc::StatusReply>, Status> {
-        let table = self.0.inner.meta.borrow().table();
-        let groups = self
-            .0
-            .inner
-            .groups
-            .statuses()
-            .into_iter()
-            .map(|(group, replica, status)| rpc::GroupStatus {
-                group,
-                replica,
-                state: status.state.to_owned(),
-                term: status.term,
-                leader: status.leader.map_or(0, |leader| leader.replica),
-                last_log_index: status.last_log,
-                applied_index: status.applied,
-                voters: status.voters,
-                learners: status.learners,
+        Ok(Err(status)) => {
+            let (message, detail) = (status.message(), detail(&status));
+            Err(match detail.code.as_str() {
+                "CLUSTER_REFUSED" => Error::refused_again(message),
+                "NOT_LEADER" => Error::NotLeader {
+                    leader_address: Some(detail.leader_address).filter(|address| !address.is_empty()),
+                },
+                _ => Error::NotReady(message.to_owned()),
             })
-            .collect();
-        Ok(Response::new(rpc::StatusReply { table: Some(table), groups }))
-    }
-}
-
-#[tonic::async_trait]
-impl Placement for Service {
-    async fn get_table(
-        &self,
-        _request: Request<wire::GetTableRequest>,
-    ) -> Result<Response<wire::Table>, Status> {
-        let meta = self.0.inner.meta.borrow();
-        if meta.cluster_id.is_empty() {
-            return Err(status(&Error::NotReady("it is not founded yet".into())));
         }
-        Ok(Response::new(meta.table()))
+        Err(_elapsed) => Err(Error::NotReady("the meta group's leader does not answer".into())),
     }
 }

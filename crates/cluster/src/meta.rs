@@ -1,16 +1,20 @@
 //! What all nodes of a cluster agree on: its members and its partitions. A [`Machine`] of a few kilobytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::watch;
 use trimaran_proto::api::placement as wire;
+use trimaran_proto::api::placement::NodeState;
 use trimaran_proto::state::meta as state;
+use trimaran_proto::state::meta::event::What;
 use trimaran_proto::state::meta::meta_command::Command;
 use trimaran_replication::error::Stop;
 use trimaran_replication::machine::{Committed, Machine, SnapshotChunks};
+
+pub(crate) mod moves;
 
 /// The id of the meta group; partitions have others.
 pub const META_GROUP: u64 = 0;
@@ -30,10 +34,17 @@ pub struct Meta {
     pub partitions: BTreeMap<u64, wire::Partition>,
     /// What the nodes of this cluster's kind agree on besides, by name.
     pub definitions: BTreeMap<String, Definition>,
+    /// What happened lately, oldest first; [`EVENTS_KEPT`] at most.
+    pub events: VecDeque<state::Event>,
+    /// True if no copy is moved for balance alone.
+    pub balancing_paused: bool,
     last_revision: u64,
     next_replica: u64,
     boots: BTreeMap<u64, u64>,
 }
+
+/// Events that are remembered.
+pub const EVENTS_KEPT: usize = 256;
 
 /// Something that the whole cluster agrees on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,12 +72,24 @@ impl Meta {
         self.boots.get(&node).copied()
     }
 
-    fn apply(&mut self, command: Command) -> state::MetaReply {
+    fn apply(&mut self, command: Command, now_ms: u64) -> state::MetaReply {
         let mut reply = state::MetaReply::default();
         let refused = match command {
             Command::Found(found) => self.found(found),
-            Command::Join(join) => self.join(join),
-            Command::Confirm(confirm) => self.confirm(&confirm),
+            Command::Join(join) => self.join(join, now_ms),
+            Command::Confirm(confirm) => self.confirm(&confirm, now_ms),
+            Command::SetNodeState(set) => self.set_node_state(&set, now_ms),
+            Command::StartMove(start) => self.start_move(&start, now_ms),
+            Command::CancelMove(cancel) => self.cancel_move(&cancel, now_ms),
+            Command::Prefer(prefer) => self.prefer(&prefer),
+            Command::SetBalancing(set) => {
+                if self.balancing_paused != set.paused {
+                    self.balancing_paused = set.paused;
+                    self.version += 1;
+                    self.tell(now_ms, What::Balancing(set));
+                }
+                Ok(())
+            }
             Command::Define(define) => {
                 (reply.changed, reply.revision) = self.define(define);
                 Ok(())
@@ -121,67 +144,98 @@ impl Meta {
         Ok(())
     }
 
-    fn join(&mut self, join: state::Join) -> Result<(), String> {
+    fn join(&mut self, join: state::Join, now_ms: u64) -> Result<(), String> {
         if self.cluster_id.is_empty() {
             return Err("the cluster is not founded yet".to_owned());
         }
         let mut node = join.node.ok_or("the node is missing")?;
-        let known_boot = self.boots.insert(node.id, join.boot_id);
-        if known_boot == Some(join.boot_id)
-            && self.nodes.get(&node.id).is_some_and(|known| known.address == node.address)
-        {
-            return Ok(());
-        }
-        node.incarnation = self.nodes.get(&node.id).map_or(0, |known| known.incarnation + 1);
-        node.state = wire::NodeState::Up.into();
-        let (id, lost_memory) = (node.id, join.lost_memory && known_boot != Some(join.boot_id));
-        self.nodes.insert(id, node);
-        if lost_memory {
-            self.renew_replicas(id);
-        }
-        self.version += 1;
-        Ok(())
-    }
-
-    /// A node's copies are gone: each gets a new id, for it must never vote under its old one. The partition's leader
-    /// brings the new one in; if too many voters are gone for there to be a leader, the partition is lost.
-    fn renew_replicas(&mut self, node: u64) {
-        for partition in self.partitions.values_mut() {
-            let mut renewed = false;
-            for replica in partition.replicas.iter_mut().filter(|replica| replica.node_id == node) {
-                replica.id = self.next_replica;
-                self.next_replica += 1;
-                renewed = true;
-            }
-            if !renewed {
-                continue;
-            }
-            partition.epoch += 1;
-            let alive = partition
-                .voters
-                .iter()
-                .filter(|voter| partition.replicas.iter().any(|replica| replica.id == **voter))
-                .count();
-            partition.lost |= alive <= partition.voters.len() / 2;
-        }
-    }
-
-    fn confirm(&mut self, confirm: &state::Confirm) -> Result<(), String> {
-        let Some(partition) = self.partitions.get_mut(&confirm.partition_id) else {
-            return Err(format!("there is no partition {}", confirm.partition_id));
-        };
-        if confirm.epoch != partition.epoch {
+        let known = self.nodes.get(&node.id);
+        if known.is_some_and(|known| known.state() == NodeState::Gone) {
             return Err(format!(
-                "partition {} has epoch {}, not {}",
-                partition.id, partition.epoch, confirm.epoch
+                "node {} was removed from this cluster; with an empty data folder it can join as a new one",
+                node.id
             ));
         }
-        if partition.leader_hint != confirm.leader || partition.voters != confirm.voters {
-            partition.leader_hint = confirm.leader;
-            partition.voters.clone_from(&confirm.voters);
-            self.version += 1;
+        let known_boot = self.boots.get(&node.id).copied();
+        if known_boot == Some(join.boot_id) && known.is_some_and(|known| known.address == node.address) {
+            return Ok(());
+        }
+        node.incarnation = known.map_or(0, |known| known.incarnation + 1);
+        let state = match known.map(wire::Node::state) {
+            // It gets copies once it was heard of.
+            None | Some(NodeState::Joining) => NodeState::Joining,
+            Some(NodeState::Leaving) => NodeState::Leaving,
+            Some(_) => NodeState::Up,
+        };
+        let changed = known.is_none_or(|known| known.state() != state);
+        node.state = state.into();
+        let (id, lost_memory) = (node.id, join.lost_memory && known_boot != Some(join.boot_id));
+        self.boots.insert(id, join.boot_id);
+        self.nodes.insert(id, node);
+        self.version += 1;
+        if changed {
+            self.tell(now_ms, What::Node(state::NodeEvent { node_id: id, state: state.into() }));
+        }
+        if lost_memory {
+            self.renew_replicas(id, now_ms);
         }
         Ok(())
+    }
+
+    fn set_node_state(&mut self, set: &state::SetNodeState, now_ms: u64) -> Result<(), String> {
+        let id = set.node_id;
+        let now = self.nodes.get(&id).ok_or_else(|| format!("there is no node {id}"))?.state();
+        let wanted = set.state();
+        if now == wanted {
+            return Ok(());
+        }
+        let is_this_start = self.boots.get(&id) == Some(&set.boot_id);
+        match (now, wanted) {
+            (NodeState::Joining | NodeState::Suspect, NodeState::Up)
+            | (NodeState::Joining | NodeState::Up, NodeState::Suspect)
+                if is_this_start => {}
+            (NodeState::Joining | NodeState::Up | NodeState::Suspect, NodeState::Leaving) => {
+                let staying = self.nodes.values().filter(|node| {
+                    let stays =
+                        [NodeState::Joining, NodeState::Up, NodeState::Suspect].contains(&node.state());
+                    node.id != id && stays
+                });
+                let (staying, copies) = (staying.count(), self.replication_factor as usize);
+                if staying < copies {
+                    return Err(format!(
+                        "{copies} copies need {copies} nodes, and {staying} would be left without node {id}; add one first"
+                    ));
+                }
+            }
+            (NodeState::Suspect, NodeState::Gone) => {}
+            (_, NodeState::Gone) if !self.holds_replicas(id) && now == NodeState::Leaving => {}
+            (_, NodeState::Gone) => {
+                return Err(format!(
+                    "node {id} is {}; drain it, or stop it first if it is to be removed at once",
+                    said(now)
+                ));
+            }
+            _ => return Err(format!("node {id} is {}, it cannot become {}", said(now), said(wanted))),
+        }
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.state = wanted.into();
+        }
+        self.version += 1;
+        self.tell(now_ms, What::Node(state::NodeEvent { node_id: id, state: wanted.into() }));
+        Ok(())
+    }
+
+    /// True if a copy of any partition is on the node.
+    pub fn holds_replicas(&self, node: u64) -> bool {
+        let mut replicas = self.partitions.values().flat_map(|partition| &partition.replicas);
+        replicas.any(|replica| replica.node_id == node)
+    }
+
+    fn tell(&mut self, at_ms: u64, what: What) {
+        if self.events.len() == EVENTS_KEPT {
+            self.events.pop_front();
+        }
+        self.events.push_back(state::Event { at_ms, version: self.version, what: Some(what) });
     }
 
     fn save(&self) -> state::MetaState {
@@ -203,6 +257,8 @@ impl Meta {
                 })
                 .collect(),
             last_revision: self.last_revision,
+            events: self.events.iter().copied().collect(),
+            balancing_paused: self.balancing_paused,
         }
     }
 
@@ -221,7 +277,21 @@ impl Meta {
                 .map(|saved| (saved.name, Definition { revision: saved.revision, value: saved.value }))
                 .collect(),
             last_revision: saved.last_revision,
+            events: saved.events.into(),
+            balancing_paused: saved.balancing_paused,
         }
+    }
+}
+
+/// A node's state in a word.
+pub fn said(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Unspecified => "unknown",
+        NodeState::Joining => "joining",
+        NodeState::Up => "up",
+        NodeState::Suspect => "suspect",
+        NodeState::Leaving => "leaving",
+        NodeState::Gone => "gone",
     }
 }
 
@@ -248,7 +318,7 @@ impl Machine for MetaMachine {
                 .ok()
                 .and_then(|command| command.command)
                 .ok_or_else(|| Stop::new("a command of the meta group that this release does not know"))?;
-            replies.push(self.meta.apply(command).encode_to_vec().into());
+            replies.push(self.meta.apply(command, committed.stamp_ms).encode_to_vec().into());
         }
         self.shown.send_if_modified(|shown| {
             let changed = shown.version != self.meta.version;
@@ -276,102 +346,4 @@ impl Machine for MetaMachine {
 }
 
 #[cfg(test)]
-mod tests {
-    use trimaran_placement::plan;
-    use trimaran_placement::ring::Member;
-
-    use super::*;
-
-    fn node(id: u64) -> wire::Node {
-        wire::Node { id, address: format!("n{id}:1"), ..wire::Node::default() }
-    }
-
-    fn founded() -> Meta {
-        let members: Vec<Member> =
-            (1..=3).map(|node| Member { node, weight: 1, zone: String::new() }).collect();
-        let partitions = plan::first_placement(&members, 2, 3, 1, 1);
-        let mut meta = Meta::default();
-        let found = state::Found {
-            cluster_id: "c".into(),
-            nodes: (1..=3).map(node).collect(),
-            partitions: partitions.iter().map(trimaran_net::placement::put).collect(),
-            replication_factor: 3,
-            boots: (1..=3).map(|id| state::Boot { node_id: id, boot_id: id * 100 }).collect(),
-        };
-        meta.apply(Command::Found(found));
-        meta
-    }
-
-    fn join(meta: &mut Meta, id: u64, boot_id: u64) {
-        let reply =
-            meta.apply(Command::Join(state::Join { node: Some(node(id)), lost_memory: true, boot_id }));
-        assert_eq!(reply.refused, "");
-    }
-
-    #[test]
-    fn a_node_that_lost_its_memory_gets_new_replica_ids_once() {
-        let mut meta = founded();
-        let before = meta.clone();
-        join(&mut meta, 2, 200);
-        assert_eq!(meta.partitions, before.partitions, "the same start as at the founding");
-        join(&mut meta, 2, 201);
-        let renewed = meta.clone();
-        for (id, partition) in &meta.partitions {
-            let old: Vec<u64> = before.partitions[id].replicas.iter().map(|replica| replica.id).collect();
-            let fresh: Vec<u64> = partition
-                .replicas
-                .iter()
-                .filter(|replica| !old.contains(&replica.id))
-                .map(|r| r.node_id)
-                .collect();
-            assert_eq!(fresh, [2]);
-            assert_eq!(partition.epoch, 2);
-            assert!(!partition.lost);
-        }
-        join(&mut meta, 2, 201);
-        assert_eq!(meta, renewed, "a repeated join is one join");
-    }
-
-    #[test]
-    fn a_partition_is_lost_when_a_majority_of_its_voters_is_gone_and_not_before() {
-        let mut meta = founded();
-        join(&mut meta, 2, 201);
-        assert!(meta.partitions.values().all(|partition| !partition.lost));
-        // The leader of partition 1 has brought the new replica in; that of partition 2 has not.
-        let (epoch, voters) = {
-            let partition = &meta.partitions[&1];
-            (partition.epoch, partition.replicas.iter().map(|replica| replica.id).collect())
-        };
-        meta.apply(Command::Confirm(state::Confirm { partition_id: 1, epoch, leader: 1, voters }));
-        join(&mut meta, 3, 301);
-        assert!(!meta.partitions[&1].lost);
-        assert!(meta.partitions[&2].lost);
-    }
-
-    #[test]
-    fn a_definition_changes_only_from_the_revision_that_its_author_saw() {
-        let mut meta = founded();
-        let mut define = |value: Option<&'static str>, expected_revision| {
-            let value = value.map(Bytes::from);
-            let name = "table/users".to_owned();
-            let reply = meta.apply(Command::Define(state::Define { name, value, expected_revision }));
-            (reply.changed, reply.revision)
-        };
-        assert_eq!(define(Some("a"), 0), (false, 1));
-        assert_eq!(define(Some("b"), 0), (true, 1), "it is there already");
-        assert_eq!(define(Some("b"), 1), (false, 2));
-        assert_eq!(define(None, 1), (true, 2));
-        assert_eq!(define(None, 2), (false, 0));
-        assert_eq!(define(Some("c"), 0), (false, 3), "a revision is never used twice");
-        assert_eq!(meta.definitions["table/users"].value, "c");
-    }
-
-    #[test]
-    fn a_restored_machine_is_the_same() {
-        let mut meta = founded();
-        let value = Some(Bytes::from_static(b"v"));
-        meta.apply(Command::Define(state::Define { name: "n".into(), value, expected_revision: 0 }));
-        join(&mut meta, 1, 101);
-        assert_eq!(Meta::restore(meta.save()), meta);
-    }
-}
+mod tests;

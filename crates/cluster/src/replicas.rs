@@ -1,26 +1,42 @@
-//! Makes the groups on this node what the descriptors say: opens the replicas that belong here, founds new groups,
-//! and, where this node leads, brings in the replicas that the descriptor names and drops the others.
+//! Makes the groups on this node what the descriptors say: opens the replicas that belong here, deletes those that do
+//! not any more, founds new groups, and, where this node leads, changes the group's members to those of the descriptor.
+//!
+//! A change is decided on what the group was seen to be *before* the newest descriptor was asked for, and the group
+//! refuses it if it is not that any more. So no leader, however late, brings back a replica that was taken out: the
+//! descriptor that it would have to go by is older than the members that it would have to have seen.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
 use tracing::{info, warn};
 use trimaran_proto::api::placement as wire;
+use trimaran_proto::api::placement::NodeState;
 use trimaran_proto::state::meta as state;
+use trimaran_proto::state::meta::meta_command::Command;
 use trimaran_replication::group::{Group, Member};
 use trimaran_replication::groups::Durability;
 use trimaran_replication::machine::Machine;
+use trimaran_replication::members::Changed;
 
 use crate::error::Error;
 use crate::member::Cluster;
+use crate::meta::moves::{is_moving, wanted};
 
 /// How often what is there is compared with what should be, besides on every change of the descriptors.
 const COMPARE_EVERY: Duration = Duration::from_millis(200);
 
-/// How long one attempt to change the replicas of a partition may take before the others get their turn.
-const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one attempt to change the members of a group may take before it is begun anew.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a change that waits for something (a replica that catches up, say) looks again.
+const STEP_EVERY: Duration = Duration::from_millis(50);
+
+/// Pause between two attempts to give a leadership to the replica that should have it. An attempt that fails costs
+/// lease reads until the next election.
+const PREFER_EVERY: Duration = Duration::from_secs(5);
 
 /// This node's replicas by partition. Clones are the same.
 pub struct Replicas<M: Machine> {
@@ -47,7 +63,13 @@ impl<M: Machine> Replicas<M> {
         machine: impl Fn(&wire::Partition) -> M + Send + Sync + 'static,
     ) -> Self {
         let replicas = Self { open: Arc::default() };
-        let keeper = Keeper { cluster, durability, machine: Box::new(machine), replicas: replicas.clone() };
+        let keeper = Keeper {
+            cluster,
+            durability,
+            machine: Box::new(machine),
+            replicas: replicas.clone(),
+            leading: Arc::default(),
+        };
         tokio::spawn(keeper.run());
         replicas
     }
@@ -68,6 +90,16 @@ struct Keeper<M: Machine> {
     durability: Durability,
     machine: Box<dyn Fn(&wire::Partition) -> M + Send + Sync>,
     replicas: Replicas<M>,
+    leading: Arc<Mutex<Leading>>,
+}
+
+/// What is under way where this node leads.
+#[derive(Default)]
+struct Leading {
+    /// Partitions whose members are being changed; each has a task of its own, so that none waits for another.
+    changing: BTreeSet<u64>,
+    /// When a leadership was last offered to the replica that should have it.
+    offered: HashMap<u64, Instant>,
 }
 
 impl<M: Machine> Keeper<M> {
@@ -102,8 +134,19 @@ impl<M: Machine> Keeper<M> {
                 if here.is_some() {
                     self.replicas.open.write().remove(&partition.id);
                     self.cluster.groups().remove(partition.id).await?;
+                    info!(partition = partition.id, "replica removed");
                 }
-                let Some(wanted) = wanted.filter(|_| !partition.lost) else { return Ok(()) };
+                let Some(wanted) = wanted else {
+                    // Moved away while this node was down.
+                    let machine = || (self.machine)(partition);
+                    if self.cluster.groups().remove_recovered(partition.id, machine).await? {
+                        info!(partition = partition.id, "replica of the life before removed");
+                    }
+                    return Ok(());
+                };
+                if partition.lost {
+                    return Ok(());
+                }
                 let machine = (self.machine)(partition);
                 let group =
                     self.cluster.groups().open(partition.id, wanted, self.durability, machine).await?;
@@ -111,52 +154,110 @@ impl<M: Machine> Keeper<M> {
                 group
             }
         };
-        let members: Vec<Member> = partition
-            .replicas
-            .iter()
-            .map(|replica| Member { replica: replica.id, node: replica.node_id })
-            .collect();
         // A new partition is founded by its first replica. Never a renewed one: its epoch has grown.
-        let first = members.first().map(|member| member.replica);
+        let first = partition.replicas.first().map(|replica| replica.id);
         if partition.epoch == 1 && first == Some(group.replica()) && !group.is_founded().await? {
-            group.found(&members).await?;
+            group.found(&members(partition)).await?;
             info!(partition = partition.id, "partition founded");
         }
         if group.is_leader() {
-            self.lead(partition, &group, &members).await?;
+            self.lead(partition, group);
         }
         Ok(())
     }
 
-    async fn lead(
-        &self,
-        partition: &wire::Partition,
-        group: &Group<M>,
-        members: &[Member],
-    ) -> Result<(), Error> {
-        let mut wanted: Vec<u64> = members.iter().map(|member| member.replica).collect();
-        wanted.sort_unstable();
-        let status = group.status();
-        let mut voters = status.voters.clone();
-        voters.sort_unstable();
-        if voters != wanted || !status.learners.is_empty() {
-            info!(partition = partition.id, ?voters, ?wanted, "changing the replicas of a partition");
-            tokio::time::timeout(CHANGE_TIMEOUT, group.set_members(members))
-                .await
-                .map_err(|_elapsed| Error::NotReady("a new replica has not caught up yet".into()))??;
-            voters.clone_from(&wanted);
+    /// Begins what this leader has to do for its partition, if it is not at it.
+    fn lead(&self, partition: &wire::Partition, group: Group<M>) {
+        let Ok(seen) = group.members() else { return };
+        let wanted: BTreeSet<u64> = members(partition).iter().map(|member| member.replica).collect();
+        let confirmed: BTreeSet<u64> = partition.voters.iter().copied().collect();
+        let is_as_described = seen.is_settled
+            && seen.learners.is_empty()
+            && seen.voters == wanted
+            && confirmed == wanted
+            && !is_moving(partition)
+            && partition.leader_hint == group.replica();
+        if is_as_described {
+            self.offer_leadership(partition, group);
+            return;
         }
-        let mut confirmed = partition.voters.clone();
-        confirmed.sort_unstable();
-        if confirmed != voters || partition.leader_hint != group.replica() {
-            let confirm = state::Confirm {
-                partition_id: partition.id,
-                epoch: partition.epoch,
-                leader: group.replica(),
-                voters,
-            };
-            self.cluster.change(state::meta_command::Command::Confirm(confirm)).await?;
+        let id = partition.id;
+        if !self.leading.lock().changing.insert(id) {
+            return;
         }
-        Ok(())
+        let (cluster, leading) = (self.cluster.clone(), Arc::clone(&self.leading));
+        tokio::spawn(async move {
+            match tokio::time::timeout(CHANGE_TIMEOUT, change_members(&cluster, id, &group)).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(error)) => {
+                    warn!(partition = id, %error, cause = ?std::error::Error::source(&error), "members of a partition are not changed yet");
+                    tokio::time::sleep(COMPARE_EVERY).await;
+                }
+            }
+            leading.lock().changing.remove(&id);
+        });
+    }
+
+    /// Gives the leadership to the replica that should have it, if it could take it at once.
+    fn offer_leadership(&self, partition: &wire::Partition, group: Group<M>) {
+        let heir = partition.preferred_leader;
+        let node =
+            partition.replicas.iter().find(|replica| replica.id == heir).map(|replica| replica.node_id);
+        let meta = self.cluster.meta();
+        let is_up = node.is_some_and(|node| {
+            meta.borrow().nodes.get(&node).is_some_and(|node| node.state() == NodeState::Up)
+        });
+        if heir == group.replica() || !is_up || !group.has_caught_up(heir) {
+            return;
+        }
+        let id = partition.id;
+        {
+            let mut leading = self.leading.lock();
+            let offered = leading.offered.get(&id);
+            if offered.is_some_and(|at| at.elapsed() < PREFER_EVERY) {
+                return;
+            }
+            leading.offered.insert(id, Instant::now());
+        }
+        tokio::spawn(async move {
+            match group.transfer_leader(heir).await {
+                Ok(()) => info!(partition = id, heir, "leadership is handed to whom it should belong"),
+                Err(error) => warn!(partition = id, %error, "leadership was not handed over"),
+            }
+        });
+    }
+}
+
+/// The replicas that are to vote.
+fn members(partition: &wire::Partition) -> Vec<Member> {
+    let wanted = wanted(partition);
+    wanted.map(|replica| Member { replica: replica.id, node: replica.node_id }).collect()
+}
+
+/// Changes the members of a group, step after step, to those that its newest descriptor names, and confirms them.
+/// Returns when that is done, or when this replica leads no more.
+async fn change_members<M: Machine>(cluster: &Cluster, id: u64, group: &Group<M>) -> Result<(), Error> {
+    loop {
+        // In this order: see the head of the file.
+        let Ok(seen) = group.members() else { return Ok(()) };
+        cluster.refresh().await?;
+        let meta = Arc::clone(&cluster.meta().borrow());
+        let Some(partition) = meta.partitions.get(&id).filter(|partition| !partition.lost) else {
+            return Ok(());
+        };
+        match group.change_members(&seen, &members(partition), &[]).await? {
+            Changed::Underway => tokio::time::sleep(STEP_EVERY).await,
+            Changed::Done => {
+                let confirm = state::Confirm {
+                    partition_id: id,
+                    epoch: partition.epoch,
+                    leader: group.replica(),
+                    voters: seen.voters.iter().copied().collect(),
+                };
+                cluster.change(Command::Confirm(confirm)).await?;
+                info!(partition = id, epoch = partition.epoch, voters = ?seen.voters, "members of a partition confirmed");
+                return Ok(());
+            }
+        }
     }
 }

@@ -1,0 +1,296 @@
+//! `trimaran cluster`: what a grid or database cluster looks like, and what is to be done with its nodes and copies.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use serde::Serialize;
+use serde_json::json;
+use tonic::transport::Channel;
+use trimaran_net::dial::{Dial, TcpDial, channel};
+use trimaran_proto::api::cluster::cluster_admin_client::ClusterAdminClient;
+use trimaran_proto::api::cluster::{BalanceRequest, DrainRequest, EventsRequest, MoveRequest, RemoveRequest};
+use trimaran_proto::api::placement::{Node, NodeState, Table};
+use trimaran_proto::internal::cluster::cluster_client::ClusterClient;
+use trimaran_proto::internal::cluster::{HelloRequest, StatusReply, StatusRequest};
+
+use crate::output::Format;
+
+mod status;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// gRPC address of any node: of a grid (7002) or of a database (7003)
+    #[arg(long, global = true, default_value = "127.0.0.1:7002")]
+    address: String,
+    /// Form of the output
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Members, partitions, copies, and moves under way
+    Status,
+    /// Where a key of a grid, or a token, is: its partition, epoch, copies and leader
+    Explain {
+        /// Key of a grid
+        #[arg(required_unless_present = "token")]
+        key: Option<String>,
+        /// 64-bit token, hexadecimal, as `status` shows them
+        #[arg(long, value_name = "HEX", conflicts_with = "key")]
+        token: Option<String>,
+    },
+    /// Move everything away from a node, which then ends for good
+    Drain {
+        /// Id or gRPC address
+        node: String,
+        /// Return at once instead of when the node is gone
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Declare a node gone that does not answer; its copies are made elsewhere, and it cannot come back
+    Remove {
+        /// Id or gRPC address
+        node: String,
+    },
+    /// Move one copy of a partition to another node; with `balance off`, or another one may be moved in return
+    Move {
+        /// Id of the partition
+        partition: u64,
+        /// Node that has a copy: id or gRPC address
+        #[arg(long)]
+        from: String,
+        /// Node that gets it: id or gRPC address
+        #[arg(long)]
+        to: String,
+        /// Return at once instead of when it has moved
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Whether copies are moved to where there are fewer: on, or off (moves that are urgent go on)
+    Balance {
+        #[arg(value_parser = ["on", "off"])]
+        state: String,
+    },
+    /// What happened lately
+    Events,
+    /// How to add a node
+    Add,
+}
+
+/// How often a command that waits looks again.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
+
+struct Connection {
+    address: String,
+    dial: Arc<dyn Dial>,
+}
+
+impl Connection {
+    fn channel(&self) -> anyhow::Result<Channel> {
+        Ok(channel(&self.dial, &self.address)?)
+    }
+
+    fn admin(&self) -> anyhow::Result<ClusterAdminClient<Channel>> {
+        Ok(ClusterAdminClient::new(self.channel()?))
+    }
+
+    fn no_answer(&self) -> String {
+        format!("no node answers at {}; give another one with --address", self.address)
+    }
+
+    async fn status(&self) -> anyhow::Result<StatusReply> {
+        let mut client = ClusterClient::new(self.channel()?);
+        let reply = client.status(StatusRequest {}).await.with_context(|| self.no_answer())?;
+        Ok(reply.into_inner())
+    }
+
+    async fn kind(&self) -> anyhow::Result<String> {
+        let mut client = ClusterClient::new(self.channel()?);
+        let reply = client.hello(HelloRequest {}).await.with_context(|| self.no_answer())?;
+        Ok(reply.into_inner().kind)
+    }
+
+    async fn table(&self) -> anyhow::Result<Table> {
+        Ok(self.status().await?.table.unwrap_or_default())
+    }
+
+    /// What every node says, those that do not answer left out.
+    async fn all(&self, table: &Table) -> Vec<StatusReply> {
+        let mut replies = Vec::new();
+        let known = table.nodes.iter().filter(|node| node.state() != NodeState::Gone);
+        for node in known {
+            let there = Self { address: node.address.clone(), dial: Arc::clone(&self.dial) };
+            if let Ok(Ok(reply)) = tokio::time::timeout(LOOK_EVERY, there.status()).await {
+                replies.push(reply);
+            }
+        }
+        replies
+    }
+}
+
+/// A node by its id or its address.
+fn find<'a>(table: &'a Table, name: &str) -> anyhow::Result<&'a Node> {
+    let found = table.nodes.iter().find(|node| node.address == name || node.id.to_string() == name);
+    found.with_context(|| format!("there is no node {name}; `trimaran cluster status` shows them"))
+}
+
+/// What the cluster says of a refusal, without gRPC's words around it.
+fn refused(status: &tonic::Status) -> anyhow::Error {
+    anyhow::anyhow!("{}", status.message())
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let connection = Connection { address: args.address, dial: Arc::new(TcpDial) };
+    let show = |text: String| args.output.show(&json!({ "done": text }), |_| text.clone());
+    match args.command {
+        Command::Status => {
+            let reply = connection.status().await?;
+            let table = reply.table.unwrap_or_default();
+            let replies = connection.all(&table).await;
+            args.output.show(&status::status(&table, &replies), status::text)?;
+        }
+        Command::Explain { key, token } => {
+            let token = match (key, token) {
+                (Some(key), _) => {
+                    if connection.kind().await? != "grid" {
+                        bail!("keys of a database are in tables; give a token with --token");
+                    }
+                    trimaran_placement::token::grid(key.as_bytes()).0
+                }
+                (None, token) => {
+                    let token = token.unwrap_or_default();
+                    u64::from_str_radix(token.trim_start_matches("0x"), 16)
+                        .context("the token is no hexadecimal")?
+                }
+            };
+            let table = connection.table().await?;
+            let replies = connection.all(&table).await;
+            let explained =
+                status::explain(&table, &replies, token).context("the cluster has no partitions yet")?;
+            args.output.show(&explained, status::explained)?;
+        }
+        Command::Drain { node, no_wait } => {
+            let table = connection.table().await?;
+            let node = find(&table, &node)?;
+            let request = DrainRequest { node_id: node.id };
+            connection.admin()?.drain(request).await.map_err(|status| refused(&status))?;
+            if no_wait {
+                show(format!("node {} is leaving", node.id))?;
+            } else {
+                wait_until_gone(&connection, node).await?;
+                show(format!("node {} is gone; nothing of it is left", node.id))?;
+            }
+        }
+        Command::Remove { node } => {
+            let table = connection.table().await?;
+            let node_id = find(&table, &node)?.id;
+            let removed = connection.admin()?.remove(RemoveRequest { node_id }).await;
+            removed.map_err(|status| refused(&status))?;
+            show(format!(
+                "node {node_id} is gone; its copies are made elsewhere where there is a node for them"
+            ))?;
+        }
+        Command::Move { partition, from, to, no_wait } => {
+            let table = connection.table().await?;
+            let (from_node, to_node) = (find(&table, &from)?.id, find(&table, &to)?.id);
+            let request = MoveRequest { partition_id: partition, from_node, to_node };
+            connection.admin()?.r#move(request).await.map_err(|status| refused(&status))?;
+            if no_wait {
+                show(format!("a copy of partition {partition} is being moved"))?;
+            } else {
+                wait_until_moved(&connection, partition).await?;
+                let table = connection.table().await?;
+                let moved = table.partitions.iter().find(|found| found.id == partition);
+                let is_there = moved.is_some_and(|partition| {
+                    partition.replicas.iter().any(|replica| replica.node_id == to_node)
+                });
+                if !is_there {
+                    bail!("the move was taken back; `trimaran cluster events` says why");
+                }
+                show(format!("a copy of partition {partition} has moved to node {to_node}"))?;
+            }
+        }
+        Command::Balance { state } => {
+            let request = BalanceRequest { paused: state == "off" };
+            connection.admin()?.balance(request).await.map_err(|status| refused(&status))?;
+            show(format!("balancing is {state}"))?;
+        }
+        Command::Events => {
+            let events = connection.admin()?.events(EventsRequest {}).await;
+            for event in events.with_context(|| connection.no_answer())?.into_inner().events {
+                let event = Event { at_ms: event.at_ms, text: event.text };
+                args.output.show_line(&event, |event| format!("{}  {}", time(event.at_ms), event.text))?;
+            }
+        }
+        Command::Add => {
+            let kind = connection.kind().await?;
+            let address = &connection.address;
+            show(format!(
+                "start it and tell it where the cluster is:\n\n  trimaran {kind}-node --join {address} --data-folder … \
+                 --grpc-listen …\n\nIt gets its share of the copies by itself; `trimaran cluster status` shows how far it is."
+            ))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Serialize)]
+struct Event {
+    at_ms: u64,
+    text: String,
+}
+
+/// As in RFC 3339, UTC, to the second.
+fn time(at_ms: u64) -> String {
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at_ms / 1000);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+async fn wait_until_gone(connection: &Connection, node: &Node) -> anyhow::Result<()> {
+    let mut left = usize::MAX;
+    loop {
+        // The node that is asked may be the one that ends.
+        match connection.table().await {
+            Ok(table) => {
+                let state = table.nodes.iter().find(|found| found.id == node.id).map(Node::state);
+                if state.is_none_or(|state| state == NodeState::Gone) {
+                    return Ok(());
+                }
+                let replicas = table.partitions.iter().flat_map(|partition| &partition.replicas);
+                let now = replicas.filter(|replica| replica.node_id == node.id).count();
+                if now != left {
+                    eprintln!("{now} copies are left on node {}", node.id);
+                    left = now;
+                }
+            }
+            Err(_) if connection.address == node.address && left == 0 => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn wait_until_moved(connection: &Connection, partition: u64) -> anyhow::Result<()> {
+    let mut told = String::new();
+    loop {
+        let table = connection.table().await?;
+        let replies = connection.all(&table).await;
+        let status = status::status(&table, &replies);
+        let found = status.partitions.iter().find(|found| found.id == partition);
+        match found.map(|found| found.moving.join(", ")) {
+            Some(moving) if !moving.is_empty() => {
+                if moving != told {
+                    eprintln!("{moving}");
+                    told = moving;
+                }
+            }
+            _ => return Ok(()),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

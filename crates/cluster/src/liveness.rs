@@ -1,0 +1,122 @@
+//! Who is heard of: every node says to the leader of the meta group that it is there, and the leader remembers when.
+//!
+//! What a leader has heard is its own and not agreed on: a new one gives everybody the time that a silent node gets.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tracing::debug;
+use trimaran_proto::api::placement as wire;
+use trimaran_proto::internal::cluster::HeartbeatRequest;
+
+use crate::error::Error;
+use crate::member::{ATTEMPT_TIMEOUT, Cluster, answered};
+use crate::meta::Meta;
+
+/// How often a node says that it is there.
+const BEAT_EVERY: Duration = Duration::from_millis(500);
+
+/// Silence after which a node is suspect.
+pub(crate) const SUSPECT_AFTER: Duration = Duration::from_secs(3);
+
+/// What this node, as leader, has heard of which start of which node.
+#[derive(Debug, Default)]
+pub(crate) struct Heard(Mutex<HashMap<u64, Ear>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Ear {
+    boot: u64,
+    /// When it was heard of last, or since when it is listened for.
+    at: Instant,
+    is_heard: bool,
+}
+
+impl Heard {
+    fn note(&self, node: u64, boot: u64, now: Instant) {
+        self.0.lock().insert(node, Ear { boot, at: now, is_heard: true });
+    }
+
+    /// How long nothing was heard of the present start of a node, by a leader that has listened since `since` at most:
+    /// a start that it did not know of is listened for from now on.
+    pub(crate) fn silence(&self, meta: &Meta, node: u64, since: Instant, now: Instant) -> Duration {
+        let boot = meta.boot(node).unwrap_or_default();
+        let mut heard = self.0.lock();
+        let ear = heard.entry(node).or_insert(Ear { boot, at: now, is_heard: false });
+        if ear.boot != boot {
+            *ear = Ear { boot, at: now, is_heard: false };
+        }
+        now.saturating_duration_since(ear.at.max(since))
+    }
+
+    /// True if the present start of a node was heard of since `since`.
+    pub(crate) fn is_heard(&self, meta: &Meta, node: u64, since: Instant) -> bool {
+        let heard = self.0.lock().get(&node).copied();
+        heard.is_some_and(|ear| ear.is_heard && ear.at >= since && meta.boot(node) == Some(ear.boot))
+    }
+}
+
+impl Cluster {
+    /// Notes at the leader of the meta group that a node is there. What the cluster makes of it.
+    pub(crate) fn hear(&self, beat: HeartbeatRequest) -> Result<wire::NodeState, Error> {
+        if !self.leads_meta() {
+            let leader = self.inner.group.leader();
+            let leader_address = leader.and_then(|leader| self.inner.peers.address(leader.node));
+            return Err(Error::NotLeader { leader_address });
+        }
+        self.inner.heard.note(beat.node_id, beat.boot_id, Instant::now());
+        let meta = self.inner.meta.borrow();
+        Ok(meta.nodes.get(&beat.node_id).map_or(wire::NodeState::Unspecified, wire::Node::state))
+    }
+}
+
+/// Says that this node is there, for ever.
+pub(crate) async fn beat(cluster: Cluster) {
+    let boot_id = cluster.inner.options.identity.boot;
+    loop {
+        let beat = HeartbeatRequest { node_id: cluster.node(), boot_id };
+        let told = if cluster.leads_meta() {
+            cluster.hear(beat)
+        } else {
+            match cluster.meta_leader() {
+                Ok(mut client) => {
+                    let reply = tokio::time::timeout(ATTEMPT_TIMEOUT, client.heartbeat(beat)).await;
+                    answered(reply).map(|reply| reply.state())
+                }
+                Err(error) => Err(error),
+            }
+        };
+        match told {
+            Ok(state) => cluster.inner.told.send_if_modified(|told| std::mem::replace(told, state) != state),
+            Err(error) => {
+                debug!(%error, "not heard");
+                false
+            }
+        };
+        tokio::time::sleep(BEAT_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_was_not_known_gets_as_much_time_as_any() {
+        let heard = Heard::default();
+        let meta = Meta::default();
+        let since = Instant::now();
+        let later = since + Duration::from_secs(1000);
+        assert_eq!(heard.silence(&meta, 7, since, later), Duration::ZERO, "it was not listened for");
+        assert_eq!(heard.silence(&meta, 7, since, later + SUSPECT_AFTER), SUSPECT_AFTER);
+        assert!(!heard.is_heard(&meta, 7, since));
+        // What is heard of another start of it says nothing.
+        heard.note(7, 99, later);
+        assert!(!heard.is_heard(&meta, 7, since));
+        assert_eq!(heard.silence(&meta, 7, since, later + SUSPECT_AFTER), Duration::ZERO);
+        // A new leader has listened since it leads.
+        let leads = later + Duration::from_secs(500);
+        assert_eq!(heard.silence(&meta, 7, leads, leads + SUSPECT_AFTER), SUSPECT_AFTER);
+    }
+}

@@ -1,0 +1,231 @@
+use trimaran_placement::plan;
+use trimaran_placement::ring::Member;
+
+use super::*;
+
+fn node(id: u64) -> wire::Node {
+    wire::Node { id, address: format!("n{id}:1"), state: NodeState::Up.into(), ..wire::Node::default() }
+}
+
+fn founded() -> Meta {
+    let members: Vec<Member> = (1..=3).map(|node| Member { node, weight: 1, zone: String::new() }).collect();
+    let partitions = plan::first_placement(&members, 2, 3, 1, 1);
+    let mut meta = Meta::default();
+    let found = state::Found {
+        cluster_id: "c".into(),
+        nodes: (1..=3).map(node).collect(),
+        partitions: partitions.iter().map(trimaran_net::placement::put).collect(),
+        replication_factor: 3,
+        boots: (1..=3).map(|id| state::Boot { node_id: id, boot_id: id * 100 }).collect(),
+    };
+    meta.apply(Command::Found(found), 0);
+    meta
+}
+
+fn join(meta: &mut Meta, id: u64, boot_id: u64) {
+    let reply =
+        meta.apply(Command::Join(state::Join { node: Some(node(id)), lost_memory: true, boot_id }), 0);
+    assert_eq!(reply.refused, "");
+}
+
+#[test]
+fn a_node_that_lost_its_memory_gets_new_replica_ids_once() {
+    let mut meta = founded();
+    let before = meta.clone();
+    join(&mut meta, 2, 200);
+    assert_eq!(meta.partitions, before.partitions, "the same start as at the founding");
+    join(&mut meta, 2, 201);
+    let renewed = meta.clone();
+    for (id, partition) in &meta.partitions {
+        let old: Vec<u64> = before.partitions[id].replicas.iter().map(|replica| replica.id).collect();
+        let fresh: Vec<u64> = partition
+            .replicas
+            .iter()
+            .filter(|replica| !old.contains(&replica.id))
+            .map(|r| r.node_id)
+            .collect();
+        assert_eq!(fresh, [2]);
+        assert_eq!(partition.epoch, 2);
+        assert!(!partition.lost);
+    }
+    join(&mut meta, 2, 201);
+    assert_eq!(meta, renewed, "a repeated join is one join");
+}
+
+#[test]
+fn a_partition_is_lost_when_a_majority_of_its_voters_is_gone_and_not_before() {
+    let mut meta = founded();
+    join(&mut meta, 2, 201);
+    assert!(meta.partitions.values().all(|partition| !partition.lost));
+    // The leader of partition 1 has brought the new replica in; that of partition 2 has not.
+    let (epoch, voters) = {
+        let partition = &meta.partitions[&1];
+        (partition.epoch, partition.replicas.iter().map(|replica| replica.id).collect())
+    };
+    meta.apply(Command::Confirm(state::Confirm { partition_id: 1, epoch, leader: 1, voters }), 0);
+    join(&mut meta, 3, 301);
+    assert!(!meta.partitions[&1].lost);
+    assert!(meta.partitions[&2].lost);
+}
+
+#[test]
+fn a_definition_changes_only_from_the_revision_that_its_author_saw() {
+    let mut meta = founded();
+    let mut define = |value: Option<&'static str>, expected_revision| {
+        let value = value.map(Bytes::from);
+        let name = "table/users".to_owned();
+        let reply = meta.apply(Command::Define(state::Define { name, value, expected_revision }), 0);
+        (reply.changed, reply.revision)
+    };
+    assert_eq!(define(Some("a"), 0), (false, 1));
+    assert_eq!(define(Some("b"), 0), (true, 1), "it is there already");
+    assert_eq!(define(Some("b"), 1), (false, 2));
+    assert_eq!(define(None, 1), (true, 2));
+    assert_eq!(define(None, 2), (false, 0));
+    assert_eq!(define(Some("c"), 0), (false, 3), "a revision is never used twice");
+    assert_eq!(meta.definitions["table/users"].value, "c");
+}
+
+#[test]
+fn a_restored_machine_is_the_same() {
+    let mut meta = founded();
+    let value = Some(Bytes::from_static(b"v"));
+    meta.apply(Command::Define(state::Define { name: "n".into(), value, expected_revision: 0 }), 0);
+    join(&mut meta, 1, 101);
+    assert_eq!(Meta::restore(meta.save()), meta);
+}
+
+fn ask(meta: &mut Meta, command: Command) -> Result<(), String> {
+    let refused = meta.apply(command, 7).refused;
+    if refused.is_empty() { Ok(()) } else { Err(refused) }
+}
+
+fn set_state(meta: &mut Meta, node_id: u64, state: NodeState) -> Result<(), String> {
+    let boot_id = meta.boot(node_id).unwrap_or_default();
+    ask(meta, Command::SetNodeState(state::SetNodeState { node_id, state: state.into(), boot_id }))
+}
+
+fn confirm(meta: &mut Meta, partition_id: u64, voters: &[u64]) -> Result<(), String> {
+    let epoch = meta.partitions[&partition_id].epoch;
+    let confirm = state::Confirm { partition_id, epoch, leader: voters[0], voters: voters.to_vec() };
+    ask(meta, Command::Confirm(confirm))
+}
+
+fn replicas(meta: &Meta, partition: u64) -> Vec<(u64, wire::ReplicaState)> {
+    meta.partitions[&partition].replicas.iter().map(|replica| (replica.node_id, replica.state())).collect()
+}
+
+#[test]
+fn a_copy_goes_only_when_the_group_was_confirmed_to_do_without_it() {
+    use wire::ReplicaState::{Joining, Leaving, Unspecified};
+    let mut meta = founded();
+    join(&mut meta, 4, 400);
+    let old: Vec<wire::Replica> = meta.partitions[&1].replicas.clone();
+    let start = |meta: &mut Meta, add_on_node, remove_replica| {
+        let epoch = meta.partitions[&1].epoch;
+        let start = state::StartMove { partition_id: 1, epoch, add_on_node, remove_replica, reason: 0 };
+        ask(meta, Command::StartMove(start))
+    };
+    let refused = start(&mut meta, 4, old[0].id).unwrap_err();
+    assert!(refused.contains("joining"), "it was not heard of yet: {refused}");
+    set_state(&mut meta, 4, NodeState::Up).unwrap();
+    for (add, remove, why) in [
+        (old[1].node_id, old[0].id, "has a copy"),
+        (4, 999, "no replica 999"),
+        (0, 0, "nothing"),
+        (99, old[0].id, "no node 99"),
+    ] {
+        let refused = start(&mut meta, add, remove).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+    }
+    start(&mut meta, 4, old[0].id).unwrap();
+    let moving = vec![
+        (old[0].node_id, Leaving),
+        (old[1].node_id, Unspecified),
+        (old[2].node_id, Unspecified),
+        (4, Joining),
+    ];
+    assert_eq!(replicas(&meta, 1), moving);
+    let refused = start(&mut meta, 0, old[1].id).unwrap_err();
+    assert!(refused.contains("already"), "one at a time: {refused}");
+    // The old voters are still there: nothing is done yet, whoever leads.
+    confirm(&mut meta, 1, &[old[1].id, old[0].id, old[2].id]).unwrap();
+    assert_eq!(replicas(&meta, 1), moving);
+    let fresh = meta.partitions[&1].replicas[3].id;
+    // What was confirmed under an older descriptor counts for nothing.
+    let late = state::Confirm {
+        partition_id: 1,
+        epoch: 1,
+        leader: fresh,
+        voters: vec![old[1].id, old[2].id, fresh],
+    };
+    assert!(ask(&mut meta, Command::Confirm(late)).unwrap_err().contains("epoch"));
+    confirm(&mut meta, 1, &[old[1].id, old[2].id, fresh]).unwrap();
+    let done = vec![(old[1].node_id, Unspecified), (old[2].node_id, Unspecified), (4, Unspecified)];
+    assert_eq!(replicas(&meta, 1), done);
+    assert_eq!(meta.partitions[&1].epoch, 3);
+    let steps: Vec<i32> = meta
+        .events
+        .iter()
+        .filter_map(|event| match event.what {
+            Some(What::Move(event)) => Some(event.step),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(steps, [state::MoveStep::Started as i32, state::MoveStep::Done as i32]);
+}
+
+#[test]
+fn a_move_that_is_taken_back_ends_where_it_began() {
+    use wire::ReplicaState::{Leaving, Unspecified};
+    let mut meta = founded();
+    join(&mut meta, 4, 400);
+    set_state(&mut meta, 4, NodeState::Up).unwrap();
+    let old: Vec<u64> = meta.partitions[&1].replicas.iter().map(|replica| replica.id).collect();
+    let start =
+        state::StartMove { partition_id: 1, epoch: 1, add_on_node: 4, remove_replica: old[0], reason: 0 };
+    ask(&mut meta, Command::StartMove(start)).unwrap();
+    ask(&mut meta, Command::CancelMove(state::CancelMove { partition_id: 1, epoch: 2 })).unwrap();
+    assert_eq!(replicas(&meta, 1)[0].1, Unspecified);
+    assert_eq!(replicas(&meta, 1)[3], (4, Leaving), "it may vote by now");
+    confirm(&mut meta, 1, &old).unwrap();
+    assert_eq!(meta.partitions[&1].replicas.len(), 3);
+    let again = ask(&mut meta, Command::CancelMove(state::CancelMove { partition_id: 1, epoch: 4 }));
+    assert!(again.unwrap_err().contains("no copy"));
+}
+
+#[test]
+fn a_node_leaves_only_if_enough_stay_and_is_gone_for_ever() {
+    let mut meta = founded();
+    let refused = set_state(&mut meta, 3, NodeState::Leaving).unwrap_err();
+    assert!(refused.contains("3 copies need 3 nodes"), "{refused}");
+    let refused = set_state(&mut meta, 3, NodeState::Gone).unwrap_err();
+    assert!(refused.contains("node 3 is up"), "{refused}");
+    join(&mut meta, 4, 400);
+    set_state(&mut meta, 3, NodeState::Leaving).unwrap();
+    assert!(set_state(&mut meta, 3, NodeState::Gone).is_err(), "it holds copies");
+    assert!(set_state(&mut meta, 3, NodeState::Up).is_err());
+    // A start anew does not make it stay.
+    join(&mut meta, 3, 301);
+    assert_eq!(meta.nodes[&3].state(), NodeState::Leaving);
+    for partition in meta.partitions.values_mut() {
+        partition.replicas.retain(|replica| replica.node_id != 3);
+    }
+    set_state(&mut meta, 3, NodeState::Gone).unwrap();
+    let join = state::Join { node: Some(node(3)), lost_memory: true, boot_id: 302 };
+    assert!(ask(&mut meta, Command::Join(join)).unwrap_err().contains("was removed"));
+    // What is said about a start that is over is not about the present one.
+    let set = state::SetNodeState { node_id: 2, state: NodeState::Suspect.into(), boot_id: 1 };
+    assert!(ask(&mut meta, Command::SetNodeState(set)).is_err());
+}
+
+#[test]
+fn what_was_agreed_on_comes_back_from_a_snapshot() {
+    let mut meta = founded();
+    join(&mut meta, 4, 400);
+    set_state(&mut meta, 4, NodeState::Up).unwrap();
+    let start = state::StartMove { partition_id: 1, epoch: 1, add_on_node: 4, remove_replica: 0, reason: 1 };
+    ask(&mut meta, Command::StartMove(start)).unwrap();
+    ask(&mut meta, Command::SetBalancing(state::SetBalancing { paused: true })).unwrap();
+    assert_eq!(Meta::restore(meta.save()), meta);
+}
