@@ -211,7 +211,7 @@ impl Grid {
     ) -> Result<Streaming<WatchEvents>, Error> {
         let key = key.into();
         let mut client = self.client(token::grid(&key), 0)?;
-        let stream = client.watch(WatchRequest { key, prefix, from }).await;
+        let stream = client.watch(WatchRequest { key, prefix, from, only_partition: 0 }).await;
         stream.map(tonic::Response::into_inner).map_err(|status| Error::from_status(&status))
     }
 

@@ -14,7 +14,7 @@ use trimaran_net::clock::{Clock, SystemClock};
 use trimaran_net::listen;
 use trimaran_net::retry::Backoff;
 use trimaran_service::admin::Readiness;
-use trimaran_service::entropy;
+use trimaran_service::{entropy, health};
 use trimaran_wasm_host::Host;
 
 use crate::catalog::Catalog;
@@ -64,9 +64,6 @@ pub enum Error {
     /// It was stopped before it was ready.
     #[error("stopped before the node reached {0}")]
     Stopped(&'static str),
-    /// The descriptors of this build.
-    #[error("the descriptors of this build are damaged")]
-    Descriptors,
 }
 
 /// A node that runs.
@@ -159,16 +156,12 @@ impl Node {
         })
         .await?;
 
-        let (health, health_service) = tonic_health::server::health_reporter();
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(trimaran_proto::DESCRIPTORS)
-            .build_v1()
-            .map_err(|_bad| Error::Descriptors)?;
+        let (health, health_service) = health::health().await;
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .add_service(front::grpc::service(router.clone(), clock))
             .add_service(health_service)
-            .add_service(reflection)
+            .add_service(health::reflection())
             .serve_with_incoming_shutdown(listen::incoming(grpc_listener), stop.clone().cancelled_owned());
         let server = tokio::spawn(server);
         let served = (router.clone(), options.domain.clone(), stop.clone());
@@ -181,7 +174,7 @@ impl Node {
             tokio::spawn(shrink(router.clone())),
             tokio::spawn(keep_house(router.clone())),
         ];
-        health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+        health.set(true).await;
         readiness.set(true);
         info!(%http, %grpc, "function-node takes requests");
         let router = Running(router);

@@ -18,7 +18,7 @@ use trimaran_net::listen;
 use trimaran_net::peers::Peers;
 use trimaran_replication::groups::{self, Groups};
 use trimaran_service::admin::Readiness;
-use trimaran_service::entropy;
+use trimaran_service::{entropy, health};
 use trimaran_storage::wal;
 
 use crate::config::{Durability, Options};
@@ -163,11 +163,7 @@ impl Node {
         let router = Router::new(cluster.clone(), replicas, clock, random.random(), leaving.clone());
 
         // Other nodes must reach this one before it can enter; clients are told to wait until it has.
-        let (health, health_service) = tonic_health::server::health_reporter();
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(trimaran_proto::DESCRIPTORS)
-            .build_v1()
-            .map_err(|_bad| Error::Options("the descriptors of this build are damaged"))?;
+        let (health, health_service) = health::health().await;
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .initial_stream_window_size(4 << 20)
@@ -178,7 +174,7 @@ impl Node {
             .add_service(cluster.admin_service())
             .add_service(front::grpc::service(router.clone(), ending.clone()))
             .add_service(health_service)
-            .add_service(reflection)
+            .add_service(health::reflection())
             .serve_with_incoming_shutdown(listen::incoming(grpc_listener), ending.clone().cancelled_owned());
         let server = tokio::spawn(server);
 
@@ -189,7 +185,7 @@ impl Node {
         tokio::spawn(expiry::run(router.clone()));
         let resp_server = tokio::spawn(front::resp::serve(resp_listener, router.clone(), ending.clone()));
         let http_server = tokio::spawn(front::http::serve(http_listener, router.clone(), ending.clone()));
-        health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+        health.set(true).await;
         readiness.set(true);
         info!(%resp, %http, %grpc, "grid-node takes requests");
         Ok(Self {

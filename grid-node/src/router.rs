@@ -8,6 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use trimaran_cluster::member::Cluster;
 use trimaran_cluster::replicas::Replicas;
 use trimaran_cluster::route::{self, Routes, Target, Unanswered};
@@ -89,6 +90,18 @@ impl Router {
             let address = self.inner.routes.address_of(partition).unwrap_or_default();
             Error::Elsewhere { partition, address }
         })
+    }
+
+    /// Where else a partition is: the nodes that have it, who leads it first, with channels to them.
+    pub fn elsewhere(&self, partition: u64) -> Vec<Channel> {
+        let cluster = self.inner.routes.cluster();
+        let table = self.inner.routes.table();
+        let Some(found) = table.get(partition) else { return Vec::new() };
+        let leader = found.leader_hint.and_then(|leader| found.node_of(leader));
+        let mut nodes: Vec<u64> = found.replicas.iter().map(|replica| replica.node).collect();
+        nodes.retain(|&node| node != cluster.node());
+        nodes.sort_by_key(|&node| Some(node) != leader);
+        nodes.into_iter().filter_map(|node| cluster.peers().channel(node)).collect()
     }
 
     /// All replicas of this node.

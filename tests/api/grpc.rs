@@ -113,6 +113,7 @@ async fn bad_requests_are_refused_by_name_and_malformed_ones_do_no_harm() {
         key: "k".into(),
         prefix: false,
         from: vec![trimaran_proto::api::grid::Position { partition: 1, version: 0 }],
+        only_partition: 0,
     };
     // Version 0 is remembered as long as nothing was forgotten: this one must work.
     assert!(grid.watch(lost).await.is_ok());

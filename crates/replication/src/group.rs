@@ -10,7 +10,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Instant as _, ReadPolicy, ServerState};
 use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::apply::{Applier, State};
@@ -103,6 +103,8 @@ pub(crate) struct Inner<M: Machine> {
     /// The term in which this replica gave its leadership away; its lease is void, since the new leader does not
     /// wait for it to end.
     pub(crate) ceded_term: AtomicU64,
+    /// Becomes true when this replica is closed or removed.
+    pub(crate) closed: watch::Sender<bool>,
 }
 
 impl<M: Machine> Group<M> {
@@ -124,6 +126,13 @@ impl<M: Machine> Group<M> {
     /// This replica's id.
     pub fn replica(&self) -> u64 {
         self.inner.replica
+    }
+
+    /// Returns when this replica is closed or removed from its node: it learns of nothing any more.
+    pub async fn closed(&self) {
+        let mut closed = self.inner.closed.subscribe();
+        // The sender lives as long as this.
+        let _closed = closed.wait_for(|closed| *closed).await;
     }
 
     /// Proposes one command and returns its reply once it is applied here.

@@ -219,6 +219,7 @@ impl Groups {
             .map_err(|error| refused(error.to_string()))?;
 
         let (proposals, receiver) = mpsc::channel(PROPOSALS_MAX);
+        let closed = watch::Sender::new(false);
         let group = Group::open(
             Inner {
                 id,
@@ -230,6 +231,7 @@ impl Groups {
                 proposal_timeout: timing.proposal,
                 ready_term: AtomicU64::new(0),
                 ceded_term: AtomicU64::new(0),
+                closed: closed.clone(),
             },
             receiver,
             Arc::clone(&self.inner.clock),
@@ -253,6 +255,7 @@ impl Groups {
                 })
             }),
             stop: Box::new(move || {
+                closed.send_replace(true);
                 let raft = stop_raft.clone();
                 Box::pin(async move {
                     if let Err(panicked) = raft.shutdown().await {

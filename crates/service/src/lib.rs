@@ -1,5 +1,5 @@
 //! How a node process lives: [`config`] (defaults < file < environment < flags), [`telemetry`] (logs and metrics),
-//! [`admin`] (liveness, readiness, metrics over HTTP), [`shutdown`] (drain, then stop), [`entropy`] (the one place
+//! [`admin`] (liveness, readiness, metrics over HTTP), [`health`] (the same and reflection over gRPC), [`shutdown`] (drain, then stop), [`entropy`] (the one place
 //! where randomness enters).
 
 pub mod config;
@@ -7,6 +7,8 @@ pub mod config;
 pub mod telemetry;
 
 pub mod admin;
+
+pub mod health;
 
 pub mod shutdown;
 

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt as _};
 use prost::Message as _;
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -16,8 +15,8 @@ use trimaran_proto::api::grid::grid_server::{Grid, GridServer};
 use trimaran_proto::api::grid::{
     Answer, Call, CompareAndSwapReply, CompareAndSwapRequest, DeleteReply, DeleteRequest, ExpireReply,
     ExpireRequest, Failure, ForwardReply, GetReply, GetRequest, IncrementReply, IncrementRequest,
-    PipelineReply, PipelineRequest, Position, ScanReply, ScanRequest, SetReply, SetRequest, WatchEvent,
-    WatchEvents, WatchRequest, answer, call, watch_event,
+    PipelineReply, PipelineRequest, ScanReply, ScanRequest, SetReply, SetRequest, WatchEvents, WatchRequest,
+    answer, call,
 };
 use trimaran_proto::state::grid as state;
 use trimaran_proto::state::grid::command::Body;
@@ -27,9 +26,8 @@ use trimaran_proto::state::grid::reply::Outcome;
 use trimaran_proto::state::grid::{Command, Expiry, Query, QueryReply, Reply, ScanQuery};
 use trimaran_replication::session::RequestId;
 
-use crate::data::{Change, Event};
 use crate::error::Error;
-use crate::front::{check_key, check_value};
+use crate::front::{check_key, check_value, watch};
 use crate::limits::{MESSAGE_BYTES_MAX, SCAN_COUNT_DEFAULT, SCAN_COUNT_MAX};
 use crate::metrics;
 use crate::router::Router;
@@ -39,12 +37,6 @@ const REQUEST_ID: &str = "trimaran-request-id";
 
 /// Calls of one pipeline that are worked on at once; more wait in the connection.
 const PIPELINE_MESSAGES_MAX: usize = 64;
-
-/// Events of one message of a watch.
-const WATCH_EVENTS_MAX: usize = 256;
-
-/// Messages that a watch's reader may be behind before the watch waits for it.
-const WATCH_MESSAGES_MAX: usize = 4;
 
 /// The service over a router. Streams end when `stop` is cancelled, so that the server can.
 pub fn service(router: Router, stop: CancellationToken) -> GridServer<impl Grid> {
@@ -311,28 +303,8 @@ impl Grid for Service {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
-        let partitions: Vec<u64> = if request.prefix {
-            self.router.table().partitions().map(|partition| partition.id).collect()
-        } else {
-            check_key(&request.key).map_err(|error| status(&error))?;
-            vec![self.router.partition_of(&request.key).map_err(|error| status(&error))?]
-        };
-        let (events, stream) = mpsc::channel(WATCH_MESSAGES_MAX);
-        for partition in partitions {
-            let group = self.router.replica(partition).map_err(|error| status(&error))?;
-            let from = request.from.iter().find(|position| position.partition == partition);
-            let from = match from {
-                Some(position) => position.version,
-                // From now on: after everything acknowledged before the watch began.
-                None => {
-                    self.router.read(partition, Vec::new()).await.map_err(|error| status(&error))?;
-                    group.read_now(|machine| machine.keys().version())
-                }
-            };
-            let watch = watch(partition, group, request.clone(), from, events.clone());
-            tokio::spawn(self.stop.clone().run_until_cancelled_owned(watch));
-        }
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        let events = watch::begin(&self.router, request, &self.stop).await.map_err(|error| status(&error))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(events))))
     }
 
     type PipelineStream = Pin<Box<dyn Stream<Item = Result<PipelineReply, Status>> + Send>>;
@@ -358,72 +330,5 @@ impl Grid for Service {
             })
             .buffer_unordered(PIPELINE_MESSAGES_MAX);
         Ok(Response::new(Box::pin(replies)))
-    }
-}
-
-/// Sends the changes of one partition until the reader is gone or cannot be served any more.
-async fn watch(
-    partition: u64,
-    group: trimaran_replication::group::Group<crate::machine::GridMachine>,
-    request: WatchRequest,
-    mut from: u64,
-    stream: mpsc::Sender<Result<WatchEvents, Status>>,
-) {
-    let events = group.read_now(|machine| machine.events().clone());
-    let mut newest = events.newest();
-    let begin = WatchEvent {
-        kind: watch_event::Kind::Begin.into(),
-        position: Some(Position { partition, version: from }),
-        ..WatchEvent::default()
-    };
-    let mut batch = vec![begin];
-    loop {
-        if !batch.is_empty()
-            && stream.send(Ok(WatchEvents { events: std::mem::take(&mut batch) })).await.is_err()
-        {
-            return;
-        }
-        newest.mark_unchanged();
-        let found = events.after(from, WATCH_EVENTS_MAX, |key| {
-            if request.prefix { key.starts_with(&request.key) } else { key == request.key }
-        });
-        match found {
-            Ok((changes, upto)) => {
-                from = upto;
-                batch = changes.into_iter().map(|event| watch_event(partition, event)).collect();
-            }
-            Err(compacted) => {
-                let error = Error::Compacted { partition, oldest: compacted.oldest };
-                // OUT_OF_RANGE, as the API says: it is not the class's usual code.
-                let refused = status(&error);
-                let refused = Status::with_details(
-                    tonic::Code::OutOfRange,
-                    refused.message(),
-                    refused.details().to_vec().into(),
-                );
-                let _gone = stream.send(Err(refused)).await;
-                return;
-            }
-        }
-        if batch.is_empty() {
-            tokio::select! {
-                changed = newest.changed() => if changed.is_err() { return },
-                () = stream.closed() => return,
-            }
-        }
-    }
-}
-
-fn watch_event(partition: u64, event: Event) -> WatchEvent {
-    let (kind, value) = match event.change {
-        Change::Set(value) => (watch_event::Kind::Set, Some(value)),
-        Change::Deleted => (watch_event::Kind::Delete, None),
-        Change::Expired => (watch_event::Kind::Expire, None),
-    };
-    WatchEvent {
-        kind: kind.into(),
-        key: event.key,
-        value,
-        position: Some(Position { partition, version: event.version }),
     }
 }

@@ -4,6 +4,8 @@ pub mod grpc;
 
 pub mod resp;
 
+mod watch;
+
 pub(crate) mod http;
 
 use crate::error::Error;
