@@ -8,20 +8,23 @@
     reason = "a test that cannot go on panics, and tells what it sees"
 )]
 
+mod cluster;
 mod invariant;
+mod journal;
 mod network;
 mod scenario;
 
 use scenario::{Outcome, Scenario};
+use trimaran_replication::planted::Bug;
 
 /// Seeds that CI runs.
 const SEEDS: u64 = 25;
 
-fn seeds() -> Vec<u64> {
+fn seeds(count: u64) -> Vec<u64> {
     let number = |name: &str| option_env(name).and_then(|text| text.parse::<u64>().ok());
     match number("SIMULATION_SEED") {
         Some(seed) => vec![seed],
-        None => (1..=number("SIMULATION_SEEDS").unwrap_or(SEEDS)).collect(),
+        None => (1..=number("SIMULATION_SEEDS").unwrap_or(count)).collect(),
     }
 }
 
@@ -33,7 +36,7 @@ fn option_env(name: &str) -> Option<String> {
 #[test]
 fn nothing_acknowledged_is_lost_or_repeated_whatever_the_network_does() {
     let (mut acknowledged, mut crashes, mut leaders) = (0, 0, 0);
-    for seed in seeds() {
+    for seed in seeds(SEEDS) {
         match (Scenario { seed, reuse_replica_ids: false }).run() {
             Ok(outcome) => {
                 acknowledged += outcome.acknowledged;
@@ -47,6 +50,61 @@ fn nothing_acknowledged_is_lost_or_repeated_whatever_the_network_does() {
     }
     println!("{acknowledged} writes acknowledged, {crashes} crashes, {leaders} terms with a leader");
     assert!(acknowledged > 0 && crashes > 0 && leaders > 1);
+}
+
+/// Seeds that CI runs of whole clusters.
+const CLUSTER_SEEDS: u64 = 8;
+
+#[test]
+fn a_cluster_heals_and_loses_nothing_whatever_happens_to_its_nodes() {
+    let mut sum = cluster::Outcome::default();
+    for seed in seeds(CLUSTER_SEEDS) {
+        match (cluster::Scenario { seed, bug: None }).run() {
+            Ok(outcome) => {
+                sum.acknowledged += outcome.acknowledged;
+                sum.crashes += outcome.crashes;
+                sum.drains += outcome.drains;
+                sum.cuts += outcome.cuts;
+                sum.moves += outcome.moves;
+            }
+            Err(violation) => panic!(
+                "{violation}\nrepeat with: SIMULATION_SEED={seed} cargo test -p trimaran-tests --test simulation cluster"
+            ),
+        }
+    }
+    println!("{sum:?}");
+    // One seed alone need not have all of it.
+    let is_one = seeds(CLUSTER_SEEDS).len() == 1;
+    assert!(is_one || sum.acknowledged > 0 && sum.crashes > 0 && sum.drains > 0 && sum.moves > 0);
+}
+
+fn must_be_caught(bug: Bug) {
+    let caught = (1..=40).find_map(|seed| {
+        let outcome = cluster::Scenario { seed, bug: Some(bug) }.run();
+        outcome.err().map(|violation| (seed, violation))
+    });
+    let (seed, violation) = caught.expect("no seed of forty noticed it");
+    println!("{bug:?} is caught with seed {seed}: {}", violation.lines().next().unwrap_or_default());
+}
+
+#[test]
+fn a_copy_that_is_deleted_when_it_is_only_to_go_is_caught() {
+    must_be_caught(Bug::RemovedAtOnce);
+}
+
+#[test]
+fn members_that_are_confirmed_before_they_are_agreed_on_are_caught() {
+    must_be_caught(Bug::ConfirmedBeforeAgreed);
+}
+
+#[test]
+fn a_snapshot_without_the_answered_requests_is_caught() {
+    must_be_caught(Bug::RepliesForgotten);
+}
+
+#[test]
+fn a_snapshot_that_lacks_its_end_is_caught() {
+    must_be_caught(Bug::SnapshotCutShort);
 }
 
 /// The planted bug: a replica that lost its memory comes back under its old id. It must not go unnoticed.

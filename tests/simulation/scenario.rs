@@ -12,13 +12,12 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use trimaran_net::clock::ManualClock;
 use trimaran_net::peers::Peers;
-use trimaran_replication::error::Stop;
 use trimaran_replication::group::{Group, Member};
 use trimaran_replication::groups::{Durability, Groups, Options, Timing};
-use trimaran_replication::machine::{Committed, Machine, SnapshotChunks};
 use trimaran_replication::session::Session;
 
 use crate::invariant::Watcher;
+use crate::journal::Journal;
 use crate::network::{SimulatedDial, incoming};
 
 const GROUP: u64 = 1;
@@ -28,35 +27,6 @@ const NODES: u64 = 3;
 /// Simulated time under faults, and the time to heal afterwards.
 const TROUBLE: Duration = Duration::from_secs(12);
 const PEACE: Duration = Duration::from_secs(20);
-
-/// Writes everything down; the reply is the place.
-#[derive(Default)]
-struct Journal(Vec<String>);
-
-impl Machine for Journal {
-    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Bytes>, Stop> {
-        Ok(run
-            .iter()
-            .map(|command| {
-                self.0.push(String::from_utf8_lossy(command.payload).into_owned());
-                Bytes::from(self.0.len().to_string())
-            })
-            .collect())
-    }
-
-    fn snapshot(&self) -> SnapshotChunks {
-        let entries: Vec<Bytes> = self.0.iter().map(|entry| Bytes::from(entry.clone())).collect();
-        Box::new(entries.into_iter().map(Ok))
-    }
-
-    fn restore(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
-        self.0.clear();
-        for chunk in chunks {
-            self.0.push(String::from_utf8_lossy(&chunk?).into_owned());
-        }
-        Ok(())
-    }
-}
 
 /// What the meta group would know: who holds the group now. Shared by all simulated nodes.
 struct Placement {
@@ -211,7 +181,7 @@ fn look(live: &Mutex<Live>, watcher: &RefCell<Watcher>) -> Result<(), String> {
     let mut watcher = watcher.borrow_mut();
     for group in live.lock().groups.values() {
         watcher.see_status(group.replica(), &group.status())?;
-        group.read_now(|journal| watcher.see_journal(group.replica(), &journal.0))?;
+        group.read_now(|journal| watcher.see_journal(group.replica(), journal.entries()))?;
     }
     Ok(())
 }
@@ -229,7 +199,8 @@ async fn run_node(
     let options = Options {
         timing: Timing { proposal: Duration::from_secs(2), ..Timing::default() },
         // Short, so that replicas that come back need snapshots.
-        log_bytes_max: 16 << 10,
+        log_bytes_max: 4 << 10,
+        entries_kept: 8,
     };
     let groups = Groups::new(node, options, Arc::new(clock), peers, None);
     let replica = placement.lock().members.iter().find(|member| member.node == node).unwrap().replica;

@@ -122,6 +122,11 @@ impl Cluster {
         self.inner.meta.borrow().boot(identity.node) == Some(identity.boot)
     }
 
+    /// What the meta group looks like from here.
+    pub fn meta_status(&self) -> trimaran_replication::group::Status {
+        self.inner.group.status()
+    }
+
     /// True if this node leads the meta group, as far as it knows.
     pub fn leads_meta(&self) -> bool {
         self.inner.group.is_leader()
@@ -201,9 +206,17 @@ impl Cluster {
             } else if self.inner.group.is_founded().await? {
                 self.found_cluster_if_leader(&nodes, &founding_id).await;
             } else if let Some(count) = self.inner.options.bootstrap {
+                // Those that wait for a cluster join it once it is there.
+                nodes.retain(|_, node| node.bootstrap != 0);
+                if let Some(other) = nodes.values().find(|node| node.bootstrap as usize != count) {
+                    return Err(Error::Refused(format!(
+                        "{} was started with --bootstrap {}, this node with --bootstrap {count}",
+                        other.address, other.bootstrap
+                    )));
+                }
                 if nodes.len() > count.min(BOOTSTRAP_MAX) {
                     return Err(Error::Refused(format!(
-                        "{} nodes were found for --bootstrap {count}",
+                        "{} nodes were found for --bootstrap {count}, of {BOOTSTRAP_MAX} at most",
                         nodes.len()
                     )));
                 }
@@ -524,6 +537,7 @@ impl Cluster {
             boot_id: options.identity.boot,
             resp_address: options.resp_address.clone(),
             zone: options.zone.clone(),
+            bootstrap: options.bootstrap.map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX)),
         }
     }
 }

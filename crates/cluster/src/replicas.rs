@@ -13,13 +13,14 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use tracing::{info, warn};
 use trimaran_proto::api::placement as wire;
-use trimaran_proto::api::placement::NodeState;
+use trimaran_proto::api::placement::{NodeState, ReplicaState};
 use trimaran_proto::state::meta as state;
 use trimaran_proto::state::meta::meta_command::Command;
 use trimaran_replication::group::{Group, Member};
 use trimaran_replication::groups::Durability;
 use trimaran_replication::machine::Machine;
 use trimaran_replication::members::Changed;
+use trimaran_replication::planted::{self, Bug};
 
 use crate::error::Error;
 use crate::member::Cluster;
@@ -125,8 +126,11 @@ impl<M: Machine> Keeper<M> {
 
     async fn keep(&self, partition: &wire::Partition) -> Result<(), Error> {
         let node = self.cluster.node();
-        let wanted =
-            partition.replicas.iter().find(|replica| replica.node_id == node).map(|replica| replica.id);
+        let is_kept = |replica: &&wire::Replica| {
+            replica.node_id == node
+                && !(planted::is(Bug::RemovedAtOnce) && replica.state() == ReplicaState::Leaving)
+        };
+        let wanted = partition.replicas.iter().find(is_kept).map(|replica| replica.id);
         let here = self.replicas.get(partition.id);
         let group = match (wanted, here) {
             (Some(wanted), Some(group)) if group.replica() == wanted => group,
@@ -245,14 +249,24 @@ async fn change_members<M: Machine>(cluster: &Cluster, id: u64, group: &Group<M>
         let Some(partition) = meta.partitions.get(&id).filter(|partition| !partition.lost) else {
             return Ok(());
         };
-        match group.change_members(&seen, &members(partition), &[]).await? {
+        let changed = if planted::is(Bug::ConfirmedBeforeAgreed) {
+            Changed::Done
+        } else {
+            group.change_members(&seen, &members(partition), &[]).await?
+        };
+        match changed {
             Changed::Underway => tokio::time::sleep(STEP_EVERY).await,
             Changed::Done => {
+                let voters = if planted::is(Bug::ConfirmedBeforeAgreed) {
+                    members(partition).iter().map(|member| member.replica).collect()
+                } else {
+                    seen.voters.iter().copied().collect()
+                };
                 let confirm = state::Confirm {
                     partition_id: id,
                     epoch: partition.epoch,
                     leader: group.replica(),
-                    voters: seen.voters.iter().copied().collect(),
+                    voters,
                 };
                 cluster.change(Command::Confirm(confirm)).await?;
                 info!(partition = id, epoch = partition.epoch, voters = ?seen.voters, "members of a partition confirmed");

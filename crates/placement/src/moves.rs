@@ -5,6 +5,7 @@
 //! the same and a partition tends to where the ring wants it; but nothing that is in balance is moved for the ring's
 //! sake. So a fourth node gets a quarter of the copies and no other copy moves.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ring::{Member, Ring};
@@ -329,13 +330,13 @@ pub fn preferences(partitions: &[Partition], nodes: &[Node]) -> Vec<(PartitionId
         (leads.get(&node).copied().unwrap_or(0) + more) * 10_080 / weights.get(&node).copied().unwrap_or(1)
     };
     for partition in partitions.iter().filter(|partition| !partition.lost) {
-        if !preferred.contains_key(&partition.id) {
+        if let Entry::Vacant(vacant) = preferred.entry(partition.id) {
             let least = candidates(partition)
                 .into_iter()
                 .min_by_key(|replica| (relative(&leads, replica.node, 1), replica.id));
             if let Some(replica) = least {
                 *leads.entry(replica.node).or_insert(0) += 1;
-                preferred.insert(partition.id, replica);
+                vacant.insert(replica);
             }
         }
     }

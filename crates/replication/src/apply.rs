@@ -19,6 +19,7 @@ use crate::codec;
 use crate::dedup::Dedup;
 use crate::error::Stop;
 use crate::machine::{Committed, Machine, Recovered, Remember, SnapshotChunks};
+use crate::planted::{self, Bug};
 use crate::session::RequestId;
 use crate::snapshot::{Chunks, Store};
 use crate::types::{Batch, Command, Config, LogId, SnapshotMeta, StoredMembership};
@@ -179,7 +180,8 @@ impl<M: Machine> State<M> {
 
     /// Replication's own chunks of a snapshot of the state as it is now, and what the machine adds.
     fn chunks(&self) -> SnapshotChunks {
-        let answered = self.dedup.save();
+        let is_forgotten = planted::is(Bug::RepliesForgotten);
+        let answered = if is_forgotten { Vec::new() } else { self.dedup.save() };
         let own = state::ReplicationState {
             stamp_ms: self.stamp_ms,
             answered_chunks: u32::try_from(answered.len()).unwrap_or(u32::MAX),
@@ -344,10 +346,15 @@ impl<M: Machine> RaftSnapshotBuilder<Config> for Builder<M> {
             // Only what it is of is asked for here; who needs the chunks gets the current ones.
             return Ok(Snapshot { meta, snapshot: Chunks::Live(Arc::default()) });
         }
-        let (meta, chunks) = {
+        let (meta, mut chunks) = {
             let state = self.state.read();
             (state.meta(), state.chunks())
         };
+        if planted::is(Bug::SnapshotCutShort) {
+            let mut all: Vec<_> = chunks.collect();
+            all.pop();
+            chunks = Box::new(all.into_iter());
+        }
         let (group, store, current) = (self.group, self.store.clone(), Arc::clone(&self.current));
         blocking(move || {
             let chunks = match store {

@@ -28,9 +28,6 @@ use crate::snapshot::Store;
 /// How often a log is looked at for being too long.
 const COMPACT_EVERY: Duration = Duration::from_millis(500);
 
-/// Entries kept behind a snapshot, so that a follower that is a little behind needs none.
-const ENTRIES_KEPT: u64 = 1024;
-
 /// Entries of one append to a follower.
 const APPEND_ENTRIES_MAX: u64 = 256;
 
@@ -63,11 +60,13 @@ pub struct Options {
     pub timing: Timing,
     /// Bytes of entries of one group after which a snapshot is made and the log cut behind it.
     pub log_bytes_max: usize,
+    /// Entries kept behind a snapshot, so that a follower that is a little behind needs none.
+    pub entries_kept: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timing: Timing::default(), log_bytes_max: 32 << 20 }
+        Self { timing: Timing::default(), log_bytes_max: 32 << 20, entries_kept: 1024 }
     }
 }
 
@@ -212,7 +211,7 @@ impl Groups {
         let (applier, state) =
             Applier::new(id, machine, store.clone()).map_err(|error| refused(error.to_string()))?;
         let timing = self.inner.options.timing;
-        let config = openraft_config(timing).map_err(|error| refused(error.to_string()))?;
+        let config = openraft_config(&self.inner.options).map_err(|error| refused(error.to_string()))?;
         let network = Network { lines: self.inner.lines.clone(), group: id, replica, connections: 0 };
         let raft = openraft::Raft::new(replica, Arc::new(config), network, log.clone(), applier)
             .await
@@ -351,7 +350,8 @@ fn not_removed(group: u64, error: impl std::fmt::Display) -> Error {
     Error::Refused { group, action: "remove", reason: error.to_string() }
 }
 
-fn openraft_config(timing: Timing) -> Result<openraft::Config, openraft::ConfigError> {
+fn openraft_config(options: &Options) -> Result<openraft::Config, openraft::ConfigError> {
+    let timing = options.timing;
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     openraft::Config {
         cluster_name: "trimaran".to_owned(),
@@ -361,8 +361,8 @@ fn openraft_config(timing: Timing) -> Result<openraft::Config, openraft::ConfigE
         enable_pre_vote: Some(true),
         // We cut logs by bytes, see `compact_when_long`.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
-        purge_batch_size: ENTRIES_KEPT / 4,
+        max_in_snapshot_log_to_keep: options.entries_kept,
+        purge_batch_size: (options.entries_kept / 4).max(1),
         max_payload_entries: APPEND_ENTRIES_MAX,
         // A follower gets a snapshot only where the log no longer has what it needs.
         replication_lag_threshold: u64::MAX / 2,

@@ -17,6 +17,8 @@ pub mod session;
 
 pub mod error;
 
+pub mod planted;
+
 mod apply;
 mod batch;
 mod codec;

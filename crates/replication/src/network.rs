@@ -492,17 +492,30 @@ fn paced(
     let begun = Instant::now();
     let (taken, progress) = watch::channel(0_u64);
     let (sender, receiver) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
-    // Reading and encoding is work for another thread than the one that serves heartbeats.
-    tokio::task::spawn_blocking(move || {
-        for chunk in chunks.read() {
-            let chunk = chunk.inspect_err(|error| warn!(%error, "a snapshot could not be read"));
-            let Ok(chunk) = chunk else { return };
-            if sender.blocking_send(Some(chunk)).is_err() {
+    // Reading and encoding is work for another thread than the one that serves heartbeats; that thread is not held while
+    // the receiver takes its time.
+    tokio::spawn(async move {
+        let mut chunks = chunks.read();
+        loop {
+            let read = tokio::task::spawn_blocking(move || {
+                let chunk = chunks.next();
+                (chunks, chunk)
+            });
+            let Ok((rest, chunk)) = read.await else { return };
+            chunks = rest;
+            let chunk = match chunk.transpose() {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    warn!(%error, "a snapshot could not be read");
+                    return;
+                }
+            };
+            let is_end = chunk.is_none();
+            // The receiver may have gone; then nobody misses the rest.
+            if sender.send(chunk).await.is_err() || is_end {
                 return;
             }
         }
-        // The receiver may have gone; then nobody misses the end.
-        let _gone = sender.blocking_send(None);
     });
     let first = Some((receiver, taken, 0_u64, Some(header)));
     let stream = futures::stream::unfold(first, move |state| async move {

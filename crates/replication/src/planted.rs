@@ -1,0 +1,38 @@
+//! Bugs that the simulation plants, to see that it would notice them. Without the feature `planted-bugs` there are none,
+//! and asking costs nothing. To be asked where the simulation's own thread runs, not in blocking tasks.
+
+/// What is done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A copy is deleted when it is to go, not when the group was confirmed to do without it.
+    RemovedAtOnce,
+    /// A leader confirms the members that it wants, not those that a majority agrees on.
+    ConfirmedBeforeAgreed,
+    /// A snapshot does not carry the replies that a retry may still ask for.
+    RepliesForgotten,
+    /// A snapshot lacks its last piece.
+    SnapshotCutShort,
+}
+
+#[cfg(feature = "planted-bugs")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug, or none, in everything that runs on this thread.
+#[cfg(feature = "planted-bugs")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// True if the bug is planted here.
+#[cfg(feature = "planted-bugs")]
+pub fn is(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// True if the bug is planted here: never.
+#[cfg(not(feature = "planted-bugs"))]
+pub const fn is(_bug: Bug) -> bool {
+    false
+}

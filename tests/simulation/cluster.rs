@@ -1,0 +1,474 @@
+//! One simulated life of a cluster: the real membership, placement, moves and replication, nodes without disks.
+//!
+//! A node that crashes is gone with its memory, its id too: what comes back at its place is another node, which joins.
+//! The dead one is replaced after its grace. Meanwhile nodes are drained, copies moved by hand, balancing is paused, and
+//! the network is cut. At the end everything must have healed by itself.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::seq::IteratorRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+use trimaran_cluster::identity::Identity;
+use trimaran_cluster::member::{Cluster, Options};
+use trimaran_cluster::meta::Meta;
+use trimaran_cluster::replicas::Replicas;
+use trimaran_net::clock::ManualClock;
+use trimaran_net::peers::Peers;
+use trimaran_proto::api::cluster::cluster_admin_client::ClusterAdminClient;
+use trimaran_proto::api::cluster::{BalanceRequest, DrainRequest, MoveRequest};
+use trimaran_proto::api::placement::{NodeState, Partition, ReplicaState};
+use trimaran_replication::groups::{self, Durability, Groups, Timing};
+use trimaran_replication::planted::{self, Bug};
+use trimaran_replication::session::Session;
+
+use crate::invariant::Watcher;
+use crate::journal::Journal;
+use crate::network::{SimulatedDial, incoming};
+
+const PORT: u16 = 7000;
+
+/// Places for nodes; three of them found the cluster, the others join when they are started.
+const PLACES: u64 = 5;
+const FOUNDERS: u64 = 3;
+const PARTITIONS: u64 = 3;
+const CLIENTS: u64 = 8;
+
+/// Grace of a dead node: short, as simulated time is dear.
+const REPLACE_AFTER: Duration = Duration::from_secs(4);
+
+/// Simulated time under faults, and the time to heal afterwards.
+const TROUBLE: Duration = Duration::from_secs(30);
+const PEACE: Duration = Duration::from_secs(40);
+
+/// A node that lives at a place.
+#[derive(Clone)]
+struct Life {
+    cluster: Cluster,
+    replicas: Replicas<Journal>,
+}
+
+#[derive(Default)]
+struct World {
+    lives: BTreeMap<u64, Life>,
+    /// Places that a node has lived at.
+    known: BTreeSet<u64>,
+}
+
+/// What a run that went well saw.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) acknowledged: usize,
+    pub(crate) crashes: usize,
+    pub(crate) drains: usize,
+    pub(crate) cuts: usize,
+    pub(crate) moves: usize,
+}
+
+/// One run.
+#[derive(Clone, Copy)]
+pub(crate) struct Scenario {
+    pub(crate) seed: u64,
+    /// What is done wrong on purpose.
+    pub(crate) bug: Option<Bug>,
+}
+
+impl Scenario {
+    /// One copy has nowhere to go but where it is moved to; three may lose one at any time.
+    fn copies(self) -> usize {
+        [3, 1, 3, 2, 3][self.seed as usize % 5]
+    }
+}
+
+fn host(place: u64) -> String {
+    format!("place-{place}")
+}
+
+impl Scenario {
+    /// Runs it; an error is the invariant that was violated.
+    pub(crate) fn run(self) -> Result<Outcome, String> {
+        planted::plant(self.bug);
+        let outcome = self.run_as_it_is();
+        planted::plant(None);
+        outcome
+    }
+
+    fn run_as_it_is(self) -> Result<Outcome, String> {
+        let copies = self.copies();
+        let mut random = StdRng::seed_from_u64(self.seed);
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(self.seed)
+            .enable_random_order()
+            .simulation_duration(TROUBLE + PEACE + Duration::from_secs(60))
+            .tick_duration(Duration::from_millis(5))
+            .min_message_latency(Duration::from_millis(1))
+            .max_message_latency(Duration::from_millis(15))
+            .build();
+        let world: Arc<Mutex<World>> = Arc::default();
+        let clock = ManualClock::at(1_000_000);
+        let ids = Arc::new(AtomicU64::new(self.seed * 1_000_000 + 1));
+        let addresses: Arc<Mutex<Vec<IpAddr>>> = Arc::default();
+        for place in 1..=PLACES {
+            let (world, clock, ids) = (Arc::clone(&world), clock.clone(), Arc::clone(&ids));
+            let addresses = Arc::clone(&addresses);
+            sim.host(host(place), move || {
+                let options = (copies, Arc::clone(&addresses));
+                run_place(place, Arc::clone(&world), clock.clone(), Arc::clone(&ids), options)
+            });
+        }
+        *addresses.lock() = (1..=PLACES).map(|place| sim.lookup(host(place))).collect();
+        let acknowledged: Arc<Mutex<HashMap<u64, Vec<String>>>> = Arc::default();
+        for client in 0..CLIENTS {
+            let (world, acknowledged) = (Arc::clone(&world), Arc::clone(&acknowledged));
+            let seed = self.seed * 100 + client;
+            sim.client(format!("client-{client}"), run_client(client, seed, world, acknowledged));
+        }
+        let operator: Arc<Mutex<Vec<Order>>> = Arc::default();
+        sim.client("operator", run_operator(Arc::clone(&operator), Arc::clone(&addresses)));
+
+        let watchers: Rc<RefCell<BTreeMap<u64, Watcher>>> = Rc::default();
+        let mut outcome = Outcome::default();
+        let mut next_fault = Duration::from_secs(3);
+        let mut down: Option<(u64, Duration)> = None;
+        let mut cut: Option<(u64, u64, bool, Duration)> = None;
+        loop {
+            let finished = sim.step().map_err(|error| format!("the simulation failed: {error}"))?;
+            clock.advance(Duration::from_millis(5));
+            let now = sim.elapsed();
+            look(&world, &watchers)?;
+            if finished {
+                break;
+            }
+            if let Some((a, b, one_way, _)) = cut.filter(|(_, _, _, until)| now >= *until) {
+                if one_way {
+                    sim.repair_oneway(host(a), host(b));
+                } else {
+                    sim.repair(host(a), host(b));
+                }
+                cut = None;
+            }
+            if let Some((place, _)) = down.filter(|(_, until)| now >= *until) {
+                sim.bounce(host(place));
+                down = None;
+            }
+            if now < TROUBLE && now >= next_fault && down.is_none() && cut.is_none() {
+                next_fault = now + Duration::from_millis(random.random_range(200..1200));
+                let a = random.random_range(1..=PLACES);
+                let b = (a + random.random_range(1..PLACES) - 1) % PLACES + 1;
+                let lasts = now + Duration::from_millis(random.random_range(100..5000));
+                match random.random_range(0..8) {
+                    0 | 1 if can_lose(&world.lock(), a, copies) => {
+                        sim.crash(host(a));
+                        world.lock().lives.remove(&a);
+                        outcome.crashes += 1;
+                        down = Some((a, lasts));
+                    }
+                    2 => {
+                        sim.partition_oneway(host(a), host(b));
+                        outcome.cuts += 1;
+                        cut = Some((a, b, true, lasts));
+                    }
+                    3 | 4 => {
+                        sim.partition(host(a), host(b));
+                        outcome.cuts += 1;
+                        cut = Some((a, b, false, lasts));
+                    }
+                    5 => {
+                        let node = world.lock().lives.get(&a).map(|life| life.cluster.node());
+                        operator.lock().extend(node.map(|node| Order::Drain { over: b, node }));
+                        outcome.drains += 1;
+                    }
+                    6 => {
+                        let order = some_move(&world.lock(), &mut random);
+                        operator.lock().extend(order.map(|order| Order::Move { over: b, order }));
+                    }
+                    _ => operator.lock().push(Order::Balance { over: b, paused: random.random_bool(0.3) }),
+                }
+            }
+            if now >= TROUBLE && cut.is_none() && down.is_none() && !operator.lock().contains(&Order::Peace) {
+                operator.lock().push(Order::Peace);
+            }
+        }
+        let acknowledged = acknowledged.lock();
+        for (partition, texts) in acknowledged.iter() {
+            let watchers = watchers.borrow();
+            let watcher = watchers.get(partition).ok_or("a partition that nobody has")?;
+            watcher.at_the_end(texts).map_err(|error| format!("partition {partition}: {error}"))?;
+            outcome.acknowledged += texts.len();
+        }
+        if acknowledged.len() as u64 != PARTITIONS {
+            return Err(format!("only {} partitions acknowledged anything", acknowledged.len()));
+        }
+        let world = world.lock();
+        if !is_whole(&world, copies) {
+            return Err(format!("it did not heal: {}", describe(&world)));
+        }
+        outcome.moves = newest(&world)
+            .map_or(0, |meta| meta.partitions.values().map(|partition| partition.epoch as usize - 1).sum());
+        Ok(outcome)
+    }
+}
+
+/// The newest agreed state that anybody has.
+fn newest(world: &World) -> Option<Arc<Meta>> {
+    let all = world.lives.values().map(|life| Arc::clone(&life.cluster.meta().borrow()));
+    all.max_by_key(|meta| meta.version)
+}
+
+/// True if what is at a place may be lost for good: copies in memory only while all others are whole, and only if a
+/// majority is left.
+fn can_lose(world: &World, place: u64, copies: usize) -> bool {
+    let Some(life) = world.lives.get(&place) else { return false };
+    let holds_nothing = newest(world).is_some_and(|meta| !meta.holds_replicas(life.cluster.node()));
+    is_whole(world, copies) && (copies > 2 || holds_nothing)
+}
+
+/// Every partition has all of its copies, voting, on nodes that live and are heard of; and so is the meta group.
+fn is_whole(world: &World, copies: usize) -> bool {
+    let Some(meta) = newest(world) else { return false };
+    let alive: BTreeMap<u64, &Life> = world.lives.values().map(|life| (life.cluster.node(), life)).collect();
+    let is_up = |node: u64| {
+        alive.contains_key(&node) && meta.nodes.get(&node).is_some_and(|node| node.state() == NodeState::Up)
+    };
+    let is_complete = |partition: &Partition| {
+        let replicas: BTreeSet<u64> = partition.replicas.iter().map(|replica| replica.id).collect();
+        let groups: Vec<_> = partition
+            .replicas
+            .iter()
+            .filter_map(|replica| alive.get(&replica.node_id)?.replicas.get(partition.id))
+            .collect();
+        let Some(leader) = groups.iter().find(|group| group.is_leader()) else { return false };
+        let members = leader.members();
+        let statuses: Vec<_> = groups.iter().map(|group| group.status()).collect();
+        !partition.lost
+            && partition.replicas.len() == copies
+            && partition
+                .replicas
+                .iter()
+                .all(|replica| is_up(replica.node_id) && replica.state() == ReplicaState::Unspecified)
+            && groups.iter().all(|group| replicas.contains(&group.replica()))
+            && members.is_ok_and(|members| members.is_settled && members.voters == replicas)
+            && statuses.iter().all(|status| status.applied + 50 >= leader.status().applied)
+    };
+    let meta_voters = world.lives.values().find_map(|life| {
+        let status = life.cluster.meta_status();
+        (status.state == "leader").then_some(status)
+    });
+    meta.partitions.len() as u64 == PARTITIONS
+        && meta.partitions.values().all(is_complete)
+        && meta_voters.is_some_and(|status| status.voters.iter().all(|&voter| is_up(voter)))
+}
+
+fn describe(world: &World) -> String {
+    let Some(meta) = newest(world) else { return "nobody lives".to_owned() };
+    let nodes: Vec<String> =
+        meta.nodes.values().map(|node| format!("{} {:?}", node.id, node.state())).collect();
+    let alive: Vec<u64> = world.lives.values().map(|life| life.cluster.node()).collect();
+    let groups: Vec<String> = world
+        .lives
+        .values()
+        .flat_map(|life| {
+            let node = life.cluster.node();
+            life.replicas.all().into_iter().map(move |(id, group)| {
+                let status = group.status();
+                format!(
+                    "{id}:{}@{node} {} term {} voters {:?} learners {:?}",
+                    group.replica(),
+                    status.state,
+                    status.term,
+                    status.voters,
+                    status.learners
+                )
+            })
+        })
+        .collect();
+    format!("alive {alive:?}\n nodes {nodes:#?}\n {:#?}\n groups {groups:#?}", meta.partitions)
+}
+
+fn look(world: &Mutex<World>, watchers: &RefCell<BTreeMap<u64, Watcher>>) -> Result<(), String> {
+    let mut watchers = watchers.borrow_mut();
+    let world = world.lock();
+    for (id, group) in world.lives.values().flat_map(|life| life.replicas.all()) {
+        let watcher = watchers.entry(id).or_default();
+        let seen = watcher.see_status(group.replica(), &group.status());
+        let seen = seen
+            .and_then(|()| group.read_now(|journal| watcher.see_journal(group.replica(), journal.entries())));
+        seen.map_err(|error| format!("partition {id}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// What lives at a place, one life after another: a node that is gone from its cluster comes back as another one.
+async fn run_place(
+    place: u64,
+    world: Arc<Mutex<World>>,
+    clock: ManualClock,
+    ids: Arc<AtomicU64>,
+    (copies, addresses): (usize, Arc<Mutex<Vec<IpAddr>>>),
+) -> turmoil::Result {
+    loop {
+        let seeds: Vec<String> = addresses.lock().iter().map(|ip| format!("{ip}:{PORT}")).collect();
+        let own = seeds[place as usize - 1].clone();
+        let id = ids.fetch_add(2, Ordering::Relaxed);
+        // The first nodes of three places found the cluster; whoever comes later joins it.
+        let founds = world.lock().known.insert(place) && place <= FOUNDERS;
+        let peers = Peers::new(Arc::new(SimulatedDial));
+        let options = groups::Options {
+            timing: Timing { proposal: Duration::from_secs(2), ..Timing::default() },
+            // Short, so that replicas that come need snapshots.
+            log_bytes_max: 2 << 10,
+            entries_kept: 4,
+        };
+        let groups = Groups::new(id, options, Arc::new(clock.clone()), peers.clone(), None);
+        let identity = Identity { node: id, boot: id + 1, machine_restarted: false };
+        let cluster = Cluster::open(
+            Options {
+                kind: "grid",
+                version: "simulated",
+                identity,
+                address: own,
+                resp_address: String::new(),
+                zone: String::new(),
+                seeds,
+                bootstrap: founds.then_some(FOUNDERS as usize),
+                partitions: PARTITIONS,
+                replication_factor: copies as u32,
+                meta_durability: Durability::Memory,
+                lost_memory: true,
+                replace_after: REPLACE_AFTER,
+            },
+            groups.clone(),
+            peers,
+        )
+        .await?;
+        let replicas = Replicas::keep(cluster.clone(), Durability::Memory, |_| Journal::default());
+        let server = tonic::transport::Server::builder()
+            .add_service(groups.service())
+            .add_service(cluster.cluster_service())
+            .add_service(cluster.placement_service())
+            .add_service(cluster.admin_service());
+        let serving = tokio::spawn(server.serve_with_incoming(incoming(PORT).await?));
+        world.lock().lives.insert(place, Life { cluster: cluster.clone(), replicas });
+        let life = async {
+            cluster.enter().await?;
+            cluster.gone().await;
+            Ok::<_, trimaran_cluster::Error>(())
+        };
+        // An error is a refusal: this node will not become a member; another one may.
+        let _refused = life.await;
+        world.lock().lives.remove(&place);
+        groups.close_all().await;
+        serving.abort();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Appends without pause, each text once, again with the same id until it is answered.
+async fn run_client(
+    client: u64,
+    seed: u64,
+    world: Arc<Mutex<World>>,
+    acknowledged: Arc<Mutex<HashMap<u64, Vec<String>>>>,
+) -> turmoil::Result {
+    let mut random = StdRng::seed_from_u64(seed);
+    let session = Session::new(client + 1);
+    let began = tokio::time::Instant::now();
+    let mut number = 0;
+    while began.elapsed() < TROUBLE {
+        number += 1;
+        let partition = random.random_range(1..=PARTITIONS);
+        let text = format!("client {client} write {number}");
+        let request = session.begin(1);
+        // As if the first answer had been lost on its way: it is sent again, perhaps after everything has moved.
+        let mut answers = if random.random_bool(0.3) { 2 } else { 1 };
+        while began.elapsed() < TROUBLE + PEACE {
+            let group = {
+                let world = world.lock();
+                let place = random.random_range(1..=PLACES);
+                world.lives.get(&place).and_then(|life| life.replicas.get(partition))
+            };
+            if let Some(group) = group {
+                let proposed = group.propose(Bytes::from(text.clone()), Some(request.id(0)));
+                if matches!(tokio::time::timeout(Duration::from_secs(3), proposed).await, Ok(Ok(_))) {
+                    answers -= 1;
+                    if answers == 0 {
+                        acknowledged.lock().entry(partition).or_default().push(text);
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(random.random_range(0..4000))).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(random.random_range(10..60))).await;
+        }
+    }
+    // Time for the cluster to heal.
+    tokio::time::sleep_until(began + TROUBLE + PEACE).await;
+    Ok(())
+}
+
+/// What the operator is told to do, over which place.
+#[derive(Clone, Debug, PartialEq)]
+enum Order {
+    Drain {
+        over: u64,
+        node: u64,
+    },
+    Move {
+        over: u64,
+        order: MoveRequest,
+    },
+    Balance {
+        over: u64,
+        paused: bool,
+    },
+    /// Balancing on again, for good.
+    Peace,
+}
+
+fn some_move(world: &World, random: &mut StdRng) -> Option<MoveRequest> {
+    let meta = newest(world)?;
+    let partition = meta.partitions.values().choose(random)?;
+    let from_node = partition.replicas.iter().choose(random)?.node_id;
+    let to_node = meta.nodes.values().filter(|node| node.state() == NodeState::Up).choose(random)?.id;
+    Some(MoveRequest { partition_id: partition.id, from_node, to_node })
+}
+
+async fn run_operator(orders: Arc<Mutex<Vec<Order>>>, addresses: Arc<Mutex<Vec<IpAddr>>>) -> turmoil::Result {
+    let began = tokio::time::Instant::now();
+    let mut done = 0;
+    let peers = Peers::new(Arc::new(SimulatedDial));
+    while began.elapsed() < TROUBLE + PEACE {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let Some(order) = orders.lock().get(done).cloned() else { continue };
+        done += 1;
+        let over = match order {
+            Order::Drain { over, .. } | Order::Move { over, .. } | Order::Balance { over, .. } => over,
+            Order::Peace => 1 + done as u64 % PLACES,
+        };
+        let address = addresses.lock()[over as usize - 1];
+        let mut admin = ClusterAdminClient::new(peers.separate_channel(&format!("{address}:{PORT}"))?);
+        // It may be refused, or the place be down or cut off: that is the operator's life.
+        let is_peace = order == Order::Peace;
+        let carried_out = async {
+            match order {
+                Order::Drain { node: node_id, .. } => admin.drain(DrainRequest { node_id }).await.is_ok(),
+                Order::Move { order, .. } => admin.r#move(order).await.is_ok(),
+                Order::Balance { paused, .. } => admin.balance(BalanceRequest { paused }).await.is_ok(),
+                Order::Peace => admin.balance(BalanceRequest { paused: false }).await.is_ok(),
+            }
+        };
+        let carried_out = tokio::time::timeout(Duration::from_secs(3), carried_out).await.unwrap_or(false);
+        if is_peace && !carried_out {
+            orders.lock().push(Order::Peace);
+        }
+    }
+    Ok(())
+}
