@@ -164,9 +164,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Watch { key, prefix } => {
-            let mut stream = grid.watch(key, prefix, Vec::new()).await?;
-            while let Some(events) = stream.message().await? {
-                for event in events.events {
+            let mut watch = grid.watch(key, prefix, Vec::new()).await?;
+            loop {
+                for event in watch.next().await?.events {
                     let kind = match event.kind() {
                         Kind::Set => "set",
                         Kind::Delete => "delete",
@@ -191,7 +191,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     })?;
                 }
             }
-            Ok(ExitCode::SUCCESS)
         }
     }
 }

@@ -11,18 +11,16 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use trimaran_net::retry::Backoff;
+use trimaran_net::status::detail;
 use trimaran_proto::api::database as wire;
 use trimaran_proto::api::database::attribute_value::Value as WireValue;
 use trimaran_proto::api::database::database_client::DatabaseClient;
 
 use crate::error::Error;
-use crate::route::Routes;
+use crate::route::{Routes, attempt_timeout};
 
 /// How long a request is tried.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long one attempt may take before another node is asked.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// Largest answer, bytes: sixteen mebibytes of items and their names.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -438,10 +436,11 @@ impl Database {
         let id = format!("{id:032x}").parse().map_err(|_never| missing("request id"))?;
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let mut backoff = Backoff::default();
+        let mut attempts = 0;
         loop {
             let mut attempt = Request::new(request.clone());
             attempt.metadata_mut().insert(REQUEST_ID, tonic::metadata::MetadataValue::clone(&id));
-            let attempt_deadline = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+            let attempt_deadline = deadline.min(Instant::now() + attempt_timeout(attempts));
             let error = match self.routes.any_address() {
                 None => Error::Unavailable("no node of the cluster is known".to_owned()),
                 Some(address) => {
@@ -449,11 +448,21 @@ impl Database {
                         .max_decoding_message_size(MESSAGE_BYTES_MAX);
                     match timeout_at(attempt_deadline, send(client, attempt)).await {
                         Ok(Ok(reply)) => return Ok(reply.into_inner()),
-                        Ok(Err(status)) => Error::from_status(&status),
-                        Err(_elapsed) => Error::Unavailable(format!("{address} does not answer")),
+                        Ok(Err(status)) => {
+                            // What a node itself says has a code; without one its connection broke.
+                            if detail(&status).code.is_empty() {
+                                self.routes.shun(&address);
+                            }
+                            Error::from_status(&status)
+                        }
+                        Err(_elapsed) => {
+                            self.routes.shun(&address);
+                            Error::Unavailable(format!("{address} does not answer"))
+                        }
                     }
                 }
             };
+            attempts += 1;
             let wait = backoff.next(&mut *self.routes.random.lock());
             if !error.is_passing() || Instant::now() + wait >= deadline {
                 return Err(error);

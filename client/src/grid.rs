@@ -6,28 +6,26 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng as _;
 use tokio::time::{Instant, sleep, timeout_at};
-use tonic::{Code, Streaming};
+use tonic::Code;
 use trimaran_net::retry::Backoff;
 use trimaran_placement::token;
 use trimaran_proto::api::grid::grid_client::GridClient;
 use trimaran_proto::api::grid::{
     Call, CompareAndSwapRequest, DeleteRequest, ExpireRequest, GetRequest, IncrementRequest, Position,
-    ScanRequest, SetRequest, WatchEvents, WatchRequest, answer, call,
+    ScanRequest, SetRequest, answer, call,
 };
 
 use crate::error::Error;
-use crate::route::Routes;
+use crate::route::{Routes, attempt_timeout};
+use crate::watch::Watch;
 
 /// How long a request is tried.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long one attempt may take before another node is asked.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(9);
-
 /// A client of a grid. Clones share its connections.
 #[derive(Clone)]
 pub struct Grid {
-    routes: Arc<Routes>,
+    pub(crate) routes: Arc<Routes>,
 }
 
 impl std::fmt::Debug for Grid {
@@ -208,11 +206,12 @@ impl Grid {
         key: impl Into<Bytes>,
         prefix: bool,
         from: Vec<Position>,
-    ) -> Result<Streaming<WatchEvents>, Error> {
-        let key = key.into();
-        let mut client = self.client(token::grid(&key), 0)?;
-        let stream = client.watch(WatchRequest { key, prefix, from, only_partition: 0 }).await;
-        stream.map(tonic::Response::into_inner).map_err(|status| Error::from_status(&status))
+    ) -> Result<Watch, Error> {
+        Watch::begin(self.clone(), key.into(), prefix, from).await
+    }
+
+    pub(crate) fn client_for(&self, key: &[u8]) -> Result<GridClient<tonic::transport::Channel>, Error> {
+        self.client(token::grid(key), 0)
     }
 
     fn client(
@@ -235,7 +234,7 @@ impl Grid {
         let mut attempt = 0;
         loop {
             let call = Call { id: 0, request_id: request_id.clone(), body: Some(body.clone()) };
-            let attempt_deadline = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+            let attempt_deadline = deadline.min(Instant::now() + attempt_timeout(attempt));
             let error = match self.routes.address(token, attempt) {
                 None => no_address(),
                 Some(address) => {
@@ -250,8 +249,14 @@ impl Grid {
                             Some(body) => return Ok(body),
                             None => Error::Broken("an answer of a newer release".to_owned()),
                         },
-                        Ok(Err(down)) => Error::Unavailable(format!("{address}: {down}")),
-                        Err(_elapsed) => Error::Unavailable(format!("{address} does not answer")),
+                        Ok(Err(down)) => {
+                            self.routes.shun(&address);
+                            Error::Unavailable(format!("{address}: {down}"))
+                        }
+                        Err(_elapsed) => {
+                            self.routes.shun(&address);
+                            Error::Unavailable(format!("{address} does not answer"))
+                        }
                     }
                 }
             };

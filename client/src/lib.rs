@@ -64,6 +64,8 @@ pub mod functions;
 
 pub mod grid;
 
+pub mod watch;
+
 pub mod database;
 
 mod route;

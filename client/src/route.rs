@@ -1,6 +1,6 @@
 //! Which node to ask: the cached partition table, and a stream of calls to each node.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tracing::debug;
 use trimaran_net::dial::{Dial, TcpDial, channel};
@@ -23,10 +24,23 @@ use crate::error::Error;
 /// How long a node may take to tell its table.
 const TABLE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the first attempt of a request may take before another node is asked, with the same request id.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a node that did not answer is asked only if there is no other.
+const SHUN_FOR: Duration = Duration::from_secs(5);
+
+/// How long an attempt may take: longer each time, for it may be the request that takes so long, and not the node.
+pub(crate) fn attempt_timeout(attempt: u32) -> Duration {
+    ATTEMPT_TIMEOUT * (1 << attempt.min(2))
+}
+
 /// What the client knows of the cluster.
 struct View {
     table: Table,
     addresses: HashMap<u64, String>,
+    /// Nodes that the cluster itself does not hear of.
+    suspect: HashSet<String>,
 }
 
 pub(crate) struct Routes {
@@ -35,6 +49,8 @@ pub(crate) struct Routes {
     view: ArcSwapOption<View>,
     pipelines: Mutex<HashMap<String, Pipeline>>,
     channels: Mutex<HashMap<String, Channel>>,
+    /// Addresses that did not answer, and when.
+    silent: Mutex<HashMap<String, Instant>>,
     pub(crate) random: Mutex<StdRng>,
 }
 
@@ -46,6 +62,7 @@ impl Routes {
             view: ArcSwapOption::empty(),
             pipelines: Mutex::default(),
             channels: Mutex::default(),
+            silent: Mutex::default(),
             random: Mutex::new(StdRng::from_os_rng()),
         }
     }
@@ -59,6 +76,7 @@ impl Routes {
             .map(|view| view.addresses.values().cloned().collect())
             .unwrap_or_default();
         addresses.extend(self.seeds.iter().cloned());
+        addresses.sort_by_key(|address| self.is_shunned(address));
         let mut last = Error::Unavailable("no address was given".to_owned());
         for address in addresses {
             let mut client = PlacementClient::new(self.channel(&address)?);
@@ -69,14 +87,21 @@ impl Routes {
                         .map_err(|bad| Error::Broken(format!("the partition table of {address}: {bad}")))?;
                     let known = self.view.load().as_ref().map_or(0, |view| view.table.version());
                     if table.version() >= known {
-                        let there = reply.nodes.into_iter().filter(|node| node.state() != NodeState::Gone);
-                        let addresses = there.map(|node| (node.id, node.address)).collect();
-                        self.view.store(Some(Arc::new(View { table, addresses })));
+                        let there = || reply.nodes.iter().filter(|node| node.state() != NodeState::Gone);
+                        let addresses = there().map(|node| (node.id, node.address.clone())).collect();
+                        let suspect = there()
+                            .filter(|node| node.state() == NodeState::Suspect)
+                            .map(|node| node.address.clone())
+                            .collect();
+                        self.view.store(Some(Arc::new(View { table, addresses, suspect })));
                     }
                     return Ok(());
                 }
                 Ok(Err(status)) => last = Error::from_status(&status),
-                Err(_elapsed) => last = Error::Unavailable(format!("{address} does not answer")),
+                Err(_elapsed) => {
+                    self.shun(&address);
+                    last = Error::Unavailable(format!("{address} does not answer"));
+                }
             }
             debug!(address, "no table from this node");
         }
@@ -91,17 +116,30 @@ impl Routes {
         if attempt == 0 {
             let partition = view.table.find(token)?;
             let node = partition.leader_hint.and_then(|leader| partition.node_of(leader));
-            if let Some(address) = node.and_then(|node| view.addresses.get(&node)) {
+            let address = node.and_then(|node| view.addresses.get(&node));
+            if let Some(address) = address.filter(|address| !self.is_shunned(address)) {
                 return Some(address.clone());
             }
         }
         self.any_address()
     }
 
-    /// Any node of the cluster.
+    /// Notes that a node did not answer.
+    pub(crate) fn shun(&self, address: &str) {
+        self.silent.lock().insert(address.to_owned(), Instant::now());
+    }
+
+    fn is_shunned(&self, address: &str) -> bool {
+        let is_silent = self.silent.lock().get(address).is_some_and(|at| at.elapsed() < SHUN_FOR);
+        is_silent || self.view.load().as_ref().is_some_and(|view| view.suspect.contains(address))
+    }
+
+    /// Any node of the cluster, of those that answer if there are any.
     pub(crate) fn any_address(&self) -> Option<String> {
         let view = self.view.load();
-        let addresses: Vec<&String> = view.as_ref()?.addresses.values().collect();
+        let (shunned, answering): (Vec<&String>, Vec<&String>) =
+            view.as_ref()?.addresses.values().partition(|address| self.is_shunned(address));
+        let addresses = if answering.is_empty() { shunned } else { answering };
         addresses.choose(&mut *self.random.lock()).map(|address| (*address).clone())
     }
 

@@ -64,9 +64,7 @@ async fn a_watch_sees_every_change_and_another_goes_on_where_it_ended() {
     // One begin a partition: from then on nothing is missed.
     let mut positions = Vec::new();
     while positions.len() < 2 {
-        positions.extend(
-            watch.message().await.unwrap().unwrap().events.into_iter().filter_map(|event| event.position),
-        );
+        positions.extend(watch.next().await.unwrap().events.into_iter().filter_map(|event| event.position));
     }
     for number in 0..20 {
         grid.set(format!("user:{number}"), "v").await.unwrap();
@@ -75,7 +73,7 @@ async fn a_watch_sees_every_change_and_another_goes_on_where_it_ended() {
     grid.delete("user:7").await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 21 {
-        seen.extend(watch.message().await.unwrap().unwrap().events);
+        seen.extend(watch.next().await.unwrap().events);
     }
     drop(watch);
     assert!(seen.iter().all(|event| event.key.starts_with(b"user:")));
@@ -83,7 +81,7 @@ async fn a_watch_sees_every_change_and_another_goes_on_where_it_ended() {
     let mut again = grid.watch("user:", true, positions).await.unwrap();
     let mut repeated = Vec::new();
     while repeated.len() < 21 {
-        let events = again.message().await.unwrap().unwrap().events;
+        let events = again.next().await.unwrap().events;
         repeated.extend(events.into_iter().filter(|event| event.kind() != Kind::Begin));
     }
     let key = |event: &trimaran_proto::api::grid::WatchEvent| {

@@ -154,7 +154,7 @@ async fn a_watch_misses_nothing_while_copies_move() {
             let mut begun = 0;
             let mut seen: BTreeMap<Vec<u8>, Vec<u64>> = BTreeMap::new();
             while seen.values().filter(|values| values.last() == Some(&u64::MAX)).count() < WATCHED_KEYS {
-                for event in stream.message().await.unwrap().unwrap().events {
+                for event in stream.next().await.unwrap().events {
                     if event.kind() == Kind::Begin {
                         begun += 1;
                         continue;

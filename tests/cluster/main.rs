@@ -6,6 +6,7 @@
 )]
 
 mod compose_kill;
+mod faults;
 mod grid_kill;
 mod grow_and_shrink;
 mod shard_kill;

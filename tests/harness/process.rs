@@ -104,10 +104,23 @@ impl Node {
 
     /// SIGTERM, and waits for the end. Returns whether it ended well.
     pub fn stop(&mut self) -> bool {
-        let mut child = self.child.take().unwrap();
-        let asked = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-        assert!(asked.success());
-        child.wait().unwrap().success()
+        self.signal("-TERM");
+        self.child.take().unwrap().wait().unwrap().success()
+    }
+
+    /// SIGSTOP: it stands still and knows nothing of it.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.id().to_string()]).status().unwrap();
+        assert!(sent.success());
     }
 
     /// Waits until the process ends by itself. Returns whether it ended well.

@@ -13,6 +13,7 @@ use clap::{Parser, ValueEnum};
 mod etcd;
 mod function;
 mod grid;
+mod grow;
 mod server;
 mod shard;
 
@@ -30,6 +31,9 @@ struct Args {
     /// Seconds of a case of the database and of functions
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// Mebibytes of a copy of everything in the grid that grows
+    #[arg(long, default_value_t = 128)]
+    mib: u64,
     /// Be the bare server on this port
     #[arg(long, hide = true)]
     serve_hello: Option<u16>,
@@ -45,6 +49,8 @@ enum What {
     Shard,
     /// Functions against `wasmtime serve` and a bare server
     Function,
+    /// A grid that grows, against the same one while nothing moves
+    Grow,
 }
 
 #[tokio::main]
@@ -65,6 +71,9 @@ async fn main() -> ExitCode {
     }
     if wanted(What::Function) {
         function::run(args.rounds, args.seconds).await;
+    }
+    if wanted(What::Grow) {
+        grow::run(args.mib, args.seconds).await;
     }
     ExitCode::SUCCESS
 }

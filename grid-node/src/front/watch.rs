@@ -71,7 +71,13 @@ pub(super) async fn begin(
             from,
             has_begun: false,
         };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(watch.run()));
+        let (stop, messages) = (stop.clone(), messages.clone());
+        tokio::spawn(async move {
+            if stop.run_until_cancelled(watch.run()).await.is_none() {
+                // So that its reader goes on elsewhere, and does not take it for the end.
+                let _gone = messages.try_send(Err(status(&Error::NotReady)));
+            }
+        });
     }
     Ok(stream)
 }
