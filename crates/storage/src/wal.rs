@@ -6,8 +6,8 @@
 //!
 //! Layout: segments `<number in hex>.wal`. Each begins with a head and the small states of all groups, so that older
 //! segments are needed for their entries only; each but the last ends with an end record that was flushed before
-//! anything went to the next one. A segment goes when all of its entries are purged; if one idle group would hold
-//! many back, its few entries are written again at the tail.
+//! anything went to the next one. A segment goes when all of its entries are purged, the oldest first; where entries
+//! that are still needed hold back more than there is of them, they are written again at the tail.
 //! Next: [`crate::format`] (the frame of a record), [`crate::faulty`] (the disk this is tested on).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -31,8 +31,8 @@ const QUEUE_MAX: usize = 4096;
 /// Bytes written and flushed at once.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
-/// Segments kept before entries of idle groups are written again at the tail.
-const SEGMENTS_MAX: usize = 8;
+/// Segments of garbage that are always put up with.
+const GARBAGE_SEGMENTS: u64 = 8;
 
 const ZEROS_BYTES: usize = 1 << 20;
 
@@ -192,15 +192,22 @@ impl Drop for Wal {
 
 struct Segment {
     number: u64,
-    /// Entries whose newest copy is here.
-    live: u64,
+    /// Of entries whose newest copy is here.
+    live_bytes: u64,
+}
+
+/// Where the newest copy of an entry is.
+#[derive(Clone, Copy)]
+struct Place {
+    segment: u64,
+    bytes: u64,
 }
 
 /// What the writer remembers of a group: enough to know which segment still matters.
 #[derive(Default)]
 struct Live {
-    /// Segment number of each entry, from `first` on.
-    segments: VecDeque<u64>,
+    /// Of each entry, from `first` on.
+    places: VecDeque<Place>,
     first: u64,
     states: BTreeMap<u8, Bytes>,
     purged: u64,
@@ -264,7 +271,7 @@ impl Writer {
                     .and_then(|()| file.sync())
                     .map_err(|source| Error::io("seal", disk.describe(&name), source))?;
             }
-            segments.push_back(Segment { number, live: 0 });
+            segments.push_back(Segment { number, live_bytes: 0 });
         }
         for (&group, held) in &recovered.groups {
             let live = groups.entry(group).or_default();
@@ -296,13 +303,11 @@ impl Writer {
 
     fn count_live(&mut self) {
         let mut count: HashMap<u64, u64> = HashMap::new();
-        for live in self.groups.values() {
-            for &segment in &live.segments {
-                *count.entry(segment).or_insert(0) += 1;
-            }
+        for place in self.groups.values().flat_map(|live| &live.places) {
+            *count.entry(place.segment).or_insert(0) += place.bytes;
         }
         for segment in &mut self.segments {
-            segment.live = count.get(&segment.number).copied().unwrap_or(0);
+            segment.live_bytes = count.get(&segment.number).copied().unwrap_or(0);
         }
     }
 
@@ -384,12 +389,13 @@ impl Writer {
         let live = self.groups.entry(group).or_default();
         match op {
             Op::Append { index, entry } => {
+                let before = self.buffer.len();
                 encode_append(&mut self.buffer, number, group, index, &entry);
-                let mut dropped = live.place(index, number);
-                dropped.retain(|&segment| segment != 0);
+                let bytes = (self.buffer.len() - before) as u64;
+                let dropped = live.place(index, Place { segment: number, bytes });
                 self.release(&dropped);
                 if let Some(segment) = self.segments.back_mut() {
-                    segment.live += 1;
+                    segment.live_bytes += bytes;
                 }
             }
             Op::Truncate { index } => {
@@ -408,18 +414,18 @@ impl Writer {
             }
             Op::Remove => {
                 format::put(&mut self.buffer, number, kind::REMOVE, group, |_| ());
-                let dropped: Vec<u64> =
-                    self.groups.remove(&group).map(|live| live.segments.into()).unwrap_or_default();
+                let dropped: Vec<Place> =
+                    self.groups.remove(&group).map(|live| live.places.into()).unwrap_or_default();
                 self.release(&dropped);
             }
         }
     }
 
-    fn release(&mut self, dropped: &[u64]) {
-        for &number in dropped {
+    fn release(&mut self, dropped: &[Place]) {
+        for place in dropped {
             // Segment numbers rise; the deque is short.
-            if let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number) {
-                segment.live = segment.live.saturating_sub(1);
+            if let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == place.segment) {
+                segment.live_bytes = segment.live_bytes.saturating_sub(place.bytes);
             }
         }
     }
@@ -449,13 +455,15 @@ impl Writer {
                 .map_err(|source| Error::io("create", self.disk.describe(&name), source))?;
             self.begin_segment(next)?;
             self.flush()?;
-            self.rewrite_oldest()?;
+            if self.is_mostly_garbage() {
+                self.rewrite_oldest()?;
+            }
         }
         self.collect()
     }
 
     fn begin_segment(&mut self, number: u64) -> Result<(), Error> {
-        self.segments.push_back(Segment { number, live: 0 });
+        self.segments.push_back(Segment { number, live_bytes: 0 });
         self.offset = 0;
         format::put(&mut self.buffer, number, kind::HEAD, 0, |out| out.put_u16_le(VERSION));
         for (&group, live) in &self.groups {
@@ -493,7 +501,8 @@ impl Writer {
 
     /// Removes segments from the oldest on while none of their entries is needed.
     fn collect(&mut self) -> Result<(), Error> {
-        while self.segments.len() > 1 && self.segments.front().is_some_and(|segment| segment.live == 0) {
+        while self.segments.len() > 1 && self.segments.front().is_some_and(|segment| segment.live_bytes == 0)
+        {
             let Some(segment) = self.segments.pop_front() else { break };
             let name = segment_name(segment.number);
             self.disk
@@ -503,91 +512,96 @@ impl Writer {
         Ok(())
     }
 
-    /// Copies what is still needed of the oldest segment to the tail when there are too many segments.
+    /// True if more of the log is garbage than is needed: then writing again what is needed is paid for by what goes, and
+    /// the log stays below thrice what is needed (and a little).
+    fn is_mostly_garbage(&self) -> bool {
+        let live_bytes: u64 = self.segments.iter().map(|segment| segment.live_bytes).sum();
+        self.segments.len() as u64 * self.options.segment_bytes
+            > GARBAGE_SEGMENTS * self.options.segment_bytes + 2 * live_bytes
+    }
+
+    /// Copies what is still needed of the oldest segment to the tail, and removes it.
     fn rewrite_oldest(&mut self) -> Result<(), Error> {
-        while self.segments.len() > SEGMENTS_MAX {
-            let Some(oldest) = self.segments.front().map(|segment| segment.number) else { return Ok(()) };
-            let name = segment_name(oldest);
-            let io = |source| Error::io("read", self.disk.describe(&name), source);
-            let bytes = Bytes::from(self.disk.open(&name).and_then(|file| read_all(&*file)).map_err(io)?);
-            let number = self.number();
-            let mut at = 0;
-            let mut moved = 0_u64;
-            while let Some((record, used)) = format::get(&bytes[at..], oldest) {
-                if record.kind == kind::APPEND
-                    && let Some((index, entry)) = decode_append(record.payload)
-                    && let Some(live) = self.groups.get_mut(&record.group)
-                    && live.segment_of(index) == Some(oldest)
-                {
-                    encode_append(&mut self.buffer, number, record.group, index, entry);
-                    live.relocate(index, number);
-                    moved += 1;
-                }
-                at += used;
+        let Some(oldest) = self.segments.front().map(|segment| segment.number) else { return Ok(()) };
+        let name = segment_name(oldest);
+        let io = |source| Error::io("read", self.disk.describe(&name), source);
+        let bytes = Bytes::from(self.disk.open(&name).and_then(|file| read_all(&*file)).map_err(io)?);
+        let number = self.number();
+        let (mut at, mut entries, mut moved) = (0, 0_u64, 0);
+        while let Some((record, used)) = format::get(&bytes[at..], oldest) {
+            if record.kind == kind::APPEND
+                && let Some((index, entry)) = decode_append(record.payload)
+                && let Some(live) = self.groups.get_mut(&record.group)
+                && live.segment_of(index) == Some(oldest)
+            {
+                let before = self.buffer.len();
+                encode_append(&mut self.buffer, number, record.group, index, entry);
+                let bytes = (self.buffer.len() - before) as u64;
+                live.relocate(index, Place { segment: number, bytes });
+                moved += bytes;
+                entries += 1;
             }
-            if let Some(segment) = self.segments.back_mut() {
-                segment.live += moved;
-            }
-            self.flush()?;
-            if let Some(segment) = self.segments.front_mut() {
-                segment.live = 0;
-            }
-            info!(segment = oldest, entries = moved, "moved old entries to the end of the log");
-            self.collect()?;
+            at += used;
         }
+        if let Some(segment) = self.segments.back_mut() {
+            segment.live_bytes += moved;
+        }
+        // The place that they were in was flushed, and goes.
+        self.must_flush = true;
+        self.flush()?;
+        if let Some(segment) = self.segments.front_mut() {
+            segment.live_bytes = 0;
+        }
+        info!(segment = oldest, entries, bytes = moved, "moved old entries to the end of the log");
         Ok(())
     }
 }
 
 impl Live {
-    /// Notes that the entry at `index` is in `segment` now; returns the segments of entries that this replaces.
-    fn place(&mut self, index: u64, segment: u64) -> Vec<u64> {
-        if self.segments.is_empty() {
+    /// Notes where the entry at `index` is now; returns the places of entries that this replaces.
+    fn place(&mut self, index: u64, place: Place) -> Vec<Place> {
+        if self.places.is_empty() {
             self.first = index;
         }
-        let end = self.first + self.segments.len() as u64;
+        let end = self.first + self.places.len() as u64;
         if index == end {
-            self.segments.push_back(segment);
+            self.places.push_back(place);
             return Vec::new();
         }
         if index < self.first || index > end {
             // A snapshot replaced everything before.
-            let dropped = std::mem::take(&mut self.segments).into();
+            let dropped = std::mem::take(&mut self.places).into();
             self.first = index;
-            self.segments.push_back(segment);
+            self.places.push_back(place);
             return dropped;
         }
-        let dropped = self.segment_of(index).into_iter().collect();
-        self.relocate(index, segment);
-        dropped
+        self.relocate(index, place).into_iter().collect()
     }
 
     fn segment_of(&self, index: u64) -> Option<u64> {
         let position = usize::try_from(index.checked_sub(self.first)?).ok()?;
-        self.segments.get(position).copied()
+        self.places.get(position).map(|place| place.segment)
     }
 
-    fn relocate(&mut self, index: u64, segment: u64) {
-        if let Some(position) = index.checked_sub(self.first).and_then(|at| usize::try_from(at).ok())
-            && let Some(place) = self.segments.get_mut(position)
-        {
-            *place = segment;
-        }
+    /// Notes that an entry is elsewhere; returns where it was.
+    fn relocate(&mut self, index: u64, place: Place) -> Option<Place> {
+        let position = usize::try_from(index.checked_sub(self.first)?).ok()?;
+        self.places.get_mut(position).map(|before| std::mem::replace(before, place))
     }
 
-    fn truncate(&mut self, index: u64) -> Vec<u64> {
+    fn truncate(&mut self, index: u64) -> Vec<Place> {
         let keep = usize::try_from(index.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        if keep >= self.segments.len() { Vec::new() } else { self.segments.split_off(keep).into() }
+        if keep >= self.places.len() { Vec::new() } else { self.places.split_off(keep).into() }
     }
 
-    fn purge(&mut self, index: u64) -> Vec<u64> {
+    fn purge(&mut self, index: u64) -> Vec<Place> {
         self.purged = self.purged.max(index);
         if index < self.first {
             return Vec::new();
         }
-        let count = usize::try_from(index + 1 - self.first).unwrap_or(usize::MAX).min(self.segments.len());
+        let count = usize::try_from(index + 1 - self.first).unwrap_or(usize::MAX).min(self.places.len());
         self.first += count as u64;
-        self.segments.drain(..count).collect()
+        self.places.drain(..count).collect()
     }
 }
 
@@ -626,7 +640,8 @@ fn replay(
                             group.entries.clear();
                         }
                         group.entries.insert(index, Bytes::copy_from_slice(entry));
-                        groups.entry(record.group).or_default().place(index, number);
+                        let place = Place { segment: number, bytes: used as u64 };
+                        groups.entry(record.group).or_default().place(index, place);
                     }
                 }
             }

@@ -93,13 +93,47 @@ fn purged_segments_go_and_an_idle_group_does_not_hold_them_back() {
     }
     drop(wal);
     let segments = disk.list().unwrap().iter().filter(|name| name.ends_with(".wal")).count();
-    assert!(segments <= SEGMENTS_MAX + 1, "{segments} segments are left");
+    assert!(segments as u64 <= GARBAGE_SEGMENTS + 2, "{segments} segments are left");
     let (_wal, recovered) = open(&disk);
     assert_eq!(texts(&recovered.groups[&9]), [(1, "idle".into())]);
     assert_eq!(
         recovered.groups[&1].entries.keys().copied().collect::<Vec<_>>(),
         (1991..=2000).collect::<Vec<_>>()
     );
+}
+
+/// Once there were always eight segments: a log that was needed was written again with every record, for ever.
+#[test]
+fn what_is_needed_is_not_written_again_without_need() {
+    let disk = FaultyDisk::new();
+    let (wal, _) = open(&disk);
+    let newest = || {
+        let names = disk.list().unwrap();
+        let numbers = names.iter().filter_map(|name| name.strip_suffix(".wal"));
+        numbers.map(|hex| u64::from_str_radix(hex, 16).unwrap()).max().unwrap()
+    };
+    let text = "0123456789012345678901234567890123456789";
+    // About thirty segments, all needed.
+    for index in 1..=400 {
+        for group in 1..=4 {
+            write(&wal, group, vec![append(index, text)]).unwrap();
+        }
+    }
+    let needed = disk.list().unwrap().len() as u64;
+    assert!(needed > 2 * GARBAGE_SEGMENTS, "{needed}");
+    assert!(newest() <= needed + 1, "{} segments were written for {needed}", newest());
+    // One group goes on and forgets; the others hold its garbage back, but not for ever.
+    let before = newest();
+    for index in 401..=4000 {
+        write(&wal, 1, vec![append(index, text), Op::Purge { index: index - 10 }]).unwrap();
+    }
+    let (written, left) = (newest() - before, disk.list().unwrap().len() as u64);
+    assert!(left <= 3 * needed + GARBAGE_SEGMENTS, "{left} segments are left, {needed} were needed");
+    assert!(written <= 3 * 4000 * 100 / 4096, "{written} segments were written");
+    drop(wal);
+    let (_wal, recovered) = open(&disk);
+    assert_eq!(recovered.groups[&2].entries.len(), 400);
+    assert_eq!(recovered.groups[&1].entries.len(), 10);
 }
 
 #[test]
