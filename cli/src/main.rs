@@ -48,7 +48,7 @@ enum Command {
     Db(db::Args),
     /// Ask a node whether it takes requests
     Health(health::Args),
-    /// Look at a cluster
+    /// Look at a cluster; move, drain and remove what is in it
     Cluster(cluster::Args),
 }
 

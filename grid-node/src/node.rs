@@ -94,16 +94,17 @@ impl Node {
         let grpc = address(&grpc_listener, options.grpc_listen);
 
         let mut random = entropy::generator();
-        let (identity, durable) = match &options.data_folder {
-            None => (Identity::passing(&mut random), None),
+        let (home, identity, durable) = match &options.data_folder {
+            None => (None, Identity::passing(&mut random), None),
             Some(folder) => {
                 // The meta group asks for its own flushes.
                 let sync = match options.durability {
                     Durability::Buffered => wal::Sync::Never,
                     Durability::Memory | Durability::Fsync => wal::Sync::Always,
                 };
-                let (identity, durable) = home::open(folder, sync, &entropy::machine_boot(), &mut random)?;
-                (identity, Some(durable))
+                let boot = entropy::machine_boot();
+                let (home, identity, durable) = home::open(folder, sync, &boot, &mut random)?;
+                (Some(home), identity, Some(durable))
             }
         };
         // What was written but not flushed is gone if the machine went down: then it is as if it had never been.
@@ -132,6 +133,7 @@ impl Node {
                 kind: "grid",
                 version: env!("CARGO_PKG_VERSION"),
                 identity,
+                home,
                 address: home::advertised(&options.advertise, grpc),
                 resp_address: home::advertised(&options.resp_advertise, resp),
                 zone: options.zone.clone(),

@@ -87,14 +87,14 @@ impl Node {
         let grpc = address(&grpc_listener, options.grpc_listen);
 
         let mut random = entropy::generator();
-        let (identity, durable, engine) = match &options.data_folder {
+        let (home, identity, durable, engine) = match &options.data_folder {
             None => {
                 let engine: Arc<dyn Engine> = Arc::new(trimaran_storage::memory::MemoryEngine::default());
-                (Identity::passing(&mut random), None, engine)
+                (None, Identity::passing(&mut random), None, engine)
             }
             Some(folder) => {
                 let boot = entropy::machine_boot();
-                let (identity, durable) = home::open(folder, wal::Sync::Always, &boot, &mut random)?;
+                let (home, identity, durable) = home::open(folder, wal::Sync::Always, &boot, &mut random)?;
                 let kind = match options.engine {
                     config::Engine::Fjall => Kind::Fjall,
                     config::Engine::Sled => Kind::Sled,
@@ -102,7 +102,7 @@ impl Node {
                 let engine = engine::open(kind, &folder.join("data")).map_err(|source| {
                     home::Error::Storage { folder: folder.display().to_string(), source }
                 })?;
-                (identity, Some(durable), engine)
+                (Some(home), identity, Some(durable), engine)
             }
         };
         let in_memory = durable.is_none();
@@ -121,6 +121,7 @@ impl Node {
                 kind: "shard",
                 version: env!("CARGO_PKG_VERSION"),
                 identity,
+                home,
                 address: home::advertised(&options.advertise, grpc),
                 resp_address: String::new(),
                 zone: options.zone.clone(),

@@ -11,7 +11,7 @@ use trimaran_client::grid::Grid;
 use trimaran_proto::api::cluster::{BalanceRequest, DrainRequest, EventsRequest, MoveRequest, RemoveRequest};
 use trimaran_proto::api::grid::watch_event::Kind;
 use trimaran_proto::api::placement::{NodeState, Table};
-use trimaran_tests::harness::process::Cluster;
+use trimaran_tests::harness::process::{Cluster, Node};
 use trimaran_tests::harness::{PATIENCE, until};
 use trimaran_tests::workload::registers::{InTable, Load, Registers};
 
@@ -199,6 +199,34 @@ async fn a_watch_misses_nothing_while_copies_move() {
             assert_eq!(values, expected, "{}", String::from_utf8_lossy(&key));
         }
     }
+}
+
+/// A node that cannot know what its own cluster has agreed on, since the others are down, must not enter another one:
+/// that one's log would replace its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_the_data_of_another_cluster_is_refused() {
+    let mut cluster = Cluster::grid(3, "buffered", 1).await;
+    let grid = cluster.grid_client().await;
+    grid.set("key", "of the first").await.unwrap();
+    let other = Cluster::grid(1, "buffered", 1).await;
+    for node in &cluster.nodes {
+        node.until_ready().await;
+    }
+    for node in &mut cluster.nodes {
+        node.kill();
+    }
+    let home = cluster.addresses().join(",");
+    cluster.nodes[0].look_at(&other.addresses().join(","));
+    cluster.nodes[0].start();
+    assert!(!cluster.nodes[0].ended().await);
+    let log = cluster.nodes[0].log();
+    assert!(log.contains("the data folder is of cluster"), "{log}");
+    // Nothing has happened to either.
+    assert_eq!(table(&other).await.nodes.len(), 1);
+    cluster.nodes[0].look_at(&home);
+    cluster.nodes.iter_mut().for_each(Node::start);
+    cluster.until_complete().await;
+    assert_eq!(grid.get("key").await.unwrap().as_deref(), Some(&b"of the first"[..]));
 }
 
 const WATCHED_KEYS: usize = 8;

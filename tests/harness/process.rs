@@ -168,6 +168,12 @@ impl Node {
         std::fs::write(path, identity.to_string()).unwrap();
     }
 
+    /// Gives it other addresses to look for its cluster at, from its next start on.
+    pub fn look_at(&mut self, addresses: &str) {
+        let at = self.arguments.iter().position(|argument| argument == "--join").unwrap();
+        self.arguments[at + 1] = addresses.to_owned();
+    }
+
     /// True while its process was not ended by us.
     pub fn is_running(&self) -> bool {
         self.child.is_some()

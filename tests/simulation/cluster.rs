@@ -328,12 +328,13 @@ async fn run_place(
             entries_kept: 4,
         };
         let groups = Groups::new(id, options, Arc::new(clock.clone()), peers.clone(), None);
-        let identity = Identity { node: id, boot: id + 1, machine_restarted: false };
+        let identity = Identity { node: id, boot: id + 1, cluster: String::new(), machine_restarted: false };
         let cluster = Cluster::open(
             Options {
                 kind: "grid",
                 version: "simulated",
                 identity,
+                home: None,
                 address: own,
                 resp_address: String::new(),
                 zone: String::new(),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use trimaran_replication::groups::Durable;
-use trimaran_storage::disk::RealDisk;
+use trimaran_storage::disk::{Disk, RealDisk};
 use trimaran_storage::wal;
 
 use crate::identity::Identity;
@@ -41,18 +41,19 @@ pub fn open(
     sync: wal::Sync,
     machine_boot: &str,
     random: &mut impl rand::Rng,
-) -> Result<(Identity, Durable), Error> {
+) -> Result<(Arc<dyn Disk>, Identity, Durable), Error> {
     let name = || folder.display().to_string();
     let disk = |folder: &Path| {
         let name = folder.display().to_string();
         RealDisk::open(folder).map_err(|source| Error::Folder { folder: name, source })
     };
-    let identity = Identity::load(&disk(folder)?, machine_boot, random)?;
+    let home: Arc<dyn Disk> = Arc::new(disk(folder)?);
+    let identity = Identity::load(&*home, machine_boot, random)?;
     let (log, snapshots) = (disk(&folder.join("log"))?, disk(&folder.join("snapshots"))?);
     let options = wal::Options { sync, ..wal::Options::default() };
     let durable = Durable::open(Arc::new(log), Arc::new(snapshots), options)
         .map_err(|source| Error::Storage { folder: name(), source })?;
-    Ok((identity, durable))
+    Ok((home, identity, durable))
 }
 
 /// The address that others are told: as given, or as it is.

@@ -23,9 +23,10 @@ use trimaran_proto::state::meta as state;
 use trimaran_proto::state::meta::meta_command::Command;
 use trimaran_replication::group::{Consistency, Group, Member as GroupMember};
 use trimaran_replication::groups::{Durability, Groups};
+use trimaran_storage::disk::Disk;
 
 use crate::error::Error;
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::join::{self, BOOTSTRAP_MAX, Promise, ROUND_EVERY};
 use crate::liveness::{self, Heard};
 use crate::meta::{META_GROUP, Meta, MetaMachine};
@@ -36,7 +37,7 @@ use crate::serve::Service;
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a node takes part.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// "grid" or "shard": nodes of another kind are refused.
     pub kind: &'static str,
@@ -44,6 +45,8 @@ pub struct Options {
     pub version: &'static str,
     /// Who this node is.
     pub identity: Identity,
+    /// Where that is kept; absent = nowhere.
+    pub home: Option<Arc<dyn Disk>>,
     /// Where others reach this node's gRPC, "host:port".
     pub address: String,
     /// Where clients reach its RESP front; empty = none.
@@ -173,10 +176,13 @@ impl Cluster {
         } else {
             tokio::try_join!(self.check_seeds(), self.join())?;
         }
+        let cluster = self.inner.meta.borrow().cluster_id.clone();
+        if let Some(home) = &self.inner.options.home {
+            identity::remember_cluster(&**home, &cluster)?;
+        }
         self.join().await?;
         tokio::spawn(liveness::beat(self.clone()));
         tokio::spawn(mover::run(self.clone()));
-        let cluster = self.inner.meta.borrow().cluster_id.clone();
         info!(node = self.node(), cluster, "node is a member");
         Ok(())
     }
@@ -198,8 +204,10 @@ impl Cluster {
                 }
                 self.set_peer(node.node_id, &node.address);
             }
-            let living: Vec<&rpc::HelloReply> =
-                nodes.values().filter(|node| !node.cluster_id.is_empty()).collect();
+            self.must_be_ours(nodes.values())?;
+            let is_living =
+                |node: &&rpc::HelloReply| !node.cluster_id.is_empty() && node.node_id != self.node();
+            let living: Vec<&rpc::HelloReply> = nodes.values().filter(is_living).collect();
             if !living.is_empty() {
                 // Also a member of before: it may have been removed, and then nobody tells it of anything any more.
                 self.ask_to_be_let_in(&living).await?;
@@ -253,7 +261,8 @@ impl Cluster {
             let reason = format!("it is of another cluster than {}", living[0].address);
             return Err(Error::Seed { seed: other.address.clone(), reason });
         }
-        let request = self.join_request();
+        let request =
+            rpc::JoinRequest { has_log: self.inner.group.is_founded().await?, ..self.join_request() };
         let mut addresses: VecDeque<String> = living.iter().map(|node| node.address.clone()).collect();
         let mut asked = BTreeSet::new();
         while let Some(address) = addresses.pop_front() {
@@ -277,9 +286,16 @@ impl Cluster {
 
     /// The seeds may be of another cluster by now; then this node's data must not meet theirs.
     async fn check_seeds(&self) -> Result<(), Error> {
-        let own = self.inner.meta.borrow().cluster_id.clone();
         let seen = join::ask_seeds(&self.inner.options.seeds, &self.inner.peers).await?;
-        match seen.nodes.values().find(|node| !node.cluster_id.is_empty() && node.cluster_id != own) {
+        self.must_be_ours(seen.nodes.values())
+    }
+
+    fn must_be_ours<'a>(&self, mut nodes: impl Iterator<Item = &'a rpc::HelloReply>) -> Result<(), Error> {
+        let own = self.known_cluster();
+        let is_foreign = |node: &&rpc::HelloReply| {
+            !node.cluster_id.is_empty() && !own.is_empty() && node.cluster_id != own
+        };
+        match nodes.find(is_foreign) {
             Some(other) => Err(Error::Refused(format!(
                 "the data folder is of cluster {own}, the seed {} of cluster {}",
                 other.address, other.cluster_id
@@ -288,12 +304,19 @@ impl Cluster {
         }
     }
 
+    /// The cluster that this node belongs to, as its disk says; empty = none yet.
+    pub(crate) fn known_cluster(&self) -> String {
+        let agreed = self.inner.meta.borrow().cluster_id.clone();
+        if agreed.is_empty() { self.inner.options.identity.cluster.clone() } else { agreed }
+    }
+
     /// Enters this start of the node, once.
     async fn join(&self) -> Result<(), Error> {
         let join = state::Join {
             node: Some(self.own_node()),
             lost_memory: self.inner.options.lost_memory,
             boot_id: self.inner.options.identity.boot,
+            has_log: true,
         };
         while !self.is_entered() {
             match self.change(Command::Join(join.clone())).await {
@@ -329,8 +352,9 @@ impl Cluster {
             node: Some(self.own_node()),
             lost_memory: options.lost_memory,
             boot_id: options.identity.boot,
-            cluster_id: self.inner.meta.borrow().cluster_id.clone(),
+            cluster_id: self.known_cluster(),
             version: options.version.to_owned(),
+            has_log: false,
         }
     }
 

@@ -156,6 +156,13 @@ impl Meta {
                 node.id
             ));
         }
+        if join.has_log && known.is_none() {
+            // Its log would be mixed with ours.
+            return Err(format!(
+                "the data of node {} is of another cluster: {} does not know it",
+                node.id, self.cluster_id
+            ));
+        }
         let known_boot = self.boots.get(&node.id).copied();
         if known_boot == Some(join.boot_id) && known.is_some_and(|known| known.address == node.address) {
             return Ok(());

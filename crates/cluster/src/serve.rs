@@ -43,7 +43,11 @@ impl ClusterRpc for Service {
     async fn join(&self, request: Request<rpc::JoinRequest>) -> Result<Response<rpc::JoinReply>, Status> {
         let request = request.into_inner();
         let kind = self.0.inner.options.kind;
-        let cluster_id = self.0.inner.meta.borrow().cluster_id.clone();
+        let cluster_id = self.0.known_cluster();
+        if cluster_id.is_empty() {
+            // It has nothing to compare with yet, and lets nobody in.
+            return Err(status(&Error::NotReady("it is not founded yet".into())));
+        }
         let refused = if request.kind != kind {
             Some(format!("this is a {kind} cluster, the node is a {} node", request.kind))
         } else if !request.cluster_id.is_empty() && request.cluster_id != cluster_id {
@@ -57,8 +61,12 @@ impl ClusterRpc for Service {
         if let Some(refused) = refused {
             return Err(status(&Error::Refused(refused)));
         }
-        let join =
-            state::Join { node: request.node, lost_memory: request.lost_memory, boot_id: request.boot_id };
+        let join = state::Join {
+            node: request.node,
+            lost_memory: request.lost_memory,
+            boot_id: request.boot_id,
+            has_log: request.has_log,
+        };
         answer(self.0.propose(Command::Join(join)).await.map(|_| rpc::JoinReply { cluster_id }))
     }
 

@@ -23,8 +23,10 @@ fn founded() -> Meta {
 }
 
 fn join(meta: &mut Meta, id: u64, boot_id: u64) {
-    let reply =
-        meta.apply(Command::Join(state::Join { node: Some(node(id)), lost_memory: true, boot_id }), 0);
+    let reply = meta.apply(
+        Command::Join(state::Join { node: Some(node(id)), lost_memory: true, boot_id, has_log: false }),
+        0,
+    );
     assert_eq!(reply.refused, "");
 }
 
@@ -212,8 +214,11 @@ fn a_node_leaves_only_if_enough_stay_and_is_gone_for_ever() {
         partition.replicas.retain(|replica| replica.node_id != 3);
     }
     set_state(&mut meta, 3, NodeState::Gone).unwrap();
-    let join = state::Join { node: Some(node(3)), lost_memory: true, boot_id: 302 };
+    let join = state::Join { node: Some(node(3)), lost_memory: true, boot_id: 302, has_log: true };
     assert!(ask(&mut meta, Command::Join(join)).unwrap_err().contains("was removed"));
+    // One that has a log is of this cluster, or is not let in.
+    let join = state::Join { node: Some(node(9)), lost_memory: false, boot_id: 900, has_log: true };
+    assert!(ask(&mut meta, Command::Join(join)).unwrap_err().contains("another cluster"));
     // What is said about a start that is over is not about the present one.
     let set = state::SetNodeState { node_id: 2, state: NodeState::Suspect.into(), boot_id: 1 };
     assert!(ask(&mut meta, Command::SetNodeState(set)).is_err());
