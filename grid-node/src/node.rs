@@ -62,7 +62,6 @@ pub struct Node {
     router: Router,
     groups: Groups,
     cluster: Cluster,
-    drain: bool,
     stop: CancellationToken,
     ending: CancellationToken,
     leaving: CancellationToken,
@@ -146,6 +145,7 @@ impl Node {
                 } else {
                     groups::Durability::Flushed
                 },
+                drain: options.drain,
                 replace_after: Duration::from_secs(options.replace_after_s),
                 lost_memory,
             },
@@ -197,7 +197,6 @@ impl Node {
             router,
             groups,
             cluster,
-            drain: options.drain,
             stop,
             ending,
             leaving,
@@ -210,16 +209,7 @@ impl Node {
     /// Returns when the node has stopped and everything has ended: leaderships are given away, connections have had
     /// their answers, logs are closed.
     pub async fn stopped(self) {
-        tokio::select! {
-            () = self.stop.cancelled() => if self.drain {
-                info!("moving everything to other nodes");
-                match self.cluster.drain().await {
-                    Ok(()) => info!("nothing is left on this node"),
-                    Err(error) => warn!(%error, "the node stops without being drained"),
-                }
-            },
-            () = self.cluster.gone() => warn!("this node is gone from its cluster"),
-        }
+        self.cluster.until_end(&self.stop).await;
         self.ending.cancel();
         self.router.give_leaderships_away(HANDOVER_MAX).await;
         self.leaving.cancel();

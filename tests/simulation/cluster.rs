@@ -345,6 +345,7 @@ async fn run_place(
                 meta_durability: Durability::Memory,
                 lost_memory: true,
                 replace_after: REPLACE_AFTER,
+                drain: false,
             },
             groups.clone(),
             peers,

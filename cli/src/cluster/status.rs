@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use trimaran_proto::api::placement::{self as wire, NodeState, ReplicaState, Table};
+use trimaran_cluster::meta::said;
+use trimaran_proto::api::placement::{self as wire, ReplicaState, Table};
 use trimaran_proto::internal::cluster::StatusReply;
 
 #[derive(Serialize)]
@@ -47,17 +48,6 @@ pub(super) struct Explained {
 fn address(table: &Table, node: u64) -> String {
     let known = table.nodes.iter().find(|known| known.id == node);
     known.map_or_else(|| node.to_string(), |node| node.address.clone())
-}
-
-fn said(state: NodeState) -> &'static str {
-    match state {
-        NodeState::Up => "up",
-        NodeState::Leaving => "leaving",
-        NodeState::Gone => "gone",
-        NodeState::Joining => "joining",
-        NodeState::Suspect => "suspect",
-        NodeState::Unspecified => "unknown",
-    }
 }
 
 /// The table for people and programs; `replies` are what the nodes themselves say.

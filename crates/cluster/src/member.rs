@@ -7,6 +7,7 @@ use std::time::Duration;
 use prost::Message as _;
 use rand::Rng as _;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status};
 use tracing::{debug, info, warn};
 use trimaran_net::peers::Peers;
@@ -67,6 +68,8 @@ pub struct Options {
     pub lost_memory: bool,
     /// How long a node may be silent before its copies are made anew elsewhere.
     pub replace_after: Duration,
+    /// Move everything away before the node stops, for good.
+    pub drain: bool,
 }
 
 /// This node's place in its cluster. Clones are the same.
@@ -443,6 +446,21 @@ impl Cluster {
         }
         self.gone().await;
         Ok(())
+    }
+
+    /// Returns when the node has to end: because `stop` was cancelled, and it was drained if it is to be, or because it is
+    /// gone from its cluster.
+    pub async fn until_end(&self, stop: &CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => if self.inner.options.drain {
+                info!("moving everything to other nodes");
+                match self.drain().await {
+                    Ok(()) => info!("nothing is left on this node"),
+                    Err(error) => warn!(%error, "the node stops without being drained"),
+                }
+            },
+            () = self.gone() => warn!("this node is gone from its cluster"),
+        }
     }
 
     /// Returns when the cluster has declared this node gone: it can do nothing more in it.
