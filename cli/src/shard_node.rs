@@ -67,6 +67,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     replace_after_s: Option<u64>,
+    /// A partition that holds more than this is split in two, mebibytes [default: 512]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split_above_mib: Option<u64>,
+    /// A partition that is asked more than this for long is split in two, reads and writes a second [default: 20000]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split_above_operations: Option<u64>,
     /// When asked to stop, move everything away first: the node does not come back. A second signal stops at once
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]

@@ -49,6 +49,10 @@ pub struct Options {
     pub durability: Durability,
     /// How long a node may be silent before its copies are made anew elsewhere, seconds.
     pub replace_after_s: u64,
+    /// What a partition may hold before it is split, mebibytes.
+    pub split_above_mib: u64,
+    /// Reads and writes per second that a partition may be asked for long before it is split.
+    pub split_above_operations: u64,
     /// Move everything away before the node stops, for good.
     pub drain: bool,
     /// Nodes of one zone fail together.
@@ -75,6 +79,8 @@ impl Default for Options {
             replication_factor: 3,
             durability: Durability::Buffered,
             replace_after_s: 300,
+            split_above_mib: 512,
+            split_above_operations: 20_000,
             drain: false,
             zone: String::new(),
             log: "info".to_owned(),

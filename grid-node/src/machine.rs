@@ -2,14 +2,15 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use trimaran_placement::token::Token;
+use trimaran_placement::token::{self, Token};
 use trimaran_proto::api::placement::Partition;
 use trimaran_proto::state::grid::command::Body;
-use trimaran_proto::state::grid::{Command, Item, Reply, SnapshotChunk, SnapshotHead};
+use trimaran_proto::state::grid::reply::Outcome;
+use trimaran_proto::state::grid::{Command, Item, Origin, Reply, SnapshotChunk, SnapshotHead};
 use trimaran_replication::error::Stop;
-use trimaran_replication::machine::{Committed, Machine, SnapshotChunks};
+use trimaran_replication::machine::{self, Committed, Machine, Remember, SnapshotChunks};
 
-use crate::data::{Entry, Keys, Value, key, string};
+use crate::data::{Entries, Entry, Keys, Value, key, string};
 use crate::watch::Events;
 
 /// About how many bytes of items go into one chunk of a snapshot.
@@ -18,15 +19,17 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// The keys of one partition, and who watches them.
 #[derive(Debug)]
 pub struct GridMachine {
+    partition: u64,
     keys: Keys,
     events: Events,
+    origins: Vec<Origin>,
 }
 
 impl GridMachine {
     /// An empty partition.
     pub fn new(partition: &Partition) -> Self {
         let keys = Keys::new(Token(partition.first_token), Token(partition.last_token));
-        Self { keys, events: Events::default() }
+        Self { partition: partition.id, keys, events: Events::default(), origins: Vec::new() }
     }
 
     /// The keys.
@@ -39,8 +42,18 @@ impl GridMachine {
         &self.events
     }
 
+    /// The version that a partition had when the keys here were split off from it.
+    pub fn split_off_at(&self, partition: u64) -> Option<u64> {
+        self.origins.iter().find(|origin| origin.partition == partition).map(|origin| origin.version)
+    }
+
     fn command(&mut self, payload: &Bytes, now_ms: u64) -> Result<Reply, Stop> {
         let body = Command::decode(payload.clone()).ok().and_then(|command| command.body);
+        if let Some(body) = &body
+            && !is_here(&self.keys, body)
+        {
+            return Ok(Reply { outcome: Outcome::WrongPartition.into(), ..Reply::default() });
+        }
         let keys = &mut self.keys;
         Ok(match body {
             Some(Body::Set(set)) => string::set(keys, &set, now_ms),
@@ -56,54 +69,74 @@ impl GridMachine {
 }
 
 impl Machine for GridMachine {
-    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Bytes>, Stop> {
+    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<machine::Reply>, Stop> {
         let mut replies = Vec::with_capacity(run.len());
         for committed in run {
             let reply = self.command(committed.payload, committed.stamp_ms)?;
-            replies.push(reply.encode_to_vec().into());
+            let encoded = reply.encode_to_vec().into();
+            replies.push(match reply.outcome() {
+                Outcome::WrongPartition => machine::Reply::Elsewhere(encoded),
+                _ => machine::Reply::Done(encoded),
+            });
         }
         self.events.tell(self.keys.take_events());
         Ok(replies)
     }
 
+    fn tokens(&self) -> (u64, u64) {
+        let (first, last) = self.keys.range();
+        (first.0, last.0)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.keys.bytes() as u64
+    }
+
+    fn middle(&self) -> Option<u64> {
+        self.keys.middle().map(|token| token.0)
+    }
+
+    fn split(&mut self, at: u64, group: u64, _remember: Remember) -> Result<Self, Stop> {
+        let slot = token::slot_of(Token(at));
+        if token::slot_start(slot) != Token(at) {
+            return Err(Stop::new("a split within a slot"));
+        }
+        let events = self.events.of(|key| token::slot(key) >= slot);
+        let origin = Origin { partition: self.partition, version: self.keys.version() };
+        let origins = self.origins.iter().copied().chain([origin]).collect();
+        Ok(Self { partition: group, keys: self.keys.split(Token(at)), events, origins })
+    }
+
     fn snapshot(&self) -> SnapshotChunks {
         let (first, last) = self.keys.range();
-        let head = SnapshotHead { version: self.keys.version(), first_token: first.0, last_token: last.0 };
-        // Keys are copied here, under the lock; values are shared, and encoding happens when the chunks are asked for.
-        let items: Vec<Item> = self
-            .keys
-            .entries()
-            .map(|(key, entry)| {
-                let Value::String(value) = &entry.value;
-                Item {
-                    key: Bytes::copy_from_slice(key),
-                    value: value.clone(),
-                    version: entry.version,
-                    expires_at_ms: entry.expires_at_ms,
-                }
-            })
-            .collect();
-        Box::new(chunks(head, items))
+        let head = SnapshotHead {
+            version: self.keys.version(),
+            first_token: first.0,
+            last_token: last.0,
+            origins: self.origins.clone(),
+        };
+        Box::new(chunks(head, self.keys.entries()))
     }
 
     fn restore(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
-        let (first, last) = self.keys.range();
-        let mut keys = Keys::new(first, last);
+        let mut keys = None;
         let mut version = 0;
         for chunk in chunks {
             let chunk = SnapshotChunk::decode(chunk?).map_err(|bad| Stop::new(format!("snapshot: {bad}")))?;
             if let Some(head) = chunk.head {
-                if (head.first_token, head.last_token) != (first.0, last.0) {
-                    return Err(Stop::new("a snapshot of another range of tokens"));
-                }
+                // The partition may have been split since this copy was made.
+                keys = Some(Keys::new(Token(head.first_token), Token(head.last_token)));
                 version = head.version;
+                self.origins = head.origins;
             }
+            let keys = keys.as_mut().ok_or_else(|| Stop::new("a snapshot without its head"))?;
             for item in chunk.items {
                 let value = Value::String(Bytes::copy_from_slice(&item.value));
                 let entry = Entry { value, version: item.version, expires_at_ms: item.expires_at_ms };
                 keys.restore(&item.key, entry);
             }
         }
+        let mut keys = keys.ok_or_else(|| Stop::new("an empty snapshot"))?;
         keys.restore_version(version);
         self.keys = keys;
         self.events.forget_until(version);
@@ -111,19 +144,50 @@ impl Machine for GridMachine {
     }
 }
 
-fn chunks(head: SnapshotHead, items: Vec<Item>) -> impl Iterator<Item = Result<Bytes, Stop>> + Send {
-    let mut items = items.into_iter();
+/// True if all that a command is about is in this partition. What is reaped may have gone meanwhile.
+fn is_here(keys: &Keys, body: &Body) -> bool {
+    let here = |key: &Bytes| keys.has_place_for(key);
+    match body {
+        Body::Set(set) => here(&set.key),
+        Body::MultiSet(set) => set.pairs.iter().all(|pair| here(&pair.key)),
+        Body::Increment(increment) => here(&increment.key),
+        Body::CompareAndSwap(swap) => here(&swap.key),
+        Body::Delete(delete) => delete.keys.iter().all(here),
+        Body::Expire(expire) => here(&expire.key),
+        Body::Reap(_) => true,
+    }
+}
+
+fn chunks(head: SnapshotHead, entries: Entries) -> impl Iterator<Item = Result<Bytes, Stop>> + Send {
     let mut head = Some(head);
+    let mut slots = 0..;
+    // Of the slot that is being written.
+    let mut items = Vec::new().into_iter();
     std::iter::from_fn(move || {
         let mut chunk = SnapshotChunk { head: head.take(), items: Vec::new() };
         let mut bytes = 0;
         while bytes < CHUNK_BYTES {
-            let Some(item) = items.next() else { break };
-            bytes += item.key.len() + item.value.len() + 32;
-            chunk.items.push(item);
+            if let Some(item) = items.next() {
+                let item: Item = item;
+                bytes += item.key.len() + item.value.len() + 32;
+                chunk.items.push(item);
+                continue;
+            }
+            let Some(slot) = slots.next().and_then(|place| entries.slot(place)) else { break };
+            items = slot.map(|(key, entry)| item(key, entry)).collect::<Vec<_>>().into_iter();
         }
         (chunk.head.is_some() || !chunk.items.is_empty()).then(|| Ok(chunk.encode_to_vec().into()))
     })
+}
+
+fn item(key: &[u8], entry: &Entry) -> Item {
+    let Value::String(value) = &entry.value;
+    Item {
+        key: Bytes::copy_from_slice(key),
+        value: value.clone(),
+        version: entry.version,
+        expires_at_ms: entry.expires_at_ms,
+    }
 }
 
 #[cfg(test)]

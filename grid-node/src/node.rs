@@ -16,6 +16,7 @@ use trimaran_net::clock::{Clock, SystemClock};
 use trimaran_net::dial::TcpDial;
 use trimaran_net::listen;
 use trimaran_net::peers::Peers;
+use trimaran_placement::splits::Thresholds;
 use trimaran_replication::groups::{self, Groups};
 use trimaran_service::admin::Readiness;
 use trimaran_service::{entropy, health};
@@ -147,6 +148,11 @@ impl Node {
                 },
                 drain: options.drain,
                 replace_after: Duration::from_secs(options.replace_after_s),
+                split_above: Some(Thresholds {
+                    bytes: options.split_above_mib << 20,
+                    operations: options.split_above_operations,
+                    ..Thresholds::default()
+                }),
                 lost_memory,
             },
             groups.clone(),

@@ -1,6 +1,6 @@
 //! From a key to the group that holds it: here if this node leads it, else at the node that does.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +11,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use trimaran_cluster::member::Cluster;
 use trimaran_cluster::replicas::Replicas;
-use trimaran_cluster::route::{self, Routes, Target, Unanswered};
+use trimaran_cluster::route::{self, Piece, Routes, Target, Unanswered};
 use trimaran_net::clock::Clock;
 use trimaran_net::pipeline::Pipeline;
 use trimaran_placement::table::{Partition, Table};
 use trimaran_placement::token::{self, Token};
 use trimaran_proto::api::grid::{Call, Forward, ForwardRead, answer, call};
+use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::query::Body as QueryBody;
-use trimaran_proto::state::grid::{Query, QueryReply};
+use trimaran_proto::state::grid::reply::Outcome;
+use trimaran_proto::state::grid::{Command, Query, QueryReply, Reply};
 use trimaran_replication::Error as ReplicationError;
 use trimaran_replication::group::{Consistency, Group};
 use trimaran_replication::session::RequestId;
@@ -74,9 +76,7 @@ impl Router {
 
     /// The id of the partition that a key lies in.
     pub fn partition_of(&self, key: &[u8]) -> Result<u64, Error> {
-        // The slot alone decides: partitions begin and end with slots.
-        let token = token::slot_start(token::slot(key));
-        self.inner.routes.partition_id_at(token).ok_or(Error::NotReady)
+        self.inner.routes.partition_id_at(token_of(key)).ok_or(Error::NotReady)
     }
 
     /// The table as this node knows it.
@@ -114,47 +114,128 @@ impl Router {
         self.inner.clock.now_ms().max(group.stamp_ms())
     }
 
-    /// Has commands of one partition applied, in order, and returns their replies. `request_id` is the caller's own,
-    /// for a single command that the caller may send again.
+    /// Has commands applied, those of one partition in order. The replies stand as the commands do. `request_id` is the
+    /// caller's own, for a single command that the caller may send again.
     pub async fn write(
         &self,
-        partition: u64,
-        commands: Vec<Bytes>,
+        writes: Vec<Write>,
         request_id: Option<RequestId>,
-    ) -> Result<Vec<Bytes>, Error> {
-        let session = self.inner.routes.session(partition);
-        let requests = session.begin(commands.len());
-        let first = request_id.unwrap_or_else(|| requests.id(0));
-        let write = Ask::Write { commands, first };
-        match self.until_answered(partition, &write).await? {
-            Answers::Encoded(replies) => Ok(replies),
-            Answers::Read(_) => Err(Error::TimedOut { partition }),
+    ) -> Vec<Result<Reply, Error>> {
+        // Each command has its id before it is sent for the first time, of the session of the partition that it lies in
+        // by then; it keeps the id if that is split meanwhile.
+        let table = self.table();
+        let mut by_partition: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (at, write) in writes.iter().enumerate() {
+            let partition = table.find(write.tokens.0).map_or(0, |partition| partition.id);
+            by_partition.entry(partition).or_default().push(at);
         }
+        let mut ids: Vec<Option<RequestId>> = vec![None; writes.len()];
+        let mut under_way = Vec::with_capacity(by_partition.len());
+        for (partition, places) in by_partition {
+            let requests = self.inner.routes.session(partition).begin(places.len());
+            places.into_iter().enumerate().for_each(|(count, at)| ids[at] = Some(requests.id(count)));
+            under_way.push(requests);
+        }
+        let pieces: Vec<Piece<Numbered>> = writes
+            .into_iter()
+            .zip(ids)
+            .filter_map(|(write, id)| {
+                let id = request_id.or(id)?;
+                let (token, session) = (write.tokens.0, id.session);
+                Some(Piece { token, session, what: Numbered { write, id } })
+            })
+            .collect();
+        self.inner
+            .routes
+            .spread(
+                &pieces,
+                REQUEST_TIMEOUT,
+                || Error::NotReady,
+                |partition, writes| self.write_to(partition, writes),
+            )
+            .await
+            .into_iter()
+            .map(|outcome| outcome.flatten())
+            .collect()
     }
 
-    /// Answers reads of one partition, none older than anything acknowledged before.
-    pub async fn read(&self, partition: u64, queries: Vec<Query>) -> Result<Vec<QueryReply>, Error> {
-        match self.until_answered(partition, &Ask::Read { queries }).await? {
-            Answers::Read(replies) => Ok(replies),
-            Answers::Encoded(replies) => replies
-                .into_iter()
-                .map(|reply| QueryReply::decode(reply).map_err(|_bad| Error::TimedOut { partition }))
-                .collect(),
+    /// The same for one command.
+    pub async fn write_one(&self, write: Write, request_id: Option<RequestId>) -> Result<Reply, Error> {
+        self.write(vec![write], request_id).await.pop().unwrap_or(Err(Error::NotReady))
+    }
+
+    async fn write_to(
+        &self,
+        partition: u64,
+        writes: Vec<Numbered>,
+    ) -> Result<Vec<Option<Result<Reply, Error>>>, Error> {
+        let table = self.table();
+        // All at once is what was asked for, and two partitions cannot promise it.
+        let is_whole =
+            |write: &Numbered| table.find(write.write.tokens.1).is_none_or(|found| found.id == partition);
+        let apart: Vec<bool> = writes.iter().map(|write| !is_whole(write)).collect();
+        let whole: Vec<Numbered> = writes.into_iter().filter(is_whole).collect();
+        let mut replies = Vec::new();
+        if !whole.is_empty() {
+            match self.until_answered(partition, &Ask::Write { writes: whole }).await? {
+                Answers::Encoded(encoded) => replies = encoded,
+                Answers::Read(_) => return Err(Error::TimedOut { partition }),
+            }
         }
+        let mut replies = replies.into_iter();
+        let mut next = || {
+            let reply = replies.next().and_then(|reply| Reply::decode(reply).ok());
+            let reply = reply.ok_or(Error::TimedOut { partition })?;
+            Ok((reply.outcome() != Outcome::WrongPartition).then_some(Ok(reply)))
+        };
+        apart.into_iter().map(|apart| if apart { Ok(Some(Err(Error::CrossSlot))) } else { next() }).collect()
+    }
+
+    /// Answers reads, none older than anything acknowledged before; the answers stand as the questions do.
+    pub async fn read(&self, reads: Vec<(Token, Query)>) -> Vec<Result<QueryReply, Error>> {
+        let pieces: Vec<Piece<Query>> =
+            reads.into_iter().map(|(token, what)| Piece { token, session: 0, what }).collect();
+        let read_from = async |partition, queries| {
+            let replies = match self.until_answered(partition, &Ask::Read { queries }).await? {
+                Answers::Read(replies) => replies,
+                Answers::Encoded(replies) => replies
+                    .into_iter()
+                    .map(|reply| QueryReply::decode(reply).map_err(|_bad| Error::TimedOut { partition }))
+                    .collect::<Result<_, _>>()?,
+            };
+            Ok(replies.into_iter().map(|reply| (!reply.wrong_partition).then_some(reply)).collect())
+        };
+        self.inner.routes.spread(&pieces, REQUEST_TIMEOUT, || Error::NotReady, read_from).await
+    }
+
+    /// The same for one question.
+    pub async fn read_one(&self, token: Token, query: QueryBody) -> Result<QueryReply, Error> {
+        let query = Query { body: Some(query) };
+        self.read(vec![(token, query)]).await.pop().unwrap_or(Err(Error::NotReady))
+    }
+
+    /// Returns when this node's copy of a partition misses nothing that was acknowledged before.
+    pub async fn catch_up(&self, partition: u64) -> Result<(), Error> {
+        self.until_answered(partition, &Ask::Read { queries: Vec::new() }).await.map(drop)
+    }
+
+    /// The version of the table, as it changes.
+    pub fn table_version(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.routes.table_version()
     }
 
     /// What another node forwards: answered here or not at all, so that two nodes that each take the other for the
     /// leader do not send it to and fro.
     pub async fn forwarded_write(&self, forward: Forward) -> Result<Vec<Bytes>, Error> {
         let group = self.replica(forward.partition)?;
-        let first = RequestId {
-            session: forward.session,
-            sequence: forward.first_sequence,
-            answered_below: forward.answered_below,
+        let Forward { commands, session, first_sequence, answered_below, sequences, .. } = forward;
+        let sequence = |at: usize| match sequences.get(at) {
+            Some(&sequence) => sequence,
+            None => first_sequence.wrapping_add(at as u64),
         };
-        let commands =
-            forward.commands.into_iter().zip(0..).map(|(command, at)| (command, Some(after(&first, at))));
-        Ok(group.propose_many(commands.collect()).await?)
+        let id = |at: usize| RequestId { session, sequence: sequence(at), answered_below };
+        let commands = commands.into_iter().enumerate().map(|(at, command)| (command, Some(id(at))));
+        self.propose(&group, commands.collect()).await
     }
 
     /// Likewise for reads.
@@ -166,7 +247,23 @@ impl Router {
         Ok(self.read_here(&group, &queries).into_iter().map(|reply| reply.encode_to_vec().into()).collect())
     }
 
+    async fn propose(
+        &self,
+        group: &Group<GridMachine>,
+        commands: Vec<(Bytes, Option<RequestId>)>,
+    ) -> Result<Vec<Bytes>, Error> {
+        let first = commands.first().map(|(command, _)| command.clone());
+        let token = || Command::decode(first?).ok()?.body.as_ref().and_then(first_token);
+        self.inner.routes.note(group.id(), commands.len(), token);
+        Ok(group.propose_many(commands).await?)
+    }
+
     fn read_here(&self, group: &Group<GridMachine>, queries: &[Query]) -> Vec<QueryReply> {
+        let token = || match queries.first()?.body.as_ref()? {
+            QueryBody::Get(key) | QueryBody::Exists(key) | QueryBody::Ttl(key) => Some(token::grid(key)),
+            QueryBody::Scan(_) => None,
+        };
+        self.inner.routes.note(group.id(), queries.len(), token);
         let now_ms = self.now_ms(group);
         group.read_now(|machine| queries.iter().map(|query| answer_query(machine, query, now_ms)).collect())
     }
@@ -196,12 +293,52 @@ impl Router {
     }
 }
 
+/// A command, and the tokens of its first and last key.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// The least and the greatest.
+    pub tokens: (Token, Token),
+    /// As it goes into the log.
+    pub command: Bytes,
+}
+
+impl Write {
+    /// A command on one key.
+    pub fn of(key: &[u8], body: Body) -> Self {
+        let token = token_of(key);
+        Self { tokens: (token, token), command: Command { body: Some(body) }.encode_to_vec().into() }
+    }
+}
+
+/// Where a key is looked for: its slot alone decides, for partitions begin and end with slots.
+pub fn token_of(key: &[u8]) -> Token {
+    token::slot_start(token::slot(key))
+}
+
+fn first_token(body: &Body) -> Option<Token> {
+    Some(token::grid(match body {
+        Body::Set(set) => &set.key,
+        Body::MultiSet(set) => &set.pairs.first()?.key,
+        Body::Increment(increment) => &increment.key,
+        Body::CompareAndSwap(swap) => &swap.key,
+        Body::Delete(delete) => delete.keys.first()?,
+        Body::Expire(expire) => &expire.key,
+        Body::Reap(reap) => reap.keys.first()?,
+    }))
+}
+
+/// A command with its id.
+#[derive(Clone, Debug)]
+struct Numbered {
+    write: Write,
+    id: RequestId,
+}
+
 /// What is asked of a partition.
 enum Ask {
-    /// Commands in order; their ids follow the first one's.
+    /// Commands in order, with ids of one session.
     Write {
-        commands: Vec<Bytes>,
-        first: RequestId,
+        writes: Vec<Numbered>,
     },
     Read {
         queries: Vec<Query>,
@@ -229,25 +366,29 @@ impl route::Ask<GridMachine> for Asked<'_> {
         let partition = self.partition;
         let nobody = || Error::from(ReplicationError::NotLeader { group: partition, leader: None });
         match (target, self.ask) {
-            (Target::Here(group), Ask::Write { commands, first }) => {
-                let commands =
-                    commands.iter().zip(0..).map(|(command, at)| (command.clone(), Some(after(first, at))));
-                Ok(Answers::Encoded(group.propose_many(commands.collect()).await?))
+            (Target::Here(group), Ask::Write { writes }) => {
+                let commands = writes.iter().map(|write| (write.write.command.clone(), Some(write.id)));
+                Ok(Answers::Encoded(self.router.propose(&group, commands.collect()).await?))
             }
             (Target::Here(group), Ask::Read { queries }) => {
                 group.barrier(Consistency::Linearizable).await?;
                 Ok(Answers::Read(self.router.read_here(&group, queries)))
             }
-            (Target::There(node), Ask::Write { commands, first }) => {
+            (Target::There(node), Ask::Write { writes }) => {
                 let link = self.router.link(node).ok_or_else(nobody)?;
+                let first = writes.first().map(|write| write.id).ok_or_else(nobody)?;
+                let is_run = writes.iter().zip(first.sequence..).all(|(write, at)| write.id.sequence == at);
+                let sequences = writes.iter().map(|write| write.id.sequence);
                 let forward = Forward {
                     partition,
-                    commands: commands.clone(),
+                    commands: writes.iter().map(|write| write.write.command.clone()).collect(),
                     session: first.session,
                     first_sequence: first.sequence,
                     answered_below: first.answered_below,
+                    sequences: if is_run { Vec::new() } else { sequences.collect() },
                 };
-                forwarded(partition, &link, call::Body::Forward(forward)).await.map(Answers::Encoded)
+                let replies = forwarded(partition, &link, call::Body::Forward(forward)).await?;
+                Ok(Answers::Encoded(replies))
             }
             (Target::There(node), Ask::Read { queries }) => {
                 let link = self.router.link(node).ok_or_else(nobody)?;
@@ -258,11 +399,6 @@ impl route::Ask<GridMachine> for Asked<'_> {
             (Target::Nobody, _) => Err(nobody()),
         }
     }
-}
-
-/// The id of the command `at` places behind the first.
-fn after(first: &RequestId, at: u64) -> RequestId {
-    RequestId { sequence: first.sequence.wrapping_add(at), ..*first }
 }
 
 async fn forwarded(partition: u64, link: &Pipeline, body: call::Body) -> Result<Vec<Bytes>, Error> {
@@ -304,13 +440,27 @@ fn answer_query(machine: &GridMachine, query: &Query, now_ms: u64) -> QueryReply
         }
         reply
     };
+    let elsewhere = || QueryReply { wrong_partition: true, ..QueryReply::default() };
+    let (first, last) = machine.keys().range();
     match &query.body {
+        Some(QueryBody::Get(key) | QueryBody::Exists(key) | QueryBody::Ttl(key))
+            if !machine.keys().has_place_for(key) =>
+        {
+            elsewhere()
+        }
+        Some(QueryBody::Scan(scan)) if scan.cursor < first.0 || scan.cursor > last.0 => elsewhere(),
         Some(QueryBody::Get(key)) => held(key, true),
         Some(QueryBody::Exists(key) | QueryBody::Ttl(key)) => held(key, false),
         Some(QueryBody::Scan(scan)) => {
             let count = usize::try_from(scan.count).unwrap_or(usize::MAX);
             let (keys, next) = key::scan(machine.keys(), Token(scan.cursor), count, now_ms);
-            QueryReply { keys, cursor: next.map_or(0, |next| next.0), now_ms, ..QueryReply::default() }
+            QueryReply {
+                keys,
+                cursor: next.map_or(0, |next| next.0),
+                last_token: Some(last.0),
+                now_ms,
+                ..QueryReply::default()
+            }
         }
         None => QueryReply::default(),
     }

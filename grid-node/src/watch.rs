@@ -65,6 +65,17 @@ impl Events {
         self.newest.send_replace(newest);
     }
 
+    /// The changes of those keys that `goes` takes, for the partition that gets them: so that a watch can go on there.
+    pub(crate) fn of(&self, goes: impl Fn(&[u8]) -> bool) -> Self {
+        let kept = self.kept.lock();
+        let events: VecDeque<Event> = kept.events.iter().filter(|event| goes(&event.key)).cloned().collect();
+        let bytes = events.iter().map(size).sum();
+        let (forgotten, newest) = (kept.forgotten, kept.newest);
+        drop(kept);
+        let kept = Kept { events, bytes, forgotten, newest };
+        Self { kept: Arc::new(Mutex::new(kept)), newest: watch::Sender::new(newest) }
+    }
+
     /// A snapshot has replaced everything up to this version.
     pub(crate) fn forget_until(&self, version: u64) {
         let mut kept = self.kept.lock();

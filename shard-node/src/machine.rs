@@ -8,7 +8,9 @@ use trimaran_placement::token::Token;
 use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::command::Body;
 use trimaran_replication::error::Stop;
-use trimaran_replication::machine::{Committed, Machine, Persist, Recovered, Remember, SnapshotChunks};
+use trimaran_replication::machine::{
+    Committed, Machine, Persist, Recovered, Remember, Reply, SnapshotChunks,
+};
 use trimaran_storage::engine::{Engine, Order};
 
 use crate::key::{parse_head, token_range};
@@ -46,6 +48,17 @@ impl ShardMachine {
         (!self.store.is_dropped(table)).then(|| self.store.stats(table))
     }
 
+    /// Tables whose counts are estimated since a split: what is thought of each, and the rows that count.
+    pub fn estimated(&self) -> (Vec<(u64, Stats)>, (Token, Token), View) {
+        (self.store.estimated(), self.store.tokens(), self.store.view())
+    }
+
+    /// True if a row belongs here.
+    pub fn has_place_for(&self, row: &[u8]) -> bool {
+        let (first, last) = self.store.tokens();
+        parse_head(row).is_some_and(|(_, token)| first <= token && token <= last)
+    }
+
     /// Tables that were dropped, and the tokens that their rows are to be removed of.
     pub fn dropped(&self) -> (Vec<u64>, (Token, Token)) {
         (self.store.dropped(), self.store.tokens())
@@ -55,11 +68,21 @@ impl ShardMachine {
         let command = state::Command::decode(payload.clone()).map_err(stop)?;
         let unknown = || Stop::new("a command of the database that this release does not know");
         let body = command.body.ok_or_else(unknown)?;
-        if let Body::DropTable(drop) = &body {
-            self.store.drop_table(drop.table);
+        if let Body::CorrectStats(correct) = &body {
+            if self.store.tokens().1 == Token(correct.last_token) {
+                self.store.correct(correct.table, correct.items, correct.bytes);
+            }
             return Ok(state::Reply::default());
         }
-        let (table, _) = parse_head(&command.row).ok_or_else(unknown)?;
+        let (table, token) = parse_head(&command.row).ok_or_else(unknown)?;
+        let (first, last) = self.store.tokens();
+        if token < first || token > last {
+            return Ok(op::reply(state::reply::Outcome::WrongPartition));
+        }
+        if let Body::DropTable(drop) = &body {
+            self.store.drop_table(drop.table);
+            return Ok(state::Reply { last_token: Some(last.0), ..state::Reply::default() });
+        }
         if self.store.is_dropped(table) {
             return Ok(op::reply(state::reply::Outcome::TableDropped));
         }
@@ -69,7 +92,7 @@ impl ShardMachine {
             Body::Put(put) => op::put_item::apply(&mut self.store, &row, put),
             Body::Update(update) => op::update_item::apply(&mut self.store, &row, update),
             Body::Delete(delete) => op::delete_item::apply(&mut self.store, &row, delete),
-            Body::DropTable(_) => Err(unknown()),
+            Body::DropTable(_) | Body::CorrectStats(_) => Err(unknown()),
         }
     }
 }
@@ -77,13 +100,31 @@ impl ShardMachine {
 impl Machine for ShardMachine {
     const DURABLE: bool = true;
 
-    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Bytes>, Stop> {
+    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Reply>, Stop> {
         let mut replies = Vec::with_capacity(run.len());
         for committed in run {
             self.store.begin(committed.stamp_ms);
-            replies.push(self.command(committed.payload)?.encode_to_vec().into());
+            let reply = self.command(committed.payload)?;
+            let encoded = reply.encode_to_vec().into();
+            replies.push(match reply.outcome() {
+                state::reply::Outcome::WrongPartition => Reply::Elsewhere(encoded),
+                _ => Reply::Done(encoded),
+            });
         }
         Ok(replies)
+    }
+
+    fn tokens(&self) -> (u64, u64) {
+        let (first, last) = self.store.tokens();
+        (first.0, last.0)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.store.bytes()
+    }
+
+    fn split(&mut self, at: u64, group: u64, remember: Remember) -> Result<Self, Stop> {
+        Ok(Self { store: self.store.split(Token(at), group, &remember.applied, remember.answered) })
     }
 
     fn commit(&mut self, remember: Remember) -> Result<(), Stop> {
@@ -114,16 +155,13 @@ impl Machine for ShardMachine {
             state: Some(state::PartitionState { version: self.store.version() }),
             first_token: first.0,
             last_token: last.0,
-            tables: tables
-                .iter()
-                .map(|&(table, stats)| state::TableStats { table, items: stats.items, bytes: stats.bytes })
-                .collect(),
+            tables: tables.clone(),
             dropped_tables: self.store.dropped(),
         };
         let view = self.store.view();
         let rows = tables
             .into_iter()
-            .flat_map(move |(table, _)| view.scan(token_range(table, first, last), Order::Ascending));
+            .flat_map(move |stats| view.scan(token_range(stats.table, first, last), Order::Ascending));
         Box::new(chunks(head, rows))
     }
 
@@ -132,15 +170,9 @@ impl Machine for ShardMachine {
         for chunk in chunks {
             let chunk = state::SnapshotChunk::decode(chunk?).map_err(stop)?;
             if let Some(head) = chunk.head {
-                if self.store.tokens() != (Token(head.first_token), Token(head.last_token)) {
-                    return Err(Stop::new("a snapshot of another range of tokens"));
-                }
-                let tables = head
-                    .tables
-                    .iter()
-                    .map(|stats| (stats.table, Stats { items: stats.items, bytes: stats.bytes }));
+                let tokens = (Token(head.first_token), Token(head.last_token));
                 let version = head.state.map_or(0, |state| state.version);
-                self.store.restore_head(version, tables.collect(), head.dropped_tables);
+                self.store.restore_head(version, tokens, head.tables, head.dropped_tables).map_err(stop)?;
             }
             let rows = chunk.rows.into_iter();
             let rows = rows.map(|row| (row.row, row.version, Stored { size: row.size, bytes: row.item }));

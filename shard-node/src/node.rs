@@ -15,6 +15,7 @@ use trimaran_net::clock::{Clock, SystemClock};
 use trimaran_net::dial::TcpDial;
 use trimaran_net::listen;
 use trimaran_net::peers::Peers;
+use trimaran_placement::splits::Thresholds;
 use trimaran_placement::token::Token;
 use trimaran_replication::groups::{self, Groups};
 use trimaran_service::admin::Readiness;
@@ -131,6 +132,11 @@ impl Node {
                 meta_durability: durability(groups::Durability::Flushed),
                 drain: options.drain,
                 replace_after: Duration::from_secs(options.replace_after_s),
+                split_above: Some(Thresholds {
+                    bytes: options.split_above_mib << 20,
+                    operations: options.split_above_operations,
+                    ..Thresholds::default()
+                }),
                 lost_memory: in_memory,
             },
             groups.clone(),

@@ -1,5 +1,6 @@
 //! From an operation to the partitions that it is about, and to whoever leads them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use trimaran_cluster::member::{Cluster, Defined};
 use trimaran_cluster::replicas::Replicas;
-use trimaran_cluster::route::{self, Routes, Target, Unanswered};
+use trimaran_cluster::route::{self, Piece, Routes, Target, Unanswered};
 use trimaran_net::clock::Clock;
 use trimaran_placement::table::Partition;
 use trimaran_placement::token::Token;
@@ -19,8 +20,10 @@ use trimaran_proto::internal::shard::read_request::Body as Question;
 use trimaran_proto::internal::shard::shard_client::ShardClient;
 use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::command::Body;
+use trimaran_proto::state::shard::reply::Outcome;
 use trimaran_replication::Error as ReplicationError;
 use trimaran_replication::group::{Consistency, Group};
+use trimaran_replication::machine::Machine as _;
 use trimaran_replication::session::RequestId;
 
 use crate::error::Error;
@@ -169,21 +172,6 @@ impl Router {
         Ok(defined)
     }
 
-    /// All partitions in token order.
-    pub fn partitions(&self) -> Vec<Partition> {
-        self.inner.routes.table().partitions().cloned().collect()
-    }
-
-    /// The partition that a token lies in.
-    pub fn partition_at(&self, token: Token) -> Result<Partition, Error> {
-        self.inner.routes.partition_at(token).ok_or(Error::NotReady)
-    }
-
-    /// The id of the partition that a row lies in.
-    pub fn partition_of(&self, key: &RowKey) -> Result<u64, Error> {
-        self.inner.routes.partition_id_at(key.token).ok_or(Error::NotReady)
-    }
-
     /// All replicas of this node.
     pub fn replicas(&self) -> Vec<(u64, Group<ShardMachine>)> {
         self.inner.routes.replicas()
@@ -196,33 +184,99 @@ impl Router {
         body: Body,
         request_id: Option<RequestId>,
     ) -> Result<state::Reply, Error> {
-        let partition = self.partition_of(key)?;
-        let mut replies = self.write_many(partition, vec![(key.clone(), body)], request_id).await?;
-        replies.pop().ok_or(Error::TimedOut { partition })
+        let mut replies = self.write_many(vec![(key.clone(), body)], request_id).await;
+        replies.pop().unwrap_or(Err(Error::NotReady))
     }
 
-    /// Has commands of one partition applied, in order. `request_id` is the caller's own, for the first of them.
+    /// Has commands applied, those of one partition and table in order. The replies stand as the commands do. `request_id`
+    /// is the caller's own, for the first of them; the others follow it, so that the same request has the same ids
+    /// wherever its rows are by then.
     pub async fn write_many(
         &self,
-        partition: u64,
         commands: Vec<(RowKey, Body)>,
         request_id: Option<RequestId>,
-    ) -> Result<Vec<state::Reply>, Error> {
-        let session = self.inner.routes.session(partition);
-        let requests = session.begin(commands.len());
-        let table = commands.first().and_then(|(key, _)| parse_head(&key.row)).map_or(0, |(table, _)| table);
-        let encoded = commands.into_iter().map(|(key, body)| {
-            Bytes::from(state::Command { row: key.row, body: Some(body) }.encode_to_vec())
+    ) -> Vec<Result<state::Reply, Error>> {
+        let table = self.inner.routes.table();
+        let mut under_way: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (at, (key, _)) in commands.iter().enumerate() {
+            let partition = table.find(key.token).map_or(0, |partition| partition.id);
+            under_way.entry(partition).or_default().push(at);
+        }
+        let mut ids: Vec<Option<RequestId>> = vec![None; commands.len()];
+        let mut open = Vec::with_capacity(under_way.len());
+        for (partition, places) in under_way {
+            let requests = self.inner.routes.session(partition).begin(places.len());
+            places.into_iter().enumerate().for_each(|(count, at)| ids[at] = Some(requests.id(count)));
+            open.push(requests);
+        }
+        let own = |at: u64, row: &[u8]| {
+            let id = request_id?;
+            let sequence = id.sequence.wrapping_add(at);
+            Some(within(RequestId { sequence, ..id }, parse_head(row).map_or(0, |(table, _)| table)))
+        };
+        let pieces = commands.into_iter().zip(ids).zip(0..).filter_map(|(((key, body), id), at)| {
+            let id = own(at, &key.row).or(id)?;
+            let command = state::Command { row: key.row, body: Some(body) }.encode_to_vec().into();
+            Some(Piece { token: key.token, session: id.session, what: (command, id) })
         });
-        let first = request_id.map_or_else(|| requests.id(0), |id| within(id, table));
-        let write = Write { router: self, partition, commands: encoded.collect(), first };
-        let replies = self.until_answered(partition, &write).await?;
-        let decode = |reply| state::Reply::decode(reply).map_err(|_bad| Error::TimedOut { partition });
-        replies.into_iter().map(decode).collect()
+        let pieces: Vec<Piece<(Bytes, RequestId)>> = pieces.collect();
+        let send = async |partition, commands| {
+            let write = Write { router: self, partition, commands };
+            let replies = self.until_answered(partition, &write).await?;
+            let decode = |reply| {
+                let reply = state::Reply::decode(reply).map_err(|_bad| Error::TimedOut { partition })?;
+                Ok((reply.outcome() != Outcome::WrongPartition).then_some(reply))
+            };
+            replies.into_iter().map(decode).collect()
+        };
+        self.inner.routes.spread(&pieces, REQUEST_TIMEOUT, || Error::NotReady, send).await
     }
 
-    /// Asks one partition something; the answer misses nothing acknowledged before.
-    pub async fn read(&self, partition: u64, question: Question) -> Result<wire::ReadReply, Error> {
+    /// Asks for rows, wherever they are; the answers stand as the questions do.
+    pub async fn get(&self, keys: Vec<RowKey>) -> Vec<Result<wire::MaybeItem, Error>> {
+        let pieces = keys.into_iter().map(|key| Piece { token: key.token, session: 0, what: key.row });
+        let pieces: Vec<Piece<Bytes>> = pieces.collect();
+        let send = async |partition, rows: Vec<Bytes>| {
+            let count = rows.len();
+            let reply = self.read_from(partition, Question::Get(wire::Get { rows })).await?;
+            if reply.wrong_partition {
+                return Ok(vec![None; count]);
+            }
+            Ok(reply.items.into_iter().map(Some).collect())
+        };
+        self.inner.routes.spread(&pieces, REQUEST_TIMEOUT, || Error::NotReady, send).await
+    }
+
+    /// Asks the partition that a token lies in; the answer misses nothing acknowledged before. What is asked may depend
+    /// on the partition; it is returned as it was when it was asked.
+    pub async fn read(
+        &self,
+        token: Token,
+        question: impl Fn(&Partition) -> Question,
+    ) -> Result<(Partition, wire::ReadReply), Error> {
+        let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            let table = self.inner.routes.table();
+            let partition = table.find(token).ok_or(Error::NotReady)?;
+            let reply = self.read_from(partition.id, question(partition)).await?;
+            if !reply.wrong_partition {
+                return Ok((partition.clone(), reply));
+            }
+            if !self.inner.routes.is_newer(&table, deadline).await {
+                return Err(Error::TimedOut { partition: partition.id });
+            }
+        }
+    }
+
+    /// Where to go on with something that is done with every partition, one after another; `None` at the end. `told` is up
+    /// to which token that partition reached which `token` was for: so none is left out, whatever is split meanwhile.
+    pub fn behind(&self, token: Token, told: Option<u64>) -> Result<Option<Token>, Error> {
+        let known = || self.inner.routes.partition_at(token).map(|partition| partition.last.0);
+        let last = told.or_else(known).ok_or(Error::NotReady)?;
+        Ok(last.checked_add(1).map(Token))
+    }
+
+    async fn read_from(&self, partition: u64, question: Question) -> Result<wire::ReadReply, Error> {
         let reply = self.until_answered(partition, &Read { router: self, partition, question }).await?;
         if reply.table_dropped { Err(Error::TableDropped) } else { Ok(reply) }
     }
@@ -244,12 +298,14 @@ impl Router {
     pub async fn forwarded_write(&self, request: wire::WriteRequest) -> Result<wire::WriteReply, Error> {
         let partition = request.partition;
         let group = self.inner.routes.replica(partition).ok_or(Error::Elsewhere { partition })?;
-        let first = RequestId {
-            session: request.session,
-            sequence: request.first_sequence,
-            answered_below: request.answered_below,
+        let wire::WriteRequest { commands, session, first_sequence, answered_below, sequences, .. } = request;
+        let sequence = |at: usize| match sequences.get(at) {
+            Some(&sequence) => sequence,
+            None => first_sequence.wrapping_add(at as u64),
         };
-        Ok(wire::WriteReply { replies: propose(&group, &request.commands, first).await? })
+        let id = |at: usize| RequestId { session, sequence: sequence(at), answered_below };
+        let commands = commands.into_iter().enumerate().map(|(at, command)| (command, id(at)));
+        Ok(wire::WriteReply { replies: self.propose(&group, commands.collect()).await? })
     }
 
     /// Likewise for reads.
@@ -273,13 +329,26 @@ impl Router {
             Question::Page(page) => vec![&page.start],
             Question::Stats(_) => Vec::new(),
         };
+        // The greatest token that is asked for, if it is not one of the rows'.
+        let last = match &question {
+            Question::Get(_) => None,
+            Question::Page(page) => page.last_token,
+            Question::Stats(stats) => Some(stats.token),
+        };
+        let token = || Some(parse_head(rows.first()?)?.1);
+        self.inner.routes.note(group.id(), rows.len().max(1), token);
         let dropped = || Ok(wire::ReadReply { table_dropped: true, ..wire::ReadReply::default() });
+        let elsewhere = || Ok(wire::ReadReply { wrong_partition: true, ..wire::ReadReply::default() });
         let view = group.read_now(|machine| {
+            let (own_first, own_last) = machine.tokens();
+            let is_here = rows.iter().all(|row| machine.has_place_for(row))
+                && last.is_none_or(|last| own_first <= last && last <= own_last);
             let is_there =
                 |row: &&Bytes| parse_head(row).is_some_and(|(table, _)| machine.stats(table).is_some());
-            rows.iter().all(is_there).then(|| machine.view())
+            is_here.then(|| rows.iter().all(is_there).then(|| machine.view()))
         });
         // From here on without the machine's lock: the view does not change.
+        let Some(view) = view else { return elsewhere() };
         let Some(view) = view else { return dropped() };
         match question {
             Question::Get(get) => get_item::read(&view, &get.rows),
@@ -288,15 +357,30 @@ impl Router {
                 let read = tokio::task::spawn_blocking(move || page::read(&view, wanted)).await;
                 read.map_err(|panicked| Error::Storage(panicked.to_string()))?
             }
-            Question::Stats(wanted) => match group.read_now(|machine| machine.stats(wanted.table)) {
-                None => dropped(),
-                Some(stats) => Ok(wire::ReadReply {
-                    table_items: stats.items,
-                    table_bytes: stats.bytes,
-                    ..wire::ReadReply::default()
-                }),
-            },
+            Question::Stats(wanted) => {
+                match group.read_now(|machine| (machine.stats(wanted.table), machine.tokens())) {
+                    (None, _) => dropped(),
+                    (Some(stats), (_, last)) => Ok(wire::ReadReply {
+                        table_items: stats.items,
+                        table_bytes: stats.bytes,
+                        last_token: Some(last),
+                        ..wire::ReadReply::default()
+                    }),
+                }
+            }
         }
+    }
+
+    async fn propose(
+        &self,
+        group: &Group<ShardMachine>,
+        commands: Vec<(Bytes, RequestId)>,
+    ) -> Result<Vec<Bytes>, Error> {
+        let first = commands.first().map(|(command, _)| command.clone());
+        let token = || Some(parse_head(&state::Command::decode(first?).ok()?.row)?.1);
+        self.inner.routes.note(group.id(), commands.len(), token);
+        let commands = commands.into_iter().map(|(command, id)| (command, Some(id)));
+        Ok(group.propose_many(commands.collect()).await?)
     }
 
     fn client(&self, node: u64) -> Option<ShardClient<tonic::transport::Channel>> {
@@ -315,24 +399,11 @@ fn within(id: RequestId, table: u64) -> RequestId {
 /// 2^64 divided by the golden ratio: neighbouring tables are far apart. Fixed while replies are remembered.
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-async fn propose(
-    group: &Group<ShardMachine>,
-    commands: &[Bytes],
-    first: RequestId,
-) -> Result<Vec<Bytes>, Error> {
-    let numbered = commands.iter().zip(0..).map(|(command, at)| {
-        let id = RequestId { sequence: first.sequence.wrapping_add(at), ..first };
-        (command.clone(), Some(id))
-    });
-    Ok(group.propose_many(numbered.collect()).await?)
-}
-
-/// Commands on their way to one partition.
+/// Commands on their way to one partition, with ids of one session.
 struct Write<'a> {
     router: &'a Router,
     partition: u64,
-    commands: Vec<Bytes>,
-    first: RequestId,
+    commands: Vec<(Bytes, RequestId)>,
 }
 
 impl route::Ask<ShardMachine> for Write<'_> {
@@ -341,16 +412,21 @@ impl route::Ask<ShardMachine> for Write<'_> {
 
     async fn ask(&self, target: Target<ShardMachine>) -> Result<Vec<Bytes>, Error> {
         match target {
-            Target::Here(group) => propose(&group, &self.commands, self.first).await,
+            Target::Here(group) => self.router.propose(&group, self.commands.clone()).await,
             Target::Nobody => Err(nobody(self.partition)),
             Target::There(node) => {
                 let mut client = self.router.client(node).ok_or_else(|| nobody(self.partition))?;
+                let first = self.commands.first().map(|(_, id)| *id).ok_or_else(|| nobody(self.partition))?;
+                let mut numbered = self.commands.iter().zip(first.sequence..);
+                let is_run = numbered.all(|((_, id), at)| id.sequence == at);
+                let sequences = self.commands.iter().map(|(_, id)| id.sequence);
                 let request = wire::WriteRequest {
                     partition: self.partition,
-                    commands: self.commands.clone(),
-                    session: self.first.session,
-                    first_sequence: self.first.sequence,
-                    answered_below: self.first.answered_below,
+                    commands: self.commands.iter().map(|(command, _)| command.clone()).collect(),
+                    session: first.session,
+                    first_sequence: first.sequence,
+                    answered_below: first.answered_below,
+                    sequences: if is_run { Vec::new() } else { sequences.collect() },
                 };
                 let reply = answered(self.partition, client.write(request)).await?;
                 Ok(reply.replies)

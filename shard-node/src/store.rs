@@ -6,24 +6,21 @@
 //! changes, and what replication wants to remember with it, is one batch.
 //!
 //! Keys, one byte of space first: `C` rows, `H` history, `A` what replication said last and the state, `D` answered
-//! requests, `T` counts of tables, `X` dropped tables, `R` "is being restored".
+//! requests, `T` counts of tables, `X` dropped tables, `G` the range of tokens, `R` "is being restored". Rows stand by
+//! their tokens, whatever partition has them: a split moves none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use parking_lot::Mutex;
 use trimaran_placement::token::Token;
+use trimaran_proto::state::shard::TableStats;
 use trimaran_storage::engine::{Batch, Engine, Order, Range};
 
 use crate::key::{parse_head, token_range};
 use crate::limits::HISTORY_REMOVED_MAX;
 
 type StorageError = trimaran_storage::Error;
-
-/// Rows of the present read before the history of the same range is looked at.
-const PAGE_ROWS: usize = 256;
 
 /// Rows removed with one batch when a copy is replaced.
 const WIPE_ROWS: usize = 4096;
@@ -94,40 +91,45 @@ fn in_space(space: u8, range: &Range) -> Range {
     Range::new(keyed(space, &[&range.start]), end)
 }
 
-/// Who reads which version, and how much history there is for them.
-#[derive(Debug, Default)]
-struct Pins {
-    versions: Mutex<BTreeMap<u64, usize>>,
-    /// Superseded versions in the engine; counted before they are written.
-    history: AtomicUsize,
+/// Counts of a table: what they are, or about as much, after a split and before somebody has counted. In between more
+/// may be removed than was thought to be there, so that they wrap around; the correction brings them back.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    stats: Stats,
+    is_estimated: bool,
 }
 
-impl Pins {
-    fn oldest(&self) -> Option<u64> {
-        self.versions.lock().first_key_value().map(|(version, _)| *version)
+impl Counts {
+    fn add(&mut self, items: i64, bytes: i64) {
+        self.stats.items = self.stats.items.wrapping_add_signed(items);
+        self.stats.bytes = self.stats.bytes.wrapping_add_signed(bytes);
     }
 
-    fn newest(&self) -> Option<u64> {
-        self.versions.lock().last_key_value().map(|(version, _)| *version)
+    /// For people.
+    fn told(self) -> Stats {
+        let told = |count: u64| u64::try_from(count.cast_signed()).unwrap_or(0);
+        Stats { items: told(self.stats.items), bytes: told(self.stats.bytes) }
     }
-}
 
-/// Keeps one version readable.
-#[derive(Debug)]
-struct Pin {
-    pins: Arc<Pins>,
-    version: u64,
-}
+    fn encode(self) -> Bytes {
+        let mut value = BytesMut::with_capacity(17);
+        value.put_u64(self.stats.items);
+        value.put_u64(self.stats.bytes);
+        value.put_u8(u8::from(self.is_estimated));
+        value.freeze()
+    }
 
-impl Drop for Pin {
-    fn drop(&mut self) {
-        let mut versions = self.pins.versions.lock();
-        if let Some(count) = versions.get_mut(&self.version) {
-            *count -= 1;
-            if *count == 0 {
-                versions.remove(&self.version);
-            }
-        }
+    fn decode(mut value: Bytes) -> Option<Self> {
+        let stats = Stats { items: value.try_get_u64().ok()?, bytes: value.try_get_u64().ok()? };
+        // Absent in what the first release wrote.
+        Some(Self { stats, is_estimated: value.try_get_u8().is_ok_and(|flag| flag != 0) })
+    }
+
+    /// About what a part of the range has of it.
+    fn share(self, share: f64) -> Self {
+        let part = |count: u64| (count as f64 * share) as u64;
+        let whole = self.told();
+        Self { stats: Stats { items: part(whole.items), bytes: part(whole.bytes) }, is_estimated: true }
     }
 }
 
@@ -144,12 +146,14 @@ pub struct Store {
     batch: Batch,
     /// Superseded versions by when they were superseded.
     history: VecDeque<(u64, Bytes)>,
-    stats: BTreeMap<u64, Stats>,
+    stats: BTreeMap<u64, Counts>,
     stats_changed: BTreeSet<u64>,
     dropped: BTreeSet<u64>,
     /// Numbers of the answered requests in the engine.
     answered: VecDeque<u64>,
     restoring: bool,
+    /// The engine does not know of the range yet.
+    tokens_changed: bool,
 }
 
 impl std::fmt::Debug for Store {
@@ -192,6 +196,7 @@ impl Store {
             dropped: BTreeSet::new(),
             answered: VecDeque::new(),
             restoring: false,
+            tokens_changed: true,
         }
     }
 
@@ -205,6 +210,7 @@ impl Store {
 
     /// Reads what the engine has of this partition.
     pub fn open(&mut self) -> Result<Found, StorageError> {
+        self.read_tokens()?;
         if self.engine.get(&self.own(b'R', &[]))?.is_some() {
             return Ok(Found::Interrupted);
         }
@@ -223,10 +229,10 @@ impl Store {
             answered.push(value);
         }
         for pair in self.engine.scan(self.own_range(b'T'), Order::Ascending) {
-            let (key, mut value) = pair?;
+            let (key, value) = pair?;
             let table = key.last_chunk::<8>().ok_or_else(|| damaged("the counts of a table"))?;
-            let mut count = || value.try_get_u64().map_err(|_short| damaged("the counts of a table"));
-            self.stats.insert(u64::from_be_bytes(*table), Stats { items: count()?, bytes: count()? });
+            let counts = Counts::decode(value).ok_or_else(|| damaged("the counts of a table"))?;
+            self.stats.insert(u64::from_be_bytes(*table), counts);
         }
         for pair in self.engine.scan(self.own_range(b'X'), Order::Ascending) {
             let (key, _) = pair?;
@@ -236,6 +242,56 @@ impl Store {
         // The readers that needed history are gone.
         self.wipe_rows(b'H')?;
         Ok(Found::Committed { applied, answered })
+    }
+
+    /// The range that this copy really has: its descriptor may know of a split that it has not come to yet.
+    fn read_tokens(&mut self) -> Result<(), StorageError> {
+        if let Some(mut tokens) = self.engine.get(&self.own(b'G', &[]))?
+            && let (Ok(first), Ok(last)) = (tokens.try_get_u64(), tokens.try_get_u64())
+        {
+            (self.first, self.last, self.tokens_changed) = (Token(first), Token(last), false);
+        }
+        Ok(())
+    }
+
+    /// Gives up the rows of the tokens from `at` on to the partition `partition`, in the batch of the next
+    /// [`Store::commit`], with what replication wants to remember there. The rows stay where they are; how many of each
+    /// table go is estimated.
+    pub fn split(&mut self, at: Token, partition: u64, applied: &[u8], answered: Vec<(u64, Bytes)>) -> Self {
+        let share = (self.last.0 - at.0) as f64 / (self.last.0 - self.first.0) as f64;
+        let mut new = Self::new(Arc::clone(&self.engine), partition, at, self.last);
+        // Whoever reads rows that go now goes on reading them as they are.
+        new.pins = Arc::clone(&self.pins);
+        new.version = self.version;
+        new.tokens_changed = false;
+        (self.last, self.tokens_changed) = (Token(at.0 - 1), true);
+        let goes = |key: &Bytes| parse_head(&key[1..]).is_some_and(|(_, token)| token >= at);
+        let history = std::mem::take(&mut self.history);
+        (new.history, self.history) = history.into_iter().partition(|(_, key)| goes(key));
+        let batch = &mut self.batch;
+        for (&table, counts) in &mut self.stats {
+            let part = counts.share(share);
+            counts.add(-part.stats.items.cast_signed(), -part.stats.bytes.cast_signed());
+            counts.is_estimated = true;
+            self.stats_changed.insert(table);
+            new.stats.insert(table, part);
+            batch.put(new.own(b'T', &table.to_be_bytes()), part.encode());
+        }
+        new.dropped.clone_from(&self.dropped);
+        for table in &new.dropped {
+            batch.put(new.own(b'X', &table.to_be_bytes()), Bytes::new());
+        }
+        batch.put(new.own(b'A', &[]), [&new.version.to_be_bytes(), applied].concat());
+        batch.put(new.own(b'G', &[]), new.encode_tokens());
+        for (number, request) in answered {
+            batch.put(new.own(b'D', &number.to_be_bytes()), request);
+            new.answered.push_back(number);
+        }
+        new
+    }
+
+    fn encode_tokens(&self) -> Bytes {
+        Bytes::from([self.first.0.to_be_bytes(), self.last.0.to_be_bytes()].concat())
     }
 
     /// The engine.
@@ -289,23 +345,42 @@ impl Store {
         }
         let key = keyed(b'H', &[row, &self.version.to_be_bytes()]);
         // Counted first: who sees the new row in the engine looks for the old one.
-        self.pins.history.fetch_add(1, Ordering::SeqCst);
+        self.pins.count(1);
         self.batch.put(key.clone(), Current::encode(before.version, &before.item));
         self.history.push_back((self.version, key));
     }
 
     fn count(&mut self, row: &Bytes, before: Option<&Stored>, after: Option<&Stored>) {
         let Some((table, _)) = parse_head(row) else { return };
-        let stats = self.stats.entry(table).or_default();
-        let bytes = |item: &Stored| u64::from(item.size);
-        stats.items = stats.items + u64::from(after.is_some()) - u64::from(before.is_some());
-        stats.bytes = stats.bytes + after.map_or(0, bytes) - before.map_or(0, bytes);
+        let bytes = |item: Option<&Stored>| item.map_or(0, |item| i64::from(item.size));
+        let items = i64::from(after.is_some()) - i64::from(before.is_some());
+        self.stats.entry(table).or_default().add(items, bytes(after) - bytes(before));
         self.stats_changed.insert(table);
+    }
+
+    /// Adds what somebody has counted to what was estimated, once.
+    pub fn correct(&mut self, table: u64, items: i64, bytes: i64) {
+        if let Some(counts) = self.stats.get_mut(&table).filter(|counts| counts.is_estimated) {
+            counts.add(items, bytes);
+            counts.is_estimated = false;
+            self.stats_changed.insert(table);
+        }
+    }
+
+    /// Tables whose counts are estimated, with what is thought of them; it may wrap around.
+    pub fn estimated(&self) -> Vec<(u64, Stats)> {
+        let estimated = self.stats.iter().filter(|(_, counts)| counts.is_estimated);
+        estimated.map(|(&table, counts)| (table, counts.stats)).collect()
+    }
+
+    /// About how many bytes there are.
+    pub fn bytes(&self) -> u64 {
+        self.stats.values().map(|counts| counts.told().bytes).sum()
     }
 
     /// What a table counts here.
     pub fn stats(&self, table: u64) -> Stats {
-        self.stats.get(&table).copied().unwrap_or_default()
+        self.stats.get(&table).copied().unwrap_or_default().told()
     }
 
     /// Marks a table as dropped: nothing of it is written from now on.
@@ -346,19 +421,19 @@ impl Store {
             }
         }
         for table in std::mem::take(&mut self.stats_changed) {
-            let stats = self.stats(table);
-            let mut value = BytesMut::new();
-            value.put_u64(stats.items);
-            value.put_u64(stats.bytes);
-            batch.put(self.own(b'T', &table.to_be_bytes()), value.freeze());
+            let counts = self.stats.get(&table).copied().unwrap_or_default();
+            batch.put(self.own(b'T', &table.to_be_bytes()), counts.encode());
+        }
+        if self.tokens_changed {
+            batch.put(self.own(b'G', &[]), self.encode_tokens());
         }
         if self.restoring {
             batch.delete(self.own(b'R', &[]));
         }
         let removed = self.forget_history(&mut batch);
         self.engine.write(batch)?;
-        self.pins.history.fetch_sub(removed, Ordering::SeqCst);
-        self.restoring = false;
+        self.pins.forget(removed);
+        (self.restoring, self.tokens_changed) = (false, false);
         self.fresh.clear();
         Ok(())
     }
@@ -379,17 +454,18 @@ impl Store {
 
     /// The rows as they are committed now, for as long as it is held.
     pub fn view(&self) -> View {
-        let version = self.version;
-        *self.pins.versions.lock().entry(version).or_default() += 1;
-        View {
-            engine: Arc::clone(&self.engine),
-            pin: Arc::new(Pin { pins: Arc::clone(&self.pins), version }),
-        }
+        View::new(Arc::clone(&self.engine), &self.pins, self.version)
     }
 
     /// Tables with items here, and the newest version, for a snapshot.
-    pub fn tables(&self) -> Vec<(u64, Stats)> {
-        self.stats.iter().map(|(&table, &stats)| (table, stats)).collect()
+    pub fn tables(&self) -> Vec<TableStats> {
+        let told = |(&table, counts): (&u64, &Counts)| TableStats {
+            table,
+            items: counts.stats.items,
+            bytes: counts.stats.bytes,
+            estimated: counts.is_estimated,
+        };
+        self.stats.iter().map(told).collect()
     }
 
     /// Begins to replace everything: durably noted, then everything is removed.
@@ -406,8 +482,8 @@ impl Store {
         }
         self.fresh.clear();
         self.batch = Batch::default();
+        self.pins.forget(self.history.len());
         self.history.clear();
-        self.pins.history.store(0, Ordering::SeqCst);
         self.stats.clear();
         self.stats_changed.clear();
         self.dropped.clear();
@@ -417,21 +493,38 @@ impl Store {
 
     /// Removes everything of this partition. Interrupted, it is to be called again.
     pub fn forget(&mut self) -> Result<(), StorageError> {
+        self.read_tokens()?;
         self.begin_restore()?;
+        self.wipe(&self.own_range(b'G'))?;
         let mut mark = Batch::default();
         mark.delete(self.own(b'R', &[]));
         self.engine.write(mark)?;
         self.engine.flush()
     }
 
-    /// Takes over what a snapshot says beside the rows.
-    pub fn restore_head(&mut self, version: u64, tables: Vec<(u64, Stats)>, dropped: Vec<u64>) {
+    /// Takes over what a snapshot says beside the rows. The partition may have been split since this copy was made.
+    pub fn restore_head(
+        &mut self,
+        version: u64,
+        (first, last): (Token, Token),
+        tables: Vec<TableStats>,
+        dropped: Vec<u64>,
+    ) -> Result<(), StorageError> {
         self.version = version;
-        self.stats_changed.extend(tables.iter().map(|(table, _)| *table));
-        self.stats.extend(tables);
+        if (first, last) != (self.first, self.last) {
+            (self.first, self.last, self.tokens_changed) = (first, last, true);
+            // What was wiped before were the rows of the range that this copy had.
+            self.wipe_rows(b'C')?;
+            self.wipe_rows(b'H')?;
+        }
+        for TableStats { table, items, bytes, estimated } in tables {
+            self.stats_changed.insert(table);
+            self.stats.insert(table, Counts { stats: Stats { items, bytes }, is_estimated: estimated });
+        }
         for table in dropped {
             self.drop_table(table);
         }
+        Ok(())
     }
 
     /// Writes rows of a snapshot at once.
@@ -492,131 +585,10 @@ fn damaged_row() -> StorageError {
     StorageError::Damaged { path: "a row".to_owned(), offset: 0, what: "it is too short".to_owned() }
 }
 
-/// The rows of a partition at one version. Clones are the same.
-///
-/// The engine has no snapshots, so a reader looks at the present first and at the history behind it: a row that was
-/// overwritten or removed since has its old version there, written in the batch that superseded it.
-#[derive(Clone)]
-pub struct View {
-    engine: Arc<dyn Engine>,
-    pin: Arc<Pin>,
-}
+mod view;
 
-impl std::fmt::Debug for View {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("View").field("version", &self.pin.version).finish_non_exhaustive()
-    }
-}
-
-impl View {
-    fn has_history(&self) -> bool {
-        self.pin.pins.history.load(Ordering::SeqCst) > 0
-    }
-
-    /// A row.
-    pub fn get(&self, row: &Bytes) -> Result<Option<Stored>, StorageError> {
-        match get_current(&*self.engine, row)? {
-            Some(current) if current.version <= self.pin.version => Ok(Some(current.item)),
-            _ if !self.has_history() => Ok(None),
-            _ => {
-                // The first that was superseded after this version; it counts if it was written before.
-                let behind = keyed(b'H', &[row, &(self.pin.version + 1).to_be_bytes()]);
-                let end = keyed(b'H', &[row, &u64::MAX.to_be_bytes()]);
-                let Some(pair) = self.engine.scan(Range::new(behind, end), Order::Ascending).next() else {
-                    return Ok(None);
-                };
-                let old = Current::decode(&pair?.1).ok_or_else(damaged_row)?;
-                Ok((old.version <= self.pin.version).then_some(old.item))
-            }
-        }
-    }
-
-    /// The rows of a range with their versions and items, in order.
-    pub fn scan(
-        &self,
-        range: Range,
-        order: Order,
-    ) -> impl Iterator<Item = Result<Row, StorageError>> + Send + use<> {
-        let view = self.clone();
-        let mut rest = Some(range);
-        let mut page = Vec::new().into_iter();
-        std::iter::from_fn(move || {
-            loop {
-                if let Some(found) = page.next() {
-                    return Some(Ok(found));
-                }
-                match view.page(rest.take()?, order) {
-                    Ok((rows, more)) => {
-                        page = rows.into_iter();
-                        rest = more;
-                    }
-                    Err(error) => return Some(Err(error)),
-                }
-            }
-        })
-    }
-
-    /// Some rows from the front of a range, and what remains of it.
-    fn page(&self, range: Range, order: Order) -> Result<(Vec<Row>, Option<Range>), StorageError> {
-        let version = self.pin.version;
-        let mut rows = Vec::new();
-        let mut count = 0;
-        let mut last = None;
-        for pair in self.engine.scan(in_space(b'C', &range), order).take(PAGE_ROWS) {
-            let (key, stored) = pair?;
-            let row = key.slice(1..);
-            let current = Current::decode(&stored).ok_or_else(damaged_row)?;
-            count += 1;
-            last = Some(row.clone());
-            if current.version <= version {
-                rows.push((row, current.version, current.item));
-            }
-        }
-        let last = last.filter(|_| count == PAGE_ROWS);
-        // What this page is about, the last row with all of its history included, and what comes behind.
-        let (seen, rest) = match (&last, order) {
-            (None, _) => (range, None),
-            (Some(last), Order::Ascending) => {
-                let behind = keyed_after(last);
-                let seen = Range::new(range.start, behind.clone());
-                (seen, Some(Range { start: behind, end: range.end }))
-            }
-            (Some(last), Order::Descending) => {
-                let seen = Range { start: last.clone(), end: range.end };
-                (seen, Some(Range::new(range.start, last.clone())))
-            }
-        };
-        if self.has_history() {
-            self.add_history(&seen, &mut rows)?;
-            rows.sort_by(|a, b| a.0.cmp(&b.0));
-            rows.dedup_by(|a, b| a.0 == b.0);
-            if order == Order::Descending {
-                rows.reverse();
-            }
-        }
-        Ok((rows, rest.filter(|rest| !rest.is_empty())))
-    }
-
-    fn add_history(&self, range: &Range, rows: &mut Vec<Row>) -> Result<(), StorageError> {
-        let version = self.pin.version;
-        for pair in self.engine.scan(in_space(b'H', range), Order::Ascending) {
-            let (key, stored) = pair?;
-            let Some(row_end) = key.len().checked_sub(8) else { continue };
-            let until = key.last_chunk::<8>().map_or(0, |until| u64::from_be_bytes(*until));
-            let old = Current::decode(&stored).ok_or_else(damaged_row)?;
-            if old.version <= version && version < until {
-                rows.push((key.slice(1..row_end), old.version, old.item));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The smallest bytes behind a row and everything that begins with it. Only its own history does: no row is the
-/// beginning of another.
-fn keyed_after(row: &Bytes) -> Bytes {
-    trimaran_storage::engine::after_prefix(row).unwrap_or_else(|| row.clone())
-}
+use view::Pins;
+pub use view::View;
 
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,24 @@
-//! What goes on by itself: rows of deleted tables are removed, and deletions that were begun are ended.
+//! What goes on by itself: rows of deleted tables are removed, deletions that were begun are ended, and after a split it is
+//! counted what each part has.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use prost::Message as _;
+use trimaran_proto::state::shard::command::Body;
+use trimaran_proto::state::shard::{Command, CorrectStats};
+use trimaran_replication::group::Group;
+use trimaran_storage::engine::{Engine, Order};
+
+use crate::error::Error;
+use crate::key::token_range;
 use crate::limits::{SWEEP_EVERY, SWEEP_ROWS_MAX};
+use crate::machine::ShardMachine;
 use crate::op::delete_table;
 use crate::router::Router;
 use crate::store;
 use crate::table::Status;
-use trimaran_storage::engine::Engine;
 
 /// Runs until the task is dropped.
 pub(crate) async fn run(router: Router, engine: Arc<dyn Engine>) {
@@ -24,8 +34,13 @@ pub(crate) async fn run(router: Router, engine: Arc<dyn Engine>) {
                 }
             }
         }
+        for (partition, group) in router.replicas().into_iter().filter(|(_, group)| group.is_leader()) {
+            if let Err(error) = count(&group).await {
+                tracing::warn!(partition, %error, "what a partition has was not counted yet");
+            }
+        }
         for (partition, group) in router.replicas() {
-            let (dropped, tokens) = group.read_now(crate::machine::ShardMachine::dropped);
+            let (dropped, tokens) = group.read_now(ShardMachine::dropped);
             for table in dropped {
                 if clean.contains(&(partition, table)) {
                     continue;
@@ -45,4 +60,30 @@ pub(crate) async fn run(router: Router, engine: Arc<dyn Engine>) {
             }
         }
     }
+}
+
+/// Counts the tables of which a partition knows only about how much it has, and corrects that.
+async fn count(group: &Group<ShardMachine>) -> Result<(), Error> {
+    let (estimated, (first, last), view) = group.read_now(ShardMachine::estimated);
+    for (table, thought) in estimated {
+        let view = view.clone();
+        let counted = tokio::task::spawn_blocking(move || {
+            let (mut items, mut bytes) = (0_u64, 0_u64);
+            for row in view.scan(token_range(table, first, last), Order::Ascending) {
+                items += 1;
+                bytes += u64::from(row?.2.size);
+            }
+            Ok::<_, Error>((items, bytes))
+        });
+        let (items, bytes) = counted.await.map_err(|panicked| Error::Storage(panicked.to_string()))??;
+        let correct = CorrectStats {
+            table,
+            last_token: last.0,
+            items: items.wrapping_sub(thought.items).cast_signed(),
+            bytes: bytes.wrapping_sub(thought.bytes).cast_signed(),
+        };
+        let command = Command { row: Bytes::new(), body: Some(Body::CorrectStats(correct)) };
+        group.propose(command.encode_to_vec().into(), None).await?;
+    }
+    Ok(())
 }

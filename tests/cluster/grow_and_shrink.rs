@@ -3,17 +3,15 @@
 //! acknowledged write, and no more is copied than has to be.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
-use trimaran_client::grid::Grid;
 use trimaran_proto::api::cluster::{BalanceRequest, DrainRequest, EventsRequest, MoveRequest, RemoveRequest};
-use trimaran_proto::api::grid::watch_event::Kind;
 use trimaran_proto::api::placement::{NodeState, Table};
 use trimaran_tests::harness::process::{Cluster, Node};
-use trimaran_tests::harness::{PATIENCE, until};
+use trimaran_tests::harness::until;
 use trimaran_tests::workload::registers::{InTable, Load, Registers};
+use trimaran_tests::workload::watches::Watched;
 
 const SEED: u64 = 3;
 const PARTITIONS: u64 = 4;
@@ -146,59 +144,13 @@ async fn a_watch_misses_nothing_while_copies_move() {
     let mut cluster = Cluster::grid(3, "buffered", PARTITIONS).await;
     let fourth = cluster.add().await;
     // A node without any copy has watches too.
-    let mut watches = Vec::new();
-    for at in [0, fourth] {
-        let grid = Grid::connect([cluster.nodes[at].grpc.clone()]).await.unwrap();
-        watches.push(tokio::spawn(async move {
-            let mut stream = grid.watch("watched:", true, Vec::new()).await.unwrap();
-            let mut begun = 0;
-            let mut seen: BTreeMap<Vec<u8>, Vec<u64>> = BTreeMap::new();
-            while seen.values().filter(|values| values.last() == Some(&u64::MAX)).count() < WATCHED_KEYS {
-                for event in stream.next().await.unwrap().events {
-                    if event.kind() == Kind::Begin {
-                        begun += 1;
-                        continue;
-                    }
-                    let value = String::from_utf8(event.value.unwrap().to_vec()).unwrap();
-                    seen.entry(event.key.to_vec()).or_default().push(value.parse().unwrap());
-                }
-            }
-            (begun, seen)
-        }));
-    }
-    let writer = cluster.grid_client().await;
-    let moved = Arc::new(AtomicBool::new(false));
-    let until_moved = Arc::clone(&moved);
-    let writing = tokio::spawn(async move {
-        let mut written = 0;
-        while !until_moved.load(Ordering::Acquire) || written < 200 {
-            for key in 0..WATCHED_KEYS {
-                writer.set(format!("watched:{key}"), written.to_string()).await.unwrap();
-            }
-            written += 1;
-        }
-        for key in 0..WATCHED_KEYS {
-            writer.set(format!("watched:{key}"), u64::MAX.to_string()).await.unwrap();
-        }
-        written
-    });
+    let watched = Watched::start(&cluster, &[(0, true), (fourth, true)]).await;
     cluster.until_settled(3, |table| is_balanced(table, 4)).await;
     let leaving = cluster.ids().await[1];
     cluster.nodes[2].admin().drain(DrainRequest { node_id: leaving }).await.unwrap();
     assert!(cluster.nodes[1].ended().await, "{}", cluster.nodes[1].log());
     cluster.until_settled(3, |table| is_balanced(table, 3)).await;
-    moved.store(true, Ordering::Release);
-    let written = writing.await.unwrap();
-    for watch in watches {
-        let (begun, seen) = tokio::time::timeout(PATIENCE, watch).await.unwrap().unwrap();
-        assert_eq!(begun, PARTITIONS);
-        for (key, values) in seen {
-            // It begins in the middle of the writer's work.
-            let first = values[0];
-            let expected: Vec<u64> = (first..written).chain([u64::MAX]).collect();
-            assert_eq!(values, expected, "{}", String::from_utf8_lossy(&key));
-        }
-    }
+    assert_eq!(watched.finish().await, [PARTITIONS, PARTITIONS]);
 }
 
 /// A node that cannot know what its own cluster has agreed on, since the others are down, must not enter another one:
@@ -228,8 +180,6 @@ async fn a_node_with_the_data_of_another_cluster_is_refused() {
     cluster.until_complete().await;
     assert_eq!(grid.get("key").await.unwrap().as_deref(), Some(&b"of the first"[..]));
 }
-
-const WATCHED_KEYS: usize = 8;
 
 const OPTIONS: [&str; 2] = ["--replace-after-s", "5"];
 

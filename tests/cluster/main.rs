@@ -10,4 +10,5 @@ mod faults;
 mod grid_kill;
 mod grow_and_shrink;
 mod shard_kill;
+mod splits;
 mod trio_kill;

@@ -418,6 +418,7 @@ impl Cluster {
                     replicas.sort_unstable();
                     voters.sort_unstable();
                     replicas == voters
+                        && partition.splitting_off.is_none()
                         && replicas.len() == copies
                         && partition.replicas.iter().all(|replica| {
                             replica.state() == ReplicaState::Unspecified

@@ -1,11 +1,11 @@
 //! One simulated life of a cluster: the real membership, placement, moves and replication, nodes without disks.
 //!
 //! A node that crashes is gone with its memory, its id too: what comes back at its place is another node, which joins.
-//! The dead one is replaced after its grace. Meanwhile nodes are drained, copies moved by hand, balancing is paused, and
-//! the network is cut. At the end everything must have healed by itself.
+//! The dead one is replaced after its grace. Meanwhile nodes are drained, copies moved and partitions split by hand,
+//! balancing is paused, and the network is cut. At the end everything must have healed by itself.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,15 +23,19 @@ use trimaran_cluster::meta::Meta;
 use trimaran_cluster::replicas::Replicas;
 use trimaran_net::clock::ManualClock;
 use trimaran_net::peers::Peers;
+use trimaran_placement::plan;
+use trimaran_placement::token::Token;
 use trimaran_proto::api::cluster::cluster_admin_client::ClusterAdminClient;
-use trimaran_proto::api::cluster::{BalanceRequest, DrainRequest, MoveRequest};
+use trimaran_proto::api::cluster::{BalanceRequest, DrainRequest, MoveRequest, SplitRequest};
 use trimaran_proto::api::placement::{NodeState, Partition, ReplicaState};
+use trimaran_proto::state::meta::event::What;
+use trimaran_proto::state::meta::{Event, MoveStep};
 use trimaran_replication::groups::{self, Durability, Groups, Timing};
 use trimaran_replication::planted::{self, Bug};
 use trimaran_replication::session::Session;
 
 use crate::invariant::Watcher;
-use crate::journal::Journal;
+use crate::journal::{ELSEWHERE, Journal, token_of};
 use crate::network::{SimulatedDial, incoming};
 
 const PORT: u16 = 7000;
@@ -40,6 +44,8 @@ const PORT: u16 = 7000;
 const PLACES: u64 = 5;
 const FOUNDERS: u64 = 3;
 const PARTITIONS: u64 = 3;
+/// Partitions that there are at most.
+const PARTITIONS_MAX: usize = 10;
 const CLIENTS: u64 = 8;
 
 /// Grace of a dead node: short, as simulated time is dear.
@@ -71,6 +77,7 @@ pub(crate) struct Outcome {
     pub(crate) drains: usize,
     pub(crate) cuts: usize,
     pub(crate) moves: usize,
+    pub(crate) splits: usize,
 }
 
 /// One run.
@@ -125,7 +132,7 @@ impl Scenario {
             });
         }
         *addresses.lock() = (1..=PLACES).map(|place| sim.lookup(host(place))).collect();
-        let acknowledged: Arc<Mutex<HashMap<u64, Vec<String>>>> = Arc::default();
+        let acknowledged: Arc<Mutex<Vec<String>>> = Arc::default();
         for client in 0..CLIENTS {
             let (world, acknowledged) = (Arc::clone(&world), Arc::clone(&acknowledged));
             let seed = self.seed * 100 + client;
@@ -164,7 +171,7 @@ impl Scenario {
                 let a = random.random_range(1..=PLACES);
                 let b = (a + random.random_range(1..PLACES) - 1) % PLACES + 1;
                 let lasts = now + Duration::from_millis(random.random_range(100..5000));
-                match random.random_range(0..8) {
+                match random.random_range(0..9) {
                     0 | 1 if can_lose(&world.lock(), a, copies) => {
                         sim.crash(host(a));
                         world.lock().lives.remove(&a);
@@ -187,6 +194,10 @@ impl Scenario {
                         outcome.drains += 1;
                     }
                     6 => {
+                        let order = some_split(&world.lock(), &mut random);
+                        operator.lock().extend(order.map(|order| Order::Split { over: b, order }));
+                    }
+                    7 => {
                         let order = some_move(&world.lock(), &mut random);
                         operator.lock().extend(order.map(|order| Order::Move { over: b, order }));
                     }
@@ -198,21 +209,31 @@ impl Scenario {
             }
         }
         let acknowledged = acknowledged.lock();
-        for (partition, texts) in acknowledged.iter() {
+        let world_now = world.lock();
+        let meta = newest(&world_now).ok_or("nobody lives")?;
+        drop(world_now);
+        let mut by_partition: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        for text in acknowledged.iter() {
+            let partition = partition_of(&meta, text).ok_or("a text that belongs nowhere")?;
+            by_partition.entry(partition).or_default().push(text.clone());
+        }
+        for (partition, texts) in &by_partition {
             let watchers = watchers.borrow();
             let watcher = watchers.get(partition).ok_or("a partition that nobody has")?;
             watcher.at_the_end(texts).map_err(|error| format!("partition {partition}: {error}"))?;
             outcome.acknowledged += texts.len();
         }
-        if acknowledged.len() as u64 != PARTITIONS {
-            return Err(format!("only {} partitions acknowledged anything", acknowledged.len()));
+        if by_partition.len() < PARTITIONS as usize {
+            return Err(format!("only {} partitions acknowledged anything", by_partition.len()));
         }
+        outcome.splits = meta.partitions.len() - PARTITIONS as usize;
         let world = world.lock();
         if !is_whole(&world, copies) {
             return Err(format!("it did not heal: {}", describe(&world)));
         }
-        outcome.moves = newest(&world)
-            .map_or(0, |meta| meta.partitions.values().map(|partition| partition.epoch as usize - 1).sum());
+        let moves =
+            |event: &&Event| matches!(event.what, Some(What::Move(step)) if step.step() == MoveStep::Done);
+        outcome.moves = meta.events.iter().filter(moves).count();
         Ok(outcome)
     }
 }
@@ -221,6 +242,14 @@ impl Scenario {
 fn newest(world: &World) -> Option<Arc<Meta>> {
     let all = world.lives.values().map(|life| Arc::clone(&life.cluster.meta().borrow()));
     all.max_by_key(|meta| meta.version)
+}
+
+/// The partition that a text belongs to.
+fn partition_of(meta: &Meta, text: &str) -> Option<u64> {
+    let token = token_of(text).0;
+    let found =
+        meta.partitions.values().find(|found| (found.first_token..=found.last_token).contains(&token));
+    found.map(|found| found.id)
 }
 
 /// True if what is at a place may be lost for good: copies in memory only while all others are whole, and only if a
@@ -249,6 +278,7 @@ fn is_whole(world: &World, copies: usize) -> bool {
         let members = leader.members();
         let statuses: Vec<_> = groups.iter().map(|group| group.status()).collect();
         !partition.lost
+            && partition.splitting_off.is_none()
             && partition.replicas.len() == copies
             && partition
                 .replicas
@@ -262,7 +292,7 @@ fn is_whole(world: &World, copies: usize) -> bool {
         let status = life.cluster.meta_status();
         (status.state == "leader").then_some(status)
     });
-    meta.partitions.len() as u64 == PARTITIONS
+    meta.partitions.len() as u64 >= PARTITIONS
         && meta.partitions.values().all(is_complete)
         && meta_voters.is_some_and(|status| status.voters.iter().all(|&voter| is_up(voter)))
 }
@@ -346,12 +376,15 @@ async fn run_place(
                 lost_memory: true,
                 replace_after: REPLACE_AFTER,
                 drain: false,
+                split_above: None,
             },
             groups.clone(),
             peers,
         )
         .await?;
-        let replicas = Replicas::keep(cluster.clone(), Durability::Memory, |_| Journal::default());
+        let replicas = Replicas::keep(cluster.clone(), Durability::Memory, |partition| {
+            Journal::of(partition.first_token, partition.last_token)
+        });
         let server = tonic::transport::Server::builder()
             .add_service(groups.service())
             .add_service(cluster.cluster_service())
@@ -378,7 +411,7 @@ async fn run_client(
     client: u64,
     seed: u64,
     world: Arc<Mutex<World>>,
-    acknowledged: Arc<Mutex<HashMap<u64, Vec<String>>>>,
+    acknowledged: Arc<Mutex<Vec<String>>>,
 ) -> turmoil::Result {
     let mut random = StdRng::seed_from_u64(seed);
     let session = Session::new(client + 1);
@@ -386,7 +419,6 @@ async fn run_client(
     let mut number = 0;
     while began.elapsed() < TROUBLE {
         number += 1;
-        let partition = random.random_range(1..=PARTITIONS);
         let text = format!("client {client} write {number}");
         let request = session.begin(1);
         // As if the first answer had been lost on its way: it is sent again, perhaps after everything has moved.
@@ -395,14 +427,19 @@ async fn run_client(
             let group = {
                 let world = world.lock();
                 let place = random.random_range(1..=PLACES);
-                world.lives.get(&place).and_then(|life| life.replicas.get(partition))
+                // As this node sees the cluster: it may not know yet what was split.
+                world.lives.get(&place).and_then(|life| {
+                    let partition = partition_of(&life.cluster.meta().borrow(), &text)?;
+                    life.replicas.get(partition)
+                })
             };
             if let Some(group) = group {
                 let proposed = group.propose(Bytes::from(text.clone()), Some(request.id(0)));
-                if matches!(tokio::time::timeout(Duration::from_secs(3), proposed).await, Ok(Ok(_))) {
+                let reply = tokio::time::timeout(Duration::from_secs(3), proposed).await;
+                if matches!(reply, Ok(Ok(reply)) if reply != ELSEWHERE.as_bytes()) {
                     answers -= 1;
                     if answers == 0 {
-                        acknowledged.lock().entry(partition).or_default().push(text);
+                        acknowledged.lock().push(text);
                         break;
                     }
                     tokio::time::sleep(Duration::from_millis(random.random_range(0..4000))).await;
@@ -427,6 +464,10 @@ enum Order {
         over: u64,
         order: MoveRequest,
     },
+    Split {
+        over: u64,
+        order: SplitRequest,
+    },
     Balance {
         over: u64,
         paused: bool,
@@ -443,6 +484,18 @@ fn some_move(world: &World, random: &mut StdRng) -> Option<MoveRequest> {
     Some(MoveRequest { partition_id: partition.id, from_node, to_node })
 }
 
+fn some_split(world: &World, random: &mut StdRng) -> Option<SplitRequest> {
+    let meta = newest(world)?;
+    if meta.partitions.len() >= PARTITIONS_MAX {
+        return None;
+    }
+    let partition = meta.partitions.values().choose(random)?;
+    let share = random.random_range(0.0..1.0);
+    let (first, last) = (Token(partition.first_token), Token(partition.last_token));
+    let at_token = Some(plan::boundary_within(first, last, share)?.0);
+    Some(SplitRequest { partition_id: partition.id, at_token })
+}
+
 async fn run_operator(orders: Arc<Mutex<Vec<Order>>>, addresses: Arc<Mutex<Vec<IpAddr>>>) -> turmoil::Result {
     let began = tokio::time::Instant::now();
     let mut done = 0;
@@ -452,7 +505,10 @@ async fn run_operator(orders: Arc<Mutex<Vec<Order>>>, addresses: Arc<Mutex<Vec<I
         let Some(order) = orders.lock().get(done).cloned() else { continue };
         done += 1;
         let over = match order {
-            Order::Drain { over, .. } | Order::Move { over, .. } | Order::Balance { over, .. } => over,
+            Order::Drain { over, .. }
+            | Order::Move { over, .. }
+            | Order::Split { over, .. }
+            | Order::Balance { over, .. } => over,
             Order::Peace => 1 + done as u64 % PLACES,
         };
         let address = addresses.lock()[over as usize - 1];
@@ -463,6 +519,7 @@ async fn run_operator(orders: Arc<Mutex<Vec<Order>>>, addresses: Arc<Mutex<Vec<I
             match order {
                 Order::Drain { node: node_id, .. } => admin.drain(DrainRequest { node_id }).await.is_ok(),
                 Order::Move { order, .. } => admin.r#move(order).await.is_ok(),
+                Order::Split { order, .. } => admin.split(order).await.is_ok(),
                 Order::Balance { paused, .. } => admin.balance(BalanceRequest { paused }).await.is_ok(),
                 Order::Peace => admin.balance(BalanceRequest { paused: false }).await.is_ok(),
             }

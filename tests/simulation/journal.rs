@@ -1,41 +1,84 @@
 //! The machine that is replicated in all simulations.
 
 use bytes::Bytes;
+use trimaran_placement::token::{self, Token};
 use trimaran_replication::error::Stop;
-use trimaran_replication::machine::{Committed, Machine, SnapshotChunks};
+use trimaran_replication::machine::{Committed, Machine, Remember, Reply, SnapshotChunks};
 
-/// Writes everything down; the reply is the place.
-#[derive(Default)]
-pub(crate) struct Journal(Vec<String>);
+/// What a journal answers to a text that belongs to another one.
+pub(crate) const ELSEWHERE: &str = "elsewhere";
+
+/// Writes every text down that belongs to its tokens; the reply is the place. What is split off begins with the texts that
+/// belong there; they stay in the old one too, so that what is written down never changes.
+pub(crate) struct Journal {
+    tokens: (u64, u64),
+    entries: Vec<String>,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self::of(0, u64::MAX)
+    }
+}
+
+/// Where a text belongs.
+pub(crate) fn token_of(text: &str) -> Token {
+    token::grid(text.as_bytes())
+}
 
 impl Journal {
+    /// One for tokens, both inclusive.
+    pub(crate) fn of(first: u64, last: u64) -> Self {
+        Self { tokens: (first, last), entries: Vec::new() }
+    }
+
     /// Everything, in order.
     pub(crate) fn entries(&self) -> &[String] {
-        &self.0
+        &self.entries
+    }
+
+    fn has_place_for(&self, text: &str) -> bool {
+        (self.tokens.0..=self.tokens.1).contains(&token_of(text).0)
     }
 }
 
 impl Machine for Journal {
-    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Bytes>, Stop> {
-        Ok(run
-            .iter()
-            .map(|command| {
-                self.0.push(String::from_utf8_lossy(command.payload).into_owned());
-                Bytes::from(self.0.len().to_string())
-            })
-            .collect())
+    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Reply>, Stop> {
+        let write = |command: &Committed<'_>| {
+            let text = String::from_utf8_lossy(command.payload).into_owned();
+            if !self.has_place_for(&text) {
+                return Reply::Elsewhere(Bytes::from_static(ELSEWHERE.as_bytes()));
+            }
+            self.entries.push(text);
+            Reply::Done(Bytes::from(self.entries.len().to_string()))
+        };
+        Ok(run.iter().map(write).collect())
+    }
+
+    fn tokens(&self) -> (u64, u64) {
+        self.tokens
+    }
+
+    fn split(&mut self, at: u64, _group: u64, _remember: Remember) -> Result<Self, Stop> {
+        let mut new = Self::of(at, self.tokens.1);
+        self.tokens.1 = at - 1;
+        new.entries = self.entries.iter().filter(|text| new.has_place_for(text)).cloned().collect();
+        Ok(new)
     }
 
     fn snapshot(&self) -> SnapshotChunks {
-        let entries: Vec<Bytes> = self.0.iter().map(|entry| Bytes::from(entry.clone())).collect();
-        Box::new(entries.into_iter().map(Ok))
+        let tokens = Bytes::from(format!("{} {}", self.tokens.0, self.tokens.1));
+        let entries: Vec<Bytes> = self.entries.iter().map(|entry| Bytes::from(entry.clone())).collect();
+        Box::new(std::iter::once(tokens).chain(entries).map(Ok))
     }
 
     fn restore(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
-        self.0.clear();
-        for chunk in chunks {
-            self.0.push(String::from_utf8_lossy(&chunk?).into_owned());
-        }
+        let mut texts = chunks.map(|chunk| chunk.map(|chunk| String::from_utf8_lossy(&chunk).into_owned()));
+        let tokens = texts.next().ok_or_else(|| Stop::new("an empty snapshot"))??;
+        let parsed =
+            tokens.split_once(' ').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+        self.tokens = parsed.ok_or_else(|| Stop::new("a snapshot of no tokens"))?;
+        self.entries = texts.collect::<Result<_, _>>()?;
         Ok(())
     }
 }

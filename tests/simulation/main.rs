@@ -66,6 +66,7 @@ fn a_cluster_heals_and_loses_nothing_whatever_happens_to_its_nodes() {
                 sum.drains += outcome.drains;
                 sum.cuts += outcome.cuts;
                 sum.moves += outcome.moves;
+                sum.splits += outcome.splits;
             }
             Err(violation) => panic!(
                 "{violation}\nrepeat with: SIMULATION_SEED={seed} cargo test -p trimaran-tests --test simulation cluster"
@@ -75,7 +76,10 @@ fn a_cluster_heals_and_loses_nothing_whatever_happens_to_its_nodes() {
     println!("{sum:?}");
     // One seed alone need not have all of it.
     let is_one = seeds(CLUSTER_SEEDS).len() == 1;
-    assert!(is_one || sum.acknowledged > 0 && sum.crashes > 0 && sum.drains > 0 && sum.moves > 0);
+    assert!(
+        is_one
+            || sum.acknowledged > 0 && sum.crashes > 0 && sum.drains > 0 && sum.moves > 0 && sum.splits > 0
+    );
 }
 
 fn must_be_caught(bug: Bug) {
@@ -105,6 +109,11 @@ fn a_snapshot_without_the_answered_requests_is_caught() {
 #[test]
 fn a_snapshot_that_lacks_its_end_is_caught() {
     must_be_caught(Bug::SnapshotCutShort);
+}
+
+#[test]
+fn a_split_that_leaves_the_answered_requests_behind_is_caught() {
+    must_be_caught(Bug::RepliesLeftBehind);
 }
 
 /// The planted bug: a replica that lost its memory comes back under its old id. It must not go unnoticed.

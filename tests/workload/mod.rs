@@ -2,3 +2,5 @@
 
 pub mod foreign;
 pub mod registers;
+
+pub mod watches;

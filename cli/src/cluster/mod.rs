@@ -10,7 +10,9 @@ use serde_json::json;
 use tonic::transport::Channel;
 use trimaran_net::dial::{Dial, TcpDial, channel};
 use trimaran_proto::api::cluster::cluster_admin_client::ClusterAdminClient;
-use trimaran_proto::api::cluster::{BalanceRequest, DrainRequest, EventsRequest, MoveRequest, RemoveRequest};
+use trimaran_proto::api::cluster::{
+    BalanceRequest, DrainRequest, EventsRequest, MoveRequest, RemoveRequest, SplitReply, SplitRequest,
+};
 use trimaran_proto::api::placement::{Node, NodeState, Table};
 use trimaran_proto::internal::cluster::cluster_client::ClusterClient;
 use trimaran_proto::internal::cluster::{HelloRequest, StatusReply, StatusRequest};
@@ -68,6 +70,17 @@ enum Command {
         #[arg(long)]
         to: String,
         /// Return at once instead of when it has moved
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Split a partition in two, on the nodes where it is; no data moves
+    Split {
+        /// Id of the partition
+        partition: u64,
+        /// First token of the new partition, hexadecimal, as `status` shows them; a multiple of 2^50 [default: the middle]
+        #[arg(long, value_name = "HEX")]
+        at: Option<String>,
+        /// Return at once instead of when it is done
         #[arg(long)]
         no_wait: bool,
     },
@@ -162,11 +175,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     }
                     trimaran_placement::token::grid(key.as_bytes()).0
                 }
-                (None, token) => {
-                    let token = token.unwrap_or_default();
-                    u64::from_str_radix(token.trim_start_matches("0x"), 16)
-                        .context("the token is no hexadecimal")?
-                }
+                (None, token) => hexadecimal(&token.unwrap_or_default())?,
             };
             let table = connection.table().await?;
             let replies = connection.all(&table).await;
@@ -214,6 +223,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 }
                 show(format!("a copy of partition {partition} has moved to node {to_node}"))?;
             }
+        }
+        Command::Split { partition, at, no_wait } => {
+            let at_token = at.as_deref().map(hexadecimal).transpose()?;
+            let request = SplitRequest { partition_id: partition, at_token };
+            let split = connection.admin()?.split(request).await.map_err(|status| refused(&status))?;
+            let SplitReply { new_partition_id, at_token } = split.into_inner();
+            if !no_wait {
+                wait_until_split(&connection, new_partition_id).await?;
+            }
+            let done = if no_wait { "is to give" } else { "has given" };
+            show(format!(
+                "partition {partition} {done} everything from token {at_token:016x} on to partition {new_partition_id}"
+            ))?;
         }
         Command::Balance { state } => {
             let request = BalanceRequest { paused: state == "off" };
@@ -272,6 +294,21 @@ async fn wait_until_gone(connection: &Connection, node: &Node) -> anyhow::Result
             Err(error) => return Err(error),
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn hexadecimal(token: &str) -> anyhow::Result<u64> {
+    u64::from_str_radix(token.trim_start_matches("0x"), 16).context("the token is no hexadecimal")
+}
+
+async fn wait_until_split(connection: &Connection, new: u64) -> anyhow::Result<()> {
+    loop {
+        let table = connection.table().await?;
+        if table.partitions.iter().any(|partition| partition.id == new) {
+            return Ok(());
+        }
+        // It is a matter of milliseconds, unless a majority of the copies is not there.
+        tokio::time::sleep(LOOK_EVERY / 10).await;
     }
 }
 

@@ -29,6 +29,8 @@ struct Node {
 #[derive(Serialize)]
 pub(super) struct Partition {
     pub(super) id: u64,
+    /// The partition that it was split from; 0 = none.
+    split_from: u64,
     first_token: String,
     last_token: String,
     epoch: u64,
@@ -70,11 +72,13 @@ pub(super) fn status(table: &Table, replies: &[StatusReply]) -> Status {
             leads: table.partitions.iter().filter(leads).count(),
         }
     };
+    let mut by_token: Vec<&wire::Partition> = table.partitions.iter().collect();
+    by_token.sort_by_key(|partition| partition.first_token);
     Status {
         cluster_id: table.cluster_id.clone(),
         version: table.version,
         nodes: table.nodes.iter().map(node).collect(),
-        partitions: table.partitions.iter().map(|found| partition(table, replies, found)).collect(),
+        partitions: by_token.into_iter().map(|found| partition(table, replies, found)).collect(),
     }
 }
 
@@ -105,6 +109,7 @@ fn partition(table: &Table, replies: &[StatusReply], partition: &wire::Partition
     let moving: Vec<String> = moving.collect();
     Partition {
         id: partition.id,
+        split_from: partition.split_from,
         first_token: format!("{:016x}", partition.first_token),
         last_token: format!("{:016x}", partition.last_token),
         epoch: partition.epoch,
@@ -116,6 +121,7 @@ fn partition(table: &Table, replies: &[StatusReply], partition: &wire::Partition
             .collect(),
         state: match (partition.lost, moving.is_empty(), wanted == voters) {
             (true, _, _) => "lost",
+            _ if partition.splitting_off.is_some() => "splitting",
             (_, false, _) => "moving",
             (_, _, true) => "complete",
             (_, _, false) => "changing",

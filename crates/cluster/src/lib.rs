@@ -2,7 +2,7 @@
 //!
 //! [`meta`] is the state that all nodes agree on; [`join`] how nodes find each other and how a cluster is born;
 //! [`member`] a node's own view of it, kept up to date, and `serve` what others may ask of it; `liveness` says who is heard
-//! of, `mover` what moves where and who votes in the meta group; [`replicas`] makes the groups on this node what the
+//! of and `load` what they carry, `mover` what moves where, what is split, and who votes in the meta group; [`replicas`] makes the groups on this node what the
 //! descriptors say; [`identity`] who this node is, on disk, and [`home`] what else is there;
 //! [`route`] finds who leads a partition.
 //!
@@ -19,6 +19,7 @@ pub mod member;
 pub mod meta;
 
 mod liveness;
+mod load;
 mod mover;
 mod serve;
 

@@ -9,11 +9,11 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::debug;
 use trimaran_proto::api::placement as wire;
-use trimaran_proto::internal::cluster::HeartbeatRequest;
+use trimaran_proto::internal::cluster::{HeartbeatRequest, PartitionLoad};
 
 use crate::error::Error;
 use crate::member::{ATTEMPT_TIMEOUT, Cluster, answered};
-use crate::meta::Meta;
+use crate::meta::{FIRST_FORMAT, FORMAT, Meta};
 
 /// How often a node says that it is there.
 const BEAT_EVERY: Duration = Duration::from_millis(500);
@@ -25,17 +25,27 @@ pub(crate) const SUSPECT_AFTER: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(crate) struct Heard(Mutex<HashMap<u64, Ear>>);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Ear {
     boot: u64,
     /// When it was heard of last, or since when it is listened for.
-    at: Instant,
-    is_heard: bool,
+    at: Option<Instant>,
+    /// What it said; absent = nothing yet.
+    said: Option<Said>,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug)]
+struct Said {
+    format: u32,
+    partitions: Vec<PartitionLoad>,
 }
 
 impl Heard {
-    fn note(&self, node: u64, boot: u64, now: Instant) {
-        self.0.lock().insert(node, Ear { boot, at: now, is_heard: true });
+    fn note(&self, beat: HeartbeatRequest, now: Instant) {
+        let said = Said { format: beat.format.max(FIRST_FORMAT), partitions: beat.partitions };
+        let ear = Ear { boot: beat.boot_id, at: Some(now), said: Some(said) };
+        self.0.lock().insert(beat.node_id, ear);
     }
 
     /// How long nothing was heard of the present start of a node, by a leader that has listened since `since` at most:
@@ -43,17 +53,34 @@ impl Heard {
     pub(crate) fn silence(&self, meta: &Meta, node: u64, since: Instant, now: Instant) -> Duration {
         let boot = meta.boot(node).unwrap_or_default();
         let mut heard = self.0.lock();
-        let ear = heard.entry(node).or_insert(Ear { boot, at: now, is_heard: false });
-        if ear.boot != boot {
-            *ear = Ear { boot, at: now, is_heard: false };
+        let ear = heard.entry(node).or_default();
+        if ear.boot != boot || ear.at.is_none() {
+            *ear = Ear { boot, at: Some(now), said: None };
         }
-        now.saturating_duration_since(ear.at.max(since))
+        now.saturating_duration_since(ear.at.map_or(since, |at| at.max(since)))
+    }
+
+    /// What the present start of a node has said since `since`, if anything.
+    fn said<T>(&self, meta: &Meta, node: u64, since: Instant, ask: impl FnOnce(&Said) -> T) -> Option<T> {
+        let heard = self.0.lock();
+        let ear = heard.get(&node)?;
+        let is_new = ear.at.is_some_and(|at| at >= since) && meta.boot(node) == Some(ear.boot);
+        ear.said.as_ref().filter(|_| is_new).map(ask)
     }
 
     /// True if the present start of a node was heard of since `since`.
     pub(crate) fn is_heard(&self, meta: &Meta, node: u64, since: Instant) -> bool {
-        let heard = self.0.lock().get(&node).copied();
-        heard.is_some_and(|ear| ear.is_heard && ear.at >= since && meta.boot(node) == Some(ear.boot))
+        self.said(meta, node, since, |_| ()).is_some()
+    }
+
+    /// The newest format of commands that a node knows, if it was heard of since `since`.
+    pub(crate) fn format(&self, meta: &Meta, node: u64, since: Instant) -> Option<u32> {
+        self.said(meta, node, since, |said| said.format)
+    }
+
+    /// What the partitions carry that a node leads, if it was heard of since `since`.
+    pub(crate) fn loads(&self, meta: &Meta, node: u64, since: Instant) -> Vec<PartitionLoad> {
+        self.said(meta, node, since, |said| said.partitions.clone()).unwrap_or_default()
     }
 }
 
@@ -65,9 +92,10 @@ impl Cluster {
             let leader_address = leader.and_then(|leader| self.inner.peers.address(leader.node));
             return Err(Error::NotLeader { leader_address });
         }
-        self.inner.heard.note(beat.node_id, beat.boot_id, Instant::now());
+        let node = beat.node_id;
+        self.inner.heard.note(beat, Instant::now());
         let meta = self.inner.meta.borrow();
-        Ok(meta.nodes.get(&beat.node_id).map_or(wire::NodeState::Unspecified, wire::Node::state))
+        Ok(meta.nodes.get(&node).map_or(wire::NodeState::Unspecified, wire::Node::state))
     }
 }
 
@@ -75,7 +103,8 @@ impl Cluster {
 pub(crate) async fn beat(cluster: Cluster) {
     let boot_id = cluster.inner.options.identity.boot;
     loop {
-        let beat = HeartbeatRequest { node_id: cluster.node(), boot_id };
+        let partitions = cluster.inner.loads.told();
+        let beat = HeartbeatRequest { node_id: cluster.node(), boot_id, format: FORMAT, partitions };
         let told = if cluster.leads_meta() {
             cluster.hear(beat)
         } else {
@@ -112,7 +141,7 @@ mod tests {
         assert_eq!(heard.silence(&meta, 7, since, later + SUSPECT_AFTER), SUSPECT_AFTER);
         assert!(!heard.is_heard(&meta, 7, since));
         // What is heard of another start of it says nothing.
-        heard.note(7, 99, later);
+        heard.note(HeartbeatRequest { node_id: 7, boot_id: 99, ..HeartbeatRequest::default() }, later);
         assert!(!heard.is_heard(&meta, 7, since));
         assert_eq!(heard.silence(&meta, 7, since, later + SUSPECT_AFTER), Duration::ZERO);
         // A new leader has listened since it leads.

@@ -14,6 +14,7 @@ use trimaran_net::peers::Peers;
 use trimaran_net::status::detail;
 use trimaran_placement::plan;
 use trimaran_placement::ring;
+use trimaran_placement::splits::Thresholds;
 use trimaran_proto::api::cluster::cluster_admin_server::{ClusterAdmin, ClusterAdminServer};
 use trimaran_proto::api::placement as wire;
 use trimaran_proto::api::placement::placement_server::{Placement, PlacementServer};
@@ -30,7 +31,8 @@ use crate::error::Error;
 use crate::identity::{self, Identity};
 use crate::join::{self, BOOTSTRAP_MAX, Promise, ROUND_EVERY};
 use crate::liveness::{self, Heard};
-use crate::meta::{META_GROUP, Meta, MetaMachine};
+use crate::load::Loads;
+use crate::meta::{FORMAT, META_GROUP, Meta, MetaMachine};
 use crate::mover;
 use crate::serve::Service;
 
@@ -70,6 +72,8 @@ pub struct Options {
     pub replace_after: Duration,
     /// Move everything away before the node stops, for good.
     pub drain: bool,
+    /// When partitions are split; absent = only when somebody asks for it.
+    pub split_above: Option<Thresholds>,
 }
 
 /// This node's place in its cluster. Clones are the same.
@@ -86,6 +90,7 @@ pub(crate) struct Inner {
     pub(crate) meta: watch::Receiver<Arc<Meta>>,
     pub(crate) promise: Promise,
     pub(crate) heard: Heard,
+    pub(crate) loads: Loads,
     /// What the leader of the meta group made of this node last.
     pub(crate) told: watch::Sender<wire::NodeState>,
 }
@@ -112,6 +117,7 @@ impl Cluster {
                 meta,
                 promise: Promise::default(),
                 heard: Heard::default(),
+                loads: Loads::default(),
                 told: watch::Sender::new(wire::NodeState::Unspecified),
             }),
         })
@@ -320,6 +326,7 @@ impl Cluster {
             lost_memory: self.inner.options.lost_memory,
             boot_id: self.inner.options.identity.boot,
             has_log: true,
+            format: FORMAT,
         };
         while !self.is_entered() {
             match self.change(Command::Join(join.clone())).await {
@@ -358,6 +365,7 @@ impl Cluster {
             cluster_id: self.known_cluster(),
             version: options.version.to_owned(),
             has_log: false,
+            format: FORMAT,
         }
     }
 

@@ -12,12 +12,24 @@ use trimaran_proto::state::meta as state;
 use trimaran_proto::state::meta::event::What;
 use trimaran_proto::state::meta::meta_command::Command;
 use trimaran_replication::error::Stop;
-use trimaran_replication::machine::{Committed, Machine, SnapshotChunks};
+use trimaran_replication::machine::{Committed, Machine, Reply, SnapshotChunks};
 
 pub(crate) mod moves;
 
+mod splits;
+
 /// The id of the meta group; partitions have others.
 pub const META_GROUP: u64 = 0;
+
+/// The newest format of commands, of this group and of partitions' logs, that this release knows: 2 has splits. A cluster
+/// uses it once every member knows it; from then on a node that does not is refused.
+pub const FORMAT: u32 = 2;
+
+/// The format of everything that carries no number.
+pub const FIRST_FORMAT: u32 = 1;
+
+/// Partitions of a cluster.
+pub const PARTITIONS_MAX: usize = 1024;
 
 /// The agreed state. Everybody on the node reads it through a watch.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,8 +50,11 @@ pub struct Meta {
     pub events: VecDeque<state::Event>,
     /// True if no copy is moved for balance alone.
     pub balancing_paused: bool,
+    /// Commands that are in use.
+    pub format: u32,
     last_revision: u64,
     next_replica: u64,
+    next_partition: u64,
     boots: BTreeMap<u64, u64>,
 }
 
@@ -90,6 +105,15 @@ impl Meta {
                 }
                 Ok(())
             }
+            Command::RaiseFormat(raise) => {
+                self.raise_format(raise, now_ms);
+                Ok(())
+            }
+            Command::StartSplit(start) => {
+                reply.new_partition_id = self.next_partition;
+                self.start_split(&start, now_ms)
+            }
+            Command::ConfirmSplit(confirm) => self.confirm_split(&confirm, now_ms),
             Command::Define(define) => {
                 (reply.changed, reply.revision) = self.define(define);
                 Ok(())
@@ -99,6 +123,15 @@ impl Meta {
         reply.cluster_id.clone_from(&self.cluster_id);
         reply.version = self.version;
         reply
+    }
+
+    /// Whoever proposes it has heard of every member that it knows the format.
+    fn raise_format(&mut self, raise: state::RaiseFormat, now_ms: u64) {
+        if raise.format > self.format {
+            self.format = raise.format;
+            self.version += 1;
+            self.tell(now_ms, What::Format(raise));
+        }
     }
 
     /// Whether the expected revision was not found, and the revision now.
@@ -139,6 +172,8 @@ impl Meta {
             .flat_map(|partition| partition.replicas.iter().map(|replica| replica.id))
             .max()
             .unwrap_or(0);
+        self.next_partition = 1 + found.partitions.iter().map(|partition| partition.id).max().unwrap_or(0);
+        self.format = FIRST_FORMAT;
         self.partitions = found.partitions.into_iter().map(|partition| (partition.id, partition)).collect();
         self.version += 1;
         Ok(())
@@ -149,6 +184,14 @@ impl Meta {
             return Err("the cluster is not founded yet".to_owned());
         }
         let mut node = join.node.ok_or("the node is missing")?;
+        if join.format.max(FIRST_FORMAT) < self.format {
+            return Err(format!(
+                "node {} knows format {} of commands, and this cluster uses {}; start it with a newer release",
+                node.id,
+                join.format.max(FIRST_FORMAT),
+                self.format
+            ));
+        }
         let known = self.nodes.get(&node.id);
         if known.is_some_and(|known| known.state() == NodeState::Gone) {
             return Err(format!(
@@ -266,11 +309,16 @@ impl Meta {
             last_revision: self.last_revision,
             events: self.events.iter().copied().collect(),
             balancing_paused: self.balancing_paused,
+            format: self.format,
+            next_partition_id: self.next_partition,
         }
     }
 
     fn restore(saved: state::MetaState) -> Self {
+        let behind_all = 1 + saved.partitions.iter().map(|partition| partition.id).max().unwrap_or(0);
         Self {
+            format: saved.format.max(FIRST_FORMAT),
+            next_partition: saved.next_partition_id.max(behind_all),
             cluster_id: saved.cluster_id,
             version: saved.version,
             replication_factor: saved.replication_factor,
@@ -318,14 +366,15 @@ impl MetaMachine {
 }
 
 impl Machine for MetaMachine {
-    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Bytes>, Stop> {
+    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Reply>, Stop> {
         let mut replies = Vec::with_capacity(run.len());
         for committed in run {
             let command = state::MetaCommand::decode(&committed.payload[..])
                 .ok()
                 .and_then(|command| command.command)
                 .ok_or_else(|| Stop::new("a command of the meta group that this release does not know"))?;
-            replies.push(self.meta.apply(command, committed.stamp_ms).encode_to_vec().into());
+            let reply = self.meta.apply(command, committed.stamp_ms);
+            replies.push(Reply::Done(reply.encode_to_vec().into()));
         }
         self.shown.send_if_modified(|shown| {
             let changed = shown.version != self.meta.version;

@@ -1,10 +1,10 @@
-//! What the leader of the meta group does for its cluster: says who is up, plans moves and records each before it is
-//! taken, takes back those that cannot be done, and keeps the meta group itself on nodes that are there.
+//! What the leader of the meta group does for its cluster: says who is up, plans moves and splits and records each before
+//! it is taken, takes back those that cannot be done, and keeps the meta group itself on nodes that are there.
 //!
 //! All of it follows from the agreed state and from who is heard of; nothing has to be remembered, so that whoever
 //! leads next goes on. The partitions' own leaders carry moves out: see [`crate::replicas`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,11 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use trimaran_placement::moves::{self, Condition, Limits, Reason};
 use trimaran_placement::ring;
+use trimaran_placement::splits;
+use trimaran_placement::token::Token;
 use trimaran_proto::api::placement as wire;
 use trimaran_proto::api::placement::{NodeState, ReplicaState};
+use trimaran_proto::internal::cluster::PartitionLoad;
 use trimaran_proto::state::meta as state;
 use trimaran_proto::state::meta::meta_command::Command;
 use trimaran_replication::group::Member;
@@ -22,7 +25,7 @@ use crate::error::Error;
 use crate::liveness::SUSPECT_AFTER;
 use crate::member::Cluster;
 use crate::meta::moves::is_moving;
-use crate::meta::{Meta, said};
+use crate::meta::{FORMAT, Meta, said};
 
 /// How often the leader looks, besides on every change of the agreed state.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -39,12 +42,16 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 /// Voters of the meta group: it survives the death of two of them.
 const META_VOTERS_MAX: usize = 5;
 
+/// Pause between two splits, in which what was split is moved and its load is seen anew.
+const SPLIT_PAUSE: Duration = Duration::from_secs(5);
+
 /// How long one step of a change of the meta group may take before everything else gets its turn.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(cluster: Cluster) {
     let mut meta = cluster.meta();
     let mut leads: Option<(u64, Instant)> = None;
+    let mut hot = Hot::default();
     loop {
         let now = Arc::clone(&meta.borrow_and_update());
         let status = cluster.inner.group.status();
@@ -58,7 +65,7 @@ pub(crate) async fn run(cluster: Cluster) {
             && !now.cluster_id.is_empty()
         {
             let leader = Leader { cluster: &cluster, meta: &now, since, now: Instant::now() };
-            if let Err(error) = leader.look().await {
+            if let Err(error) = leader.look(&mut hot).await {
                 debug!(%error, "the cluster is not as it should be yet");
             }
         }
@@ -79,10 +86,12 @@ struct Leader<'a> {
 }
 
 impl Leader<'_> {
-    async fn look(&self) -> Result<(), Error> {
+    async fn look(&self, hot: &mut Hot) -> Result<(), Error> {
         self.say_who_is_up().await?;
+        self.raise_format().await?;
         self.give_up_moves().await?;
         self.begin_moves().await?;
+        self.begin_split(hot).await?;
         self.prefer_leaders().await?;
         self.dismiss().await?;
         let changed = tokio::time::timeout(CHANGE_TIMEOUT, self.keep_meta_group()).await;
@@ -106,6 +115,55 @@ impl Leader<'_> {
             self.cluster.set_node_state(node.id, wanted).await?;
         }
         Ok(())
+    }
+
+    /// New commands are used once every member has said that it knows them.
+    async fn raise_format(&self) -> Result<(), Error> {
+        let mut members = self.meta.nodes.values().filter(|node| node.state() != NodeState::Gone);
+        let known = members.try_fold(FORMAT, |least, node| {
+            let format = self.cluster.inner.heard.format(self.meta, node.id, self.since)?;
+            Some(least.min(format))
+        });
+        match known {
+            Some(format) if format > self.meta.format => {
+                info!(format, "every member knows newer commands");
+                self.cluster.change(Command::RaiseFormat(state::RaiseFormat { format })).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins the next split that is due, some time after the one before.
+    async fn begin_split(&self, hot: &mut Hot) -> Result<(), Error> {
+        let Some(thresholds) = self.cluster.inner.options.split_above else { return Ok(()) };
+        if self.meta.format < 2 || self.meta.balancing_paused {
+            return Ok(());
+        }
+        let told = self.meta.nodes.keys();
+        let told: Vec<PartitionLoad> =
+            told.flat_map(|&node| self.cluster.inner.heard.loads(self.meta, node, self.since)).collect();
+        let loads = hot.loads(&told, thresholds.operations, self.now);
+        let up = self.meta.nodes.values().filter(|node| node.state() == NodeState::Up).count();
+        let Some(split) = splits::next_split(&self.partitions(), &loads, up, thresholds) else {
+            return Ok(());
+        };
+        if hot.last_split.is_some_and(|at| self.now.saturating_duration_since(at) < SPLIT_PAUSE) {
+            return Ok(());
+        }
+        hot.last_split = Some(self.now);
+        info!(?split, "a partition is to be split");
+        let epoch = self.meta.partitions.get(&split.partition).map_or(0, |partition| partition.epoch);
+        let start = state::StartSplit {
+            partition_id: split.partition,
+            epoch,
+            at_token: split.at.0,
+            reason: match split.reason {
+                splits::Reason::Size => state::SplitReason::Size,
+                splits::Reason::Heat => state::SplitReason::Heat,
+            }
+            .into(),
+        };
+        self.cluster.change(Command::StartSplit(start)).await.map(drop)
     }
 
     /// What can be expected of a node.
@@ -214,6 +272,35 @@ impl Leader<'_> {
         let voters: Vec<Member> = voters.into_iter().map(member).collect();
         group.change_members(&seen, &voters, &learners).await?;
         Ok(())
+    }
+}
+
+/// Since when partitions are asked much: what this leader has seen, and nobody else needs to know.
+#[derive(Default)]
+struct Hot {
+    since: HashMap<u64, Instant>,
+    last_split: Option<Instant>,
+}
+
+impl Hot {
+    fn loads(&mut self, told: &[PartitionLoad], operations: u64, now: Instant) -> Vec<splits::Load> {
+        let is_hot = |load: &&PartitionLoad| load.operations > operations;
+        self.since
+            .retain(|partition, _| told.iter().any(|load| load.partition_id == *partition && is_hot(&load)));
+        for load in told.iter().filter(is_hot) {
+            self.since.entry(load.partition_id).or_insert(now);
+        }
+        let token = |token: u64| Some(Token(token)).filter(|token| token.0 != 0);
+        told.iter()
+            .map(|load| splits::Load {
+                partition: load.partition_id,
+                bytes: load.bytes,
+                hot_for: self.since.get(&load.partition_id).map(|&at| now.saturating_duration_since(at)),
+                operations: load.operations,
+                middle_by_bytes: token(load.middle_by_bytes),
+                middle_by_operations: token(load.middle_by_operations),
+            })
+            .collect()
     }
 }
 

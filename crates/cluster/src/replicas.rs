@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use trimaran_proto::api::placement as wire;
 use trimaran_proto::api::placement::{NodeState, ReplicaState};
+use trimaran_proto::internal::cluster::PartitionLoad;
 use trimaran_proto::state::meta as state;
 use trimaran_proto::state::meta::meta_command::Command;
 use trimaran_replication::group::{Group, Member};
@@ -21,6 +22,7 @@ use trimaran_replication::groups::Durability;
 use trimaran_replication::machine::Machine;
 use trimaran_replication::members::Changed;
 use trimaran_replication::planted::{self, Bug};
+use trimaran_replication::split::{Seed, Split};
 
 use crate::error::Error;
 use crate::member::Cluster;
@@ -34,6 +36,10 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a change that waits for something (a replica that catches up, say) looks again.
 const STEP_EVERY: Duration = Duration::from_millis(50);
+
+/// How often the first leader of a new group asks for votes, and how many times, before it waits like everybody else.
+const CAMPAIGN_EVERY: Duration = Duration::from_millis(20);
+const CAMPAIGNS_MAX: usize = 50;
 
 /// Pause between two attempts to give a leadership to the replica that should have it. An attempt that fails costs
 /// lease reads until the next election.
@@ -64,12 +70,15 @@ impl<M: Machine> Replicas<M> {
         machine: impl Fn(&wire::Partition) -> M + Send + Sync + 'static,
     ) -> Self {
         let replicas = Self { open: Arc::default() };
+        let held = replicas.clone();
+        cluster.inner.loads.held_by(Box::new(move || held.loads()));
         let keeper = Keeper {
             cluster,
             durability,
             machine: Box::new(machine),
             replicas: replicas.clone(),
             leading: Arc::default(),
+            parts: Mutex::default(),
         };
         tokio::spawn(keeper.run());
         replicas
@@ -78,6 +87,21 @@ impl<M: Machine> Replicas<M> {
     /// This node's replica of a partition.
     pub fn get(&self, partition: u64) -> Option<Group<M>> {
         self.open.read().get(&partition).cloned()
+    }
+
+    /// What those hold that lead.
+    fn loads(&self) -> Vec<PartitionLoad> {
+        let open = self.open.read();
+        let leading = open.iter().filter(|(_, group)| group.is_leader());
+        let load = |(&partition_id, group): (&u64, &Group<M>)| {
+            group.read_now(|machine| PartitionLoad {
+                partition_id,
+                bytes: machine.bytes(),
+                middle_by_bytes: machine.middle().unwrap_or(0),
+                ..PartitionLoad::default()
+            })
+        };
+        leading.map(load).collect()
     }
 
     /// All of them, by partition.
@@ -92,6 +116,8 @@ struct Keeper<M: Machine> {
     machine: Box<dyn Fn(&wire::Partition) -> M + Send + Sync>,
     replicas: Replicas<M>,
     leading: Arc<Mutex<Leading>>,
+    /// Parts of groups that are removed from here, for new groups that are not.
+    parts: Mutex<HashMap<u64, Seed<M>>>,
 }
 
 /// What is under way where this node leads.
@@ -111,20 +137,34 @@ impl<M: Machine> Keeper<M> {
             // Before the cluster knows of this start, the descriptors name the replicas of the life before: opened
             // without their memory, they would vote under ids that have promised things they no longer know.
             let partitions = now.partitions.values().filter(|_| self.cluster.is_entered());
+            let mut waiting = BTreeSet::new();
+            // A partition is older than those that were split from it: it has its turn before them.
             for partition in partitions {
-                if let Err(error) = self.keep(partition).await {
-                    // It is tried again: peers may be down, or another leader may be at it.
-                    warn!(partition = partition.id, %error, cause = ?std::error::Error::source(&error), "partition is not as it should be yet");
+                if waiting.contains(&partition.split_from) {
+                    waiting.insert(partition.id);
+                    continue;
+                }
+                match self.keep(partition).await {
+                    Ok(Kept::AsItShouldBe) => {}
+                    Ok(Kept::Waiting) => {
+                        waiting.insert(partition.id);
+                    }
+                    Err(error) => {
+                        // It is tried again: peers may be down, or another leader may be at it.
+                        warn!(partition = partition.id, %error, cause = ?std::error::Error::source(&error), "partition is not as it should be yet");
+                        waiting.insert(partition.id);
+                    }
                 }
             }
             tokio::select! {
                 changed = meta.changed() => if changed.is_err() { return },
+                () = self.cluster.groups().seeded(), if !waiting.is_empty() => {}
                 () = tokio::time::sleep(COMPARE_EVERY) => {}
             }
         }
     }
 
-    async fn keep(&self, partition: &wire::Partition) -> Result<(), Error> {
+    async fn keep(&self, partition: &wire::Partition) -> Result<Kept, Error> {
         let node = self.cluster.node();
         let is_kept = |replica: &&wire::Replica| {
             replica.node_id == node
@@ -135,27 +175,20 @@ impl<M: Machine> Keeper<M> {
         let group = match (wanted, here) {
             (Some(wanted), Some(group)) if group.replica() == wanted => group,
             (wanted, here) => {
-                if here.is_some() {
+                if let Some(here) = here {
                     self.replicas.open.write().remove(&partition.id);
+                    self.parts.lock().extend(here.take_seeds());
                     self.cluster.groups().remove(partition.id).await?;
                     info!(partition = partition.id, "replica removed");
                 }
-                let Some(wanted) = wanted else {
-                    // Moved away while this node was down.
-                    let machine = || (self.machine)(partition);
-                    if self.cluster.groups().remove_recovered(partition.id, machine).await? {
-                        info!(partition = partition.id, "replica of the life before removed");
-                    }
-                    return Ok(());
-                };
+                let Some(wanted) = wanted else { return self.forget(partition).await };
                 if partition.lost {
-                    return Ok(());
+                    return Ok(Kept::AsItShouldBe);
                 }
-                let machine = (self.machine)(partition);
-                let group =
-                    self.cluster.groups().open(partition.id, wanted, self.durability, machine).await?;
-                self.replicas.open.write().insert(partition.id, group.clone());
-                group
+                match self.open(partition, wanted).await? {
+                    Some(group) => group,
+                    None => return Ok(Kept::Waiting),
+                }
             }
         };
         // A new partition is founded by its first replica. Never a renewed one: its epoch has grown.
@@ -167,7 +200,56 @@ impl<M: Machine> Keeper<M> {
         if group.is_leader() {
             self.lead(partition, group);
         }
-        Ok(())
+        Ok(Kept::AsItShouldBe)
+    }
+
+    /// Opens this node's replica of a partition. `None` as long as another replica here has its tokens: where rows of
+    /// all partitions stand together, two would write the same ones.
+    async fn open(&self, partition: &wire::Partition, replica: u64) -> Result<Option<Group<M>>, Error> {
+        let (id, groups) = (partition.id, self.cluster.groups());
+        let seed = self.seed(partition);
+        let (first, last) = (partition.first_token, partition.last_token);
+        let is_taken = !planted::is(Bug::OpenedBesideTheOld)
+            && self.replicas.all().iter().any(|(_, group)| group.has_any_of(first, last));
+        if is_taken && seed.is_none() {
+            return Ok(None);
+        }
+        let is_split = seed.is_some();
+        let group = match seed {
+            Some(seed) => groups.open_split(id, replica, self.durability, seed).await?,
+            None => {
+                groups.open(id, replica, self.durability, (self.machine)(&as_founded::<M>(partition))).await?
+            }
+        };
+        self.replicas.open.write().insert(id, group.clone());
+        let leads = |group: &Group<M>| group.is_leader();
+        if is_split && self.replicas.get(partition.split_from).as_ref().is_some_and(leads) {
+            // Nobody leads it yet. Whoever led the old group is asked first.
+            tokio::spawn(campaign(group.clone()));
+        }
+        Ok(Some(group))
+    }
+
+    /// This node's part of a partition that was split from another one, if it is still to be had.
+    fn seed(&self, partition: &wire::Partition) -> Option<Seed<M>> {
+        let own = self.parts.lock().remove(&partition.id);
+        own.or_else(|| self.replicas.get(partition.split_from)?.take_seed(partition.id))
+    }
+
+    /// Nothing of the partition belongs here.
+    async fn forget(&self, partition: &wire::Partition) -> Result<Kept, Error> {
+        if let Some(seed) = self.seed(partition) {
+            // As a replica, so that all of it is removed; whatever it has in a log is not of this life.
+            let group = self.cluster.groups().open_split(partition.id, 0, self.durability, seed).await?;
+            self.cluster.groups().remove(group.id()).await?;
+            info!(partition = partition.id, "a part that does not belong here is removed");
+        }
+        // Moved away while this node was down.
+        let machine = || (self.machine)(partition);
+        if self.cluster.groups().remove_recovered(partition.id, machine).await? {
+            info!(partition = partition.id, "replica of the life before removed");
+        }
+        Ok(Kept::AsItShouldBe)
     }
 
     /// Begins what this leader has to do for its partition, if it is not at it.
@@ -181,7 +263,7 @@ impl<M: Machine> Keeper<M> {
             && confirmed == wanted
             && !is_moving(partition)
             && partition.leader_hint == group.replica();
-        if is_as_described {
+        if is_as_described && partition.splitting_off.is_none() {
             self.offer_leadership(partition, group);
             return;
         }
@@ -191,10 +273,17 @@ impl<M: Machine> Keeper<M> {
         }
         let (cluster, leading) = (self.cluster.clone(), Arc::clone(&self.leading));
         tokio::spawn(async move {
-            match tokio::time::timeout(CHANGE_TIMEOUT, change_members(&cluster, id, &group)).await {
+            let work = async {
+                if is_as_described {
+                    split(&cluster, id, &group).await
+                } else {
+                    change_members(&cluster, id, &group).await
+                }
+            };
+            match tokio::time::timeout(CHANGE_TIMEOUT, work).await {
                 Ok(Ok(())) | Err(_) => {}
                 Ok(Err(error)) => {
-                    warn!(partition = id, %error, cause = ?std::error::Error::source(&error), "members of a partition are not changed yet");
+                    warn!(partition = id, %error, cause = ?std::error::Error::source(&error), "a partition is not changed yet");
                     tokio::time::sleep(COMPARE_EVERY).await;
                 }
             }
@@ -230,6 +319,59 @@ impl<M: Machine> Keeper<M> {
             }
         });
     }
+}
+
+/// What became of a partition here.
+enum Kept {
+    AsItShouldBe,
+    /// It is to be here, and cannot be opened before another one has given its tokens up.
+    Waiting,
+}
+
+/// What a group's log begins with, for a replica that has nothing yet and may have to read all of it. A machine whose
+/// rows stand with those of other partitions must not write theirs: it begins with the range of now, and does nothing
+/// about the rest.
+fn as_founded<M: Machine>(partition: &wire::Partition) -> wire::Partition {
+    let mut founded = partition.clone();
+    if let Some(range) = partition.founded_with.filter(|_| !M::DURABLE) {
+        (founded.first_token, founded.last_token) = (range.first_token, range.last_token);
+    }
+    founded
+}
+
+/// Asks for votes until somebody leads.
+async fn campaign<M: Machine>(group: Group<M>) {
+    for _ in 0..CAMPAIGNS_MAX {
+        if group.leader().is_some() || group.campaign().await.is_err() {
+            return;
+        }
+        tokio::time::sleep(CAMPAIGN_EVERY).await;
+    }
+}
+
+/// Has the group of a partition agree on the split that its descriptor tells of, and confirms it.
+async fn split<M: Machine>(cluster: &Cluster, id: u64, group: &Group<M>) -> Result<(), Error> {
+    let Ok(seen) = group.members() else { return Ok(()) };
+    cluster.refresh().await?;
+    let meta = Arc::clone(&cluster.meta().borrow());
+    let Some(partition) = meta.partitions.get(&id).filter(|partition| !partition.lost) else {
+        return Ok(());
+    };
+    let wanted: BTreeSet<u64> = members(partition).iter().map(|member| member.replica).collect();
+    let Some(fresh) = partition.splitting_off.as_deref().filter(|_| seen.voters == wanted) else {
+        return Ok(());
+    };
+    let asked = Split { at: fresh.first_token, group: fresh.id, members: members(fresh) };
+    let agreed = group.split(asked).await?;
+    let confirm = state::ConfirmSplit {
+        partition_id: id,
+        new_partition_id: agreed.group,
+        voters: agreed.members.iter().map(|member| member.replica).collect(),
+        leader: group.replica(),
+    };
+    cluster.change(Command::ConfirmSplit(confirm)).await?;
+    info!(partition = id, new_partition = agreed.group, "partition split");
+    Ok(())
 }
 
 /// The replicas that are to vote.

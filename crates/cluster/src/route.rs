@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use trimaran_net::retry::Backoff;
@@ -57,6 +58,17 @@ pub enum Unanswered<E> {
     Refused(E),
 }
 
+/// One of several things that are asked together, each of the partition that its token lies in.
+#[derive(Clone, Debug)]
+pub struct Piece<T> {
+    /// Where it belongs.
+    pub token: Token,
+    /// Pieces with different numbers are never sent together: those of writes whose request ids are of different sessions.
+    pub session: u64,
+    /// What it is.
+    pub what: T,
+}
+
 /// Finds leaders. Clones are the same.
 pub struct Routes<M: Machine> {
     inner: Arc<Inner<M>>,
@@ -66,6 +78,8 @@ struct Inner<M: Machine> {
     cluster: Cluster,
     replicas: Replicas<M>,
     table: ArcSwap<Table>,
+    /// Of the table.
+    version: watch::Sender<u64>,
     sessions: Mutex<HashMap<u64, Session>>,
     random: Mutex<StdRng>,
     leaving: CancellationToken,
@@ -91,6 +105,7 @@ impl<M: Machine> Routes<M> {
             cluster,
             replicas,
             table: ArcSwap::default(),
+            version: watch::Sender::default(),
             sessions: Mutex::default(),
             random: Mutex::new(StdRng::seed_from_u64(seed)),
             leaving,
@@ -112,7 +127,11 @@ impl<M: Machine> Routes<M> {
     fn refresh(&self) {
         let table = self.inner.cluster.meta().borrow().table();
         match trimaran_net::placement::get_table(&table) {
-            Ok(table) => self.inner.table.store(Arc::new(table)),
+            Ok(table) => {
+                let version = table.version();
+                self.inner.table.store(Arc::new(table));
+                self.inner.version.send_if_modified(|known| std::mem::replace(known, version) != version);
+            }
             Err(error) if table.partitions.is_empty() => tracing::debug!(%error, "no partitions yet"),
             Err(error) => tracing::error!(%error, "the partition table does not cover every token"),
         }
@@ -126,6 +145,11 @@ impl<M: Machine> Routes<M> {
     /// The table as this node knows it.
     pub fn table(&self) -> Arc<Table> {
         self.inner.table.load_full()
+    }
+
+    /// The version of the table, as it changes.
+    pub fn table_version(&self) -> watch::Receiver<u64> {
+        self.inner.version.subscribe()
     }
 
     /// The partition that a token lies in; `None` before the node has joined its cluster.
@@ -216,6 +240,86 @@ impl<M: Machine> Routes<M> {
         }
     }
 
+    /// Sends pieces to the partitions that they belong to, all at once; those of one partition stay together and in order.
+    /// `send` answers each piece, or says by `None` that the partition does not have it: it was split meanwhile, and the
+    /// piece is sent to where it belongs by then. The outcomes stand as the pieces do.
+    ///
+    /// `lost` says what is wrong if a piece finds no partition for `patience`.
+    pub async fn spread<T: Clone, O, E: Clone, F>(
+        &self,
+        pieces: &[Piece<T>],
+        patience: Duration,
+        lost: impl Fn() -> E,
+        send: impl Fn(u64, Vec<T>) -> F,
+    ) -> Vec<Result<O, E>>
+    where
+        F: Future<Output = Result<Vec<Option<O>>, E>>,
+    {
+        let deadline = Instant::now() + patience;
+        let mut outcomes: Vec<Option<Result<O, E>>> = pieces.iter().map(|_| None).collect();
+        let mut left: Vec<usize> = (0..pieces.len()).collect();
+        while !left.is_empty() {
+            let table = self.table();
+            let mut groups: Vec<((u64, u64), Vec<usize>)> = Vec::new();
+            for at in left.drain(..) {
+                let piece = &pieces[at];
+                let Some(partition) = table.find(piece.token) else {
+                    outcomes[at] = Some(Err(lost()));
+                    continue;
+                };
+                let to = (partition.id, piece.session);
+                match groups.iter_mut().find(|(known, _)| *known == to) {
+                    Some((_, places)) => places.push(at),
+                    None => groups.push((to, vec![at])),
+                }
+            }
+            let sent = groups.into_iter().map(|((partition, _), places)| {
+                let whats = places.iter().map(|&at| pieces[at].what.clone()).collect();
+                let answered = send(partition, whats);
+                async move { (answered.await, places) }
+            });
+            for (answered, places) in futures::future::join_all(sent).await {
+                match answered {
+                    Ok(answers) => {
+                        for (at, answer) in places.into_iter().zip(answers) {
+                            match answer {
+                                Some(answer) => outcomes[at] = Some(Ok(answer)),
+                                None => left.push(at),
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        places.into_iter().for_each(|at| outcomes[at] = Some(Err(error.clone())));
+                    }
+                }
+            }
+            left.sort_unstable();
+            if !left.is_empty() && !self.is_newer(&table, deadline).await {
+                break;
+            }
+        }
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(lost()))).collect()
+    }
+
+    /// Returns when this node may have a newer table than this, to look again. False if `deadline` is over.
+    pub async fn is_newer(&self, than: &Table, deadline: Instant) -> bool {
+        let mut meta = self.inner.cluster.meta();
+        let version = than.version();
+        let look_again = Instant::now() + TABLE_LOOK_EVERY;
+        if self.table().version() <= version {
+            let newer = meta.wait_for(|meta| meta.version > version);
+            // The leader may know of a split that is not confirmed yet; it will be.
+            let _elapsed = timeout_at(look_again.min(deadline), newer).await;
+            self.refresh();
+        }
+        !self.inner.leaving.is_cancelled() && Instant::now() < deadline
+    }
+
+    /// Notes that the partition, which is led here, was asked something; `token` of one of the operations, if it is wanted.
+    pub fn note(&self, partition: u64, operations: usize, token: impl FnOnce() -> Option<Token>) {
+        self.inner.cluster.inner.loads.note(partition, operations as u64, token);
+    }
+
     fn target(&self, partition: u64) -> Target<M> {
         let here = self.inner.replicas.get(partition);
         if let Some(group) = here.as_ref().filter(|group| group.is_leader()) {
@@ -257,6 +361,9 @@ impl<M: Machine> Routes<M> {
         }
     }
 }
+
+/// How long a request waits for a newer table before it looks whether something has changed.
+const TABLE_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How often a request on its way looks whether its leader still leads.
 const LEADER_LOOK_EVERY: Duration = Duration::from_millis(50);

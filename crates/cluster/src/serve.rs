@@ -2,6 +2,8 @@
 
 use tonic::{Request, Response, Status};
 use trimaran_net::status::status;
+use trimaran_placement::plan;
+use trimaran_placement::token::Token;
 use trimaran_proto::api::cluster as admin;
 use trimaran_proto::api::cluster::cluster_admin_server::ClusterAdmin;
 use trimaran_proto::api::placement as wire;
@@ -66,6 +68,7 @@ impl ClusterRpc for Service {
             lost_memory: request.lost_memory,
             boot_id: request.boot_id,
             has_log: request.has_log,
+            format: request.format,
         };
         answer(self.0.propose(Command::Join(join)).await.map(|_| rpc::JoinReply { cluster_id }))
     }
@@ -169,6 +172,21 @@ impl ClusterAdmin for Service {
         answer(self.0.change(Command::StartMove(start)).await.map(|_| admin::MoveReply {}))
     }
 
+    async fn split(
+        &self,
+        request: Request<admin::SplitRequest>,
+    ) -> Result<Response<admin::SplitReply>, Status> {
+        let request = request.into_inner();
+        let start = asked_split(&self.0.inner.meta.borrow(), request);
+        let start = start.map_err(|refused| status(&Error::Refused(refused)))?;
+        let reply = self.0.change(Command::StartSplit(start)).await;
+        let told = |reply: state::MetaReply| admin::SplitReply {
+            new_partition_id: reply.new_partition_id,
+            at_token: start.at_token,
+        };
+        answer(reply.map(told))
+    }
+
     async fn balance(
         &self,
         request: Request<admin::BalanceRequest>,
@@ -208,6 +226,23 @@ fn asked_move(meta: &Meta, request: admin::MoveRequest) -> Result<state::StartMo
     })
 }
 
+fn asked_split(meta: &Meta, request: admin::SplitRequest) -> Result<state::StartSplit, String> {
+    let id = request.partition_id;
+    let partition = meta.partitions.get(&id).ok_or_else(|| format!("there is no partition {id}"))?;
+    let (first, last) = (Token(partition.first_token), Token(partition.last_token));
+    let at = match request.at_token {
+        Some(token) => Token(token),
+        None => plan::boundary_within(first, last, 0.5)
+            .ok_or_else(|| format!("partition {id} cannot be split: it has one slot"))?,
+    };
+    Ok(state::StartSplit {
+        partition_id: id,
+        epoch: partition.epoch,
+        at_token: at.0,
+        reason: state::SplitReason::Asked.into(),
+    })
+}
+
 fn text(meta: &Meta, what: What) -> String {
     let node = |id: u64| match meta.nodes.get(&id) {
         Some(node) => format!("node {id} ({})", node.address),
@@ -217,6 +252,20 @@ fn text(meta: &Meta, what: What) -> String {
         What::Node(event) => format!("{} is {}", node(event.node_id), said(event.state())),
         What::Lost(event) => {
             format!("partition {} is lost: a majority of its copies in memory is gone", event.partition_id)
+        }
+        What::Split(event) => {
+            let (id, fresh, at) = (event.partition_id, event.new_partition_id, Token(event.at_token));
+            let reason = match event.reason() {
+                state::SplitReason::Unspecified => "",
+                state::SplitReason::Asked => ": somebody asked for it",
+                state::SplitReason::Size => ": it holds much",
+                state::SplitReason::Heat => ": it is asked much",
+            };
+            let step = if event.done { "has given" } else { "is to give" };
+            format!("partition {id} {step} everything from token {at} on to partition {fresh}{reason}")
+        }
+        What::Format(raise) => {
+            format!("every node knows commands of format {}, and they are used from now on", raise.format)
         }
         What::Balancing(set) => format!("balancing is {}", if set.paused { "paused" } else { "on" }),
         What::Move(event) => {

@@ -2,7 +2,8 @@
 //!
 //! Pure: no time, no I/O, no randomness, so that every node and every client computes the same. The way of a key:
 //! [`token`] (key → 64-bit token) → [`table`] (token → partition, as it *is*); [`ring`] and [`plan`] say where the
-//! replicas of a partition *should* be, [`moves`] how they get there.
+//! replicas of a partition *should* be, [`moves`] how they get there, [`splits`]
+//! when one partition should become two.
 
 pub mod token;
 
@@ -13,6 +14,8 @@ pub mod ring;
 pub mod plan;
 
 pub mod moves;
+
+pub mod splits;
 
 /// A node of a cluster: drawn at random on its first start and kept in its data folder.
 pub type NodeId = u64;

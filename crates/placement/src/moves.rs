@@ -81,8 +81,10 @@ pub struct Move {
 /// under way included.
 pub fn next_moves(partitions: &[Partition], nodes: &[Node], limits: Limits) -> Vec<Move> {
     let mut plan = Plan::new(partitions, nodes, limits);
-    let mut idle: Vec<&Partition> =
-        partitions.iter().filter(|partition| !partition.is_moving() && !partition.lost).collect();
+    let mut idle: Vec<&Partition> = partitions
+        .iter()
+        .filter(|partition| !partition.is_moving() && !partition.is_splitting && !partition.lost)
+        .collect();
     // The most endangered first.
     idle.sort_by_key(|partition| (plan.sound(partition).count(), partition.id));
     for partition in &idle {

@@ -13,6 +13,28 @@ const UNIT_TOKENS: u32 = 50;
 /// Partitions that a cluster can begin with.
 pub const PARTITIONS_MAX: u64 = 1 << (64 - UNIT_TOKENS);
 
+/// True if a partition can begin at this token.
+pub fn is_boundary(token: Token) -> bool {
+    token.0.trailing_zeros() >= UNIT_TOKENS
+}
+
+/// Where a range, both ends inclusive, can be split so that about `share` of it (0 to 1) stays: at the nearest boundary
+/// within it, if there is one.
+pub fn boundary_within(first: Token, last: Token, share: f64) -> Option<Token> {
+    let wanted = first.0 + ((last.0 - first.0) as f64 * share.clamp(0.0, 1.0)) as u64;
+    nearest_boundary(first, last, Token(wanted))
+}
+
+/// The boundary nearest to a token at which a range can be split, if there is one.
+pub fn nearest_boundary(first: Token, last: Token, token: Token) -> Option<Token> {
+    let unit = 1_u64 << UNIT_TOKENS;
+    let least = (first.0 / unit + 1).checked_mul(unit)?;
+    let greatest = last.0 / unit * unit;
+    let rounded = (u128::from(token.0) + u128::from(unit / 2)) / u128::from(unit) * u128::from(unit);
+    let rounded = u64::try_from(rounded).unwrap_or(greatest);
+    (least <= greatest).then(|| Token(rounded.clamp(least, greatest)))
+}
+
 /// Cuts all tokens into `count` ranges of about equal width (±2⁵⁰), in order.
 pub fn even_ranges(count: u64) -> Vec<(Token, Token)> {
     let count = count.clamp(1, PARTITIONS_MAX);
@@ -69,6 +91,8 @@ pub fn first_placement(
                 preferred_leader: replicas.first().map(|replica| replica.id),
                 replicas,
                 lost: false,
+                is_splitting: false,
+                split_from: None,
             }
         })
         .collect()
@@ -98,6 +122,21 @@ mod tests {
         }
         assert!(leads.values().all(|&count| count == 2), "{leads:?}");
         Table::new(1, partitions).unwrap();
+    }
+
+    #[test]
+    fn a_range_is_split_where_a_slot_begins_or_not_at_all() {
+        let unit = 1 << UNIT_TOKENS;
+        let check = |first: u64, last: u64, share: f64, expected: Option<u64>| {
+            assert_eq!(boundary_within(Token(first), Token(last), share).map(|token| token.0), expected);
+        };
+        check(0, u64::MAX, 0.5, Some(1 << 63));
+        check(0, u64::MAX, 1.0, Some((PARTITIONS_MAX - 1) << UNIT_TOKENS));
+        check(0, u64::MAX, 0.0, Some(unit));
+        check(0, unit - 1, 0.5, None);
+        check(unit, 2 * unit - 1, 0.5, None);
+        check(unit, 3 * unit - 1, 0.9, Some(2 * unit));
+        assert!(is_boundary(Token(3 * unit)) && !is_boundary(Token(3 * unit + 1)) && is_boundary(Token(0)));
     }
 
     #[test]

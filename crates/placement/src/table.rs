@@ -52,6 +52,10 @@ pub struct Partition {
     pub preferred_leader: Option<ReplicaId>,
     /// A majority of the copies is gone and cannot come back.
     pub lost: bool,
+    /// The end of the range is about to become a partition of its own.
+    pub is_splitting: bool,
+    /// The partition that this one was split from, if it was.
+    pub split_from: Option<PartitionId>,
 }
 
 impl Partition {
@@ -191,6 +195,8 @@ mod tests {
             leader_hint: None,
             preferred_leader: None,
             lost: false,
+            is_splitting: false,
+            split_from: None,
         }
     }
 

@@ -1,9 +1,10 @@
 //! Hands committed entries to the [`Machine`] in runs, each request once, and answers who waits.
 //!
 //! Invariant: what has been applied, what is remembered of answered requests and the clock change together, under one
-//! lock, so that a snapshot is of one index; for a machine on disk they are one batch. Next: `dedup`, `snapshot`.
+//! lock, so that a snapshot is of one index; for a machine on disk they are one batch. Next: `dedup`, `snapshot`,
+//! `split`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -13,16 +14,20 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapsh
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::{Mutex, RwLock};
 use prost::Message as _;
+use tokio::sync::Notify;
 use trimaran_proto::state::log as state;
 
 use crate::codec;
 use crate::dedup::Dedup;
 use crate::error::Stop;
-use crate::machine::{Committed, Machine, Recovered, Remember, SnapshotChunks};
+use crate::machine::{Committed, Machine, Recovered, Remember, Reply, SnapshotChunks};
 use crate::planted::{self, Bug};
 use crate::session::RequestId;
 use crate::snapshot::{Chunks, Store};
-use crate::types::{Batch, Command, Config, LogId, SnapshotMeta, StoredMembership};
+use crate::split::{Seed, Seeds, Split};
+use crate::types::{
+    Batch, Command, Config, LogId, Membership, Place, SnapshotMeta, StoredMembership, log_id,
+};
 
 /// Commands applied under one lock, so that reads get in between.
 const RUN_COMMANDS_MAX: usize = 4096;
@@ -36,6 +41,7 @@ pub(crate) struct State<M> {
     applied: Option<LogId>,
     membership: StoredMembership,
     dedup: Dedup,
+    last_split: Option<Split>,
 }
 
 /// The state machine as openraft sees it.
@@ -43,45 +49,90 @@ pub(crate) struct Applier<M> {
     group: u64,
     state: Arc<RwLock<State<M>>>,
     store: Option<Store>,
+    /// The newest one in a file.
     current: Arc<Mutex<Option<(SnapshotMeta, Chunks)>>>,
+    seeds: Seeds<M>,
+    /// Told of new seeds.
+    seeded: Arc<Notify>,
+    /// Held for reading by every seed that could be lost with the process.
+    log_is_needed: Arc<tokio::sync::RwLock<()>>,
+}
+
+/// What a replica begins with.
+pub(crate) enum Start<M> {
+    /// What its disk has, or nothing.
+    Opened(M),
+    /// Its part of the group that it was split from.
+    Split(Box<State<M>>),
 }
 
 impl<M: Machine> Applier<M> {
     pub(crate) fn new(
         group: u64,
-        machine: M,
+        start: Start<M>,
         store: Option<Store>,
-    ) -> io::Result<(Self, Arc<RwLock<State<M>>>)> {
-        let mut state = State {
-            machine,
-            stamp_ms: 0,
-            applied: None,
-            membership: StoredMembership::default(),
-            dedup: Dedup::default(),
-        };
+        seeded: Arc<Notify>,
+    ) -> io::Result<Self> {
         let mut current = match &store {
             Some(store) => store.load(group)?.map(|(meta, stored)| (meta, Chunks::File(stored))),
             None => None,
         };
-        if M::DURABLE {
-            match (state.machine.recover().map_err(io::Error::other)?, &current) {
-                (Recovered::Nothing, _) => {}
-                (Recovered::Applied { applied, answered }, _) => state.recover(applied, answered)?,
-                (Recovered::Interrupted, Some((meta, chunks))) => state.install(meta, chunks)?,
-                (Recovered::Interrupted, None) => {
-                    return Err(io::Error::other("the copy was being replaced by a snapshot that is gone"));
+        let state = match start {
+            Start::Split(state) => *state,
+            Start::Opened(machine) => {
+                let mut state = State {
+                    machine,
+                    stamp_ms: 0,
+                    applied: None,
+                    membership: StoredMembership::default(),
+                    dedup: Dedup::default(),
+                    last_split: None,
+                };
+                if M::DURABLE {
+                    match (state.machine.recover().map_err(io::Error::other)?, &current) {
+                        (Recovered::Nothing, _) => {}
+                        (Recovered::Applied { applied, answered }, _) => state.recover(applied, answered)?,
+                        (Recovered::Interrupted, Some((meta, chunks))) => state.install(meta, chunks)?,
+                        (Recovered::Interrupted, None) => {
+                            return Err(io::Error::other(
+                                "the copy was being replaced by a snapshot that is gone",
+                            ));
+                        }
+                    }
                 }
+                state
             }
+        };
+        if M::DURABLE {
             // It has done its work, or was never begun: the leader will send a newer one.
             if let Some(store) = &store {
                 store.remove(group)?;
             }
             current = None;
         }
-        let state = Arc::new(RwLock::new(state));
-        let applier =
-            Self { group, state: Arc::clone(&state), store, current: Arc::new(Mutex::new(current)) };
-        Ok((applier, state))
+        Ok(Self {
+            group,
+            state: Arc::new(RwLock::new(state)),
+            store,
+            current: Arc::new(Mutex::new(current)),
+            seeds: Seeds::default(),
+            seeded,
+            log_is_needed: Arc::default(),
+        })
+    }
+
+    pub(crate) fn state(&self) -> Arc<RwLock<State<M>>> {
+        Arc::clone(&self.state)
+    }
+
+    pub(crate) fn seeds(&self) -> Seeds<M> {
+        Arc::clone(&self.seeds)
+    }
+
+    /// True if a snapshot is in a file: not of a machine that is itself on disk, and not of one in memory alone, whose
+    /// state is the snapshot.
+    fn is_filed(&self) -> bool {
+        !M::DURABLE && self.store.is_some()
     }
 }
 
@@ -105,6 +156,46 @@ impl<M: Machine> State<M> {
         }
         self.dedup.seal(index, self.stamp_ms);
         Ok(replies)
+    }
+
+    /// Applies a split at `index`. The reply is what was agreed, or nothing if it is impossible.
+    fn split(&mut self, index: u64, split: &Split) -> io::Result<(Vec<Bytes>, Option<State<M>>)> {
+        let encoded = |split: &Split| vec![codec::put_split(split).encode_to_vec().into()];
+        if let Some(last) = self.last_split.as_ref().filter(|last| last.group == split.group) {
+            return Ok((encoded(last), None));
+        }
+        let (first, last) = self.machine.tokens();
+        if split.at <= first || split.at > last {
+            return Ok((Vec::new(), None));
+        }
+        let places: BTreeMap<u64, Place> =
+            split.members.iter().map(|member| (member.replica, Place { node: member.node })).collect();
+        let voters = places.keys().copied().collect();
+        let membership = Membership::new(vec![voters], places).map_err(io::Error::other)?;
+        // In a term before the first, so that every entry of the new group is newer; at this place, so that the numbers
+        // of answered requests go on growing.
+        let at = log_id(0, index);
+        let meta = SnapshotMeta {
+            last_log_id: Some(at),
+            last_membership: StoredMembership::new(Some(at), membership),
+        };
+        let dedup = if planted::is(Bug::RepliesLeftBehind) { Dedup::default() } else { self.dedup.clone() };
+        let remember = Remember {
+            applied: encode_applied(&meta, self.stamp_ms, None),
+            answered: if M::DURABLE { dedup.records().collect() } else { Vec::new() },
+            forget_below: 0,
+        };
+        let machine = self.machine.split(split.at, split.group, remember).map_err(io::Error::other)?;
+        self.last_split = Some(split.clone());
+        let state = State {
+            machine,
+            stamp_ms: self.stamp_ms,
+            applied: meta.last_log_id,
+            membership: meta.last_membership,
+            dedup,
+            last_split: None,
+        };
+        Ok((encoded(split), Some(state)))
     }
 
     /// How many commands from the front were never applied, each id once.
@@ -140,11 +231,11 @@ impl<M: Machine> State<M> {
             return Err(io::Error::other(format!("{} replies to {} commands", replies.len(), run.len())));
         }
         for (command, reply) in commands.iter().zip(&replies) {
-            if let Some(id) = command.request_id {
+            if let (Some(id), Reply::Done(reply)) = (command.request_id, reply) {
                 self.dedup.remember(id, reply.clone());
             }
         }
-        Ok(replies)
+        Ok(replies.into_iter().map(Reply::into_bytes).collect())
     }
 
     fn meta(&self) -> SnapshotMeta {
@@ -156,10 +247,8 @@ impl<M: Machine> State<M> {
         if !M::DURABLE {
             return Ok(());
         }
-        let applied =
-            state::Applied { at: Some(codec::put_snapshot_meta(&self.meta())), stamp_ms: self.stamp_ms };
         self.machine.commit(Remember {
-            applied: applied.encode_to_vec().into(),
+            applied: encode_applied(&self.meta(), self.stamp_ms, self.last_split.as_ref()),
             answered,
             forget_below: self.dedup.oldest().unwrap_or(u64::MAX),
         })
@@ -172,6 +261,7 @@ impl<M: Machine> State<M> {
         let meta = codec::get_snapshot_meta(&meta).map_err(io::Error::other)?;
         (self.applied, self.membership, self.stamp_ms) =
             (meta.last_log_id, meta.last_membership, applied.stamp_ms);
+        self.last_split = applied.last_split.as_ref().map(codec::get_split);
         for record in answered {
             self.dedup.restore(state::Answered::decode(record).map_err(io::Error::other)?);
         }
@@ -185,6 +275,7 @@ impl<M: Machine> State<M> {
         let own = state::ReplicationState {
             stamp_ms: self.stamp_ms,
             answered_chunks: u32::try_from(answered.len()).unwrap_or(u32::MAX),
+            last_split: self.last_split.as_ref().map(codec::put_split),
         };
         let own = std::iter::once(own.encode_to_vec());
         let answered = answered.into_iter().map(|chunk| chunk.encode_to_vec());
@@ -211,11 +302,18 @@ impl<M: Machine> State<M> {
         self.machine.restore(&mut chunks).map_err(io::Error::other)?;
         self.stamp_ms = own.stamp_ms;
         self.dedup = dedup;
+        self.last_split = own.last_split.as_ref().map(codec::get_split);
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.commit(answered).map_err(io::Error::other)?;
         (self.machine.persist())().map_err(io::Error::other)
     }
+}
+
+fn encode_applied(meta: &SnapshotMeta, stamp_ms: u64, last_split: Option<&Split>) -> Bytes {
+    let at = Some(codec::put_snapshot_meta(meta));
+    let last_split = last_split.map(codec::put_split);
+    state::Applied { at, stamp_ms, last_split }.encode_to_vec().into()
 }
 
 impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
@@ -247,14 +345,27 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
                 }
                 run.push((entry, responder));
             }
+            let splits = |(entry, _): &EntryResponder<Config>| matches!(&entry.payload, EntryPayload::Normal(batch) if batch.split.is_some());
+            let mut kept = None;
+            if self.is_filed() && run.iter().any(splits) {
+                kept = Some(Arc::new(Arc::clone(&self.log_is_needed).read_owned().await));
+            }
             if !run.is_empty() {
                 let mut state = self.state.write();
                 let mut answered = Vec::new();
+                let mut seeds = Vec::new();
                 for (entry, responder) in run {
                     let index = entry.log_id.index();
                     let replies = match &entry.payload {
                         EntryPayload::Blank => Vec::new(),
-                        EntryPayload::Normal(batch) => state.apply(index, batch)?,
+                        EntryPayload::Normal(batch) => match &batch.split {
+                            None => state.apply(index, batch)?,
+                            Some(split) => {
+                                let (replies, part) = state.split(index, split)?;
+                                seeds.extend(part.map(|part| (split.group, part)));
+                                replies
+                            }
+                        },
                         EntryPayload::Membership(membership) => {
                             state.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
                             Vec::new()
@@ -267,6 +378,12 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
                     answers.extend(responder.map(|responder| (responder, replies)));
                 }
                 state.commit(answered).map_err(io::Error::other)?;
+                if !seeds.is_empty() {
+                    let seeds = seeds.into_iter();
+                    let seeds = seeds.map(|(group, state)| (group, Seed { state, _kept: kept.clone() }));
+                    self.seeds.lock().extend(seeds);
+                    self.seeded.notify_waiters();
+                }
             }
             // Outside the lock: an answer wakes tasks that will want to read.
             for (responder, replies) in answers.drain(..) {
@@ -282,6 +399,7 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
             state: Arc::clone(&self.state),
             store: self.store.clone(),
             current: Arc::clone(&self.current),
+            log_is_needed: Arc::clone(&self.log_is_needed),
         }
     }
 
@@ -295,18 +413,20 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
                 (chunks, _) => chunks,
             };
             state.write().install(&meta, &chunks)?;
-            if M::DURABLE {
-                store.map_or(Ok(()), |store| store.remove(group))
-            } else {
-                *current.lock() = Some((meta, chunks));
-                Ok(())
+            match store {
+                Some(store) if M::DURABLE => store.remove(group),
+                Some(_) => {
+                    *current.lock() = Some((meta, chunks));
+                    Ok(())
+                }
+                None => Ok(()),
             }
         })
         .await
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<OpenraftSnapshot>, io::Error> {
-        if M::DURABLE {
+        if !self.is_filed() {
             let state = self.state.read();
             return Ok(state.applied.is_some().then(|| live(&state)));
         }
@@ -318,9 +438,15 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
     }
 }
 
-/// A snapshot of a machine on disk, of the state as it is now.
+/// A snapshot of the state as it is now, for a machine on disk or in memory alone.
 fn live<M: Machine>(state: &State<M>) -> OpenraftSnapshot {
-    let chunks = Chunks::Live(Arc::new(Mutex::new(Some(state.chunks()))));
+    let mut chunks = state.chunks();
+    if planted::is(Bug::SnapshotCutShort) {
+        let mut all: Vec<_> = chunks.collect();
+        all.pop();
+        chunks = Box::new(all.into_iter());
+    }
+    let chunks = Chunks::Live(Arc::new(Mutex::new(Some(chunks))));
     Snapshot { meta: state.meta(), snapshot: chunks }
 }
 
@@ -330,45 +456,41 @@ pub(crate) struct Builder<M> {
     state: Arc<RwLock<State<M>>>,
     store: Option<Store>,
     current: Arc<Mutex<Option<(SnapshotMeta, Chunks)>>>,
+    log_is_needed: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl<M: Machine> RaftSnapshotBuilder<Config> for Builder<M> {
     type SnapshotData = Chunks;
 
     async fn build_snapshot(&mut self) -> Result<OpenraftSnapshot, io::Error> {
-        if M::DURABLE {
+        // Only what it is of is asked for where nothing is written; who needs the chunks gets the current ones.
+        let nothing = |meta| Snapshot { meta, snapshot: Chunks::Live(Arc::default()) };
+        let store = match self.store.clone() {
             // The state on disk is the snapshot, once it is durable; the log behind it can go.
-            let (meta, persist) = {
-                let state = self.state.read();
-                (state.meta(), state.machine.persist())
-            };
-            blocking(move || persist().map_err(io::Error::other)).await?;
-            // Only what it is of is asked for here; who needs the chunks gets the current ones.
-            return Ok(Snapshot { meta, snapshot: Chunks::Live(Arc::default()) });
-        }
-        let (meta, mut chunks) = {
+            _ if M::DURABLE => {
+                let (meta, persist) = {
+                    let state = self.state.read();
+                    (state.meta(), state.machine.persist())
+                };
+                blocking(move || persist().map_err(io::Error::other)).await?;
+                return Ok(nothing(meta));
+            }
+            // The state in memory lasts as long as the log.
+            None => return Ok(nothing(self.state.read().meta())),
+            Some(store) => store,
+        };
+        drop(self.log_is_needed.write().await);
+        let (meta, chunks) = {
             let state = self.state.read();
             (state.meta(), state.chunks())
         };
-        if planted::is(Bug::SnapshotCutShort) {
-            let mut all: Vec<_> = chunks.collect();
-            all.pop();
-            chunks = Box::new(all.into_iter());
-        }
-        let (group, store, current) = (self.group, self.store.clone(), Arc::clone(&self.current));
+        let (group, current) = (self.group, Arc::clone(&self.current));
         blocking(move || {
-            let chunks = match store {
-                None => {
-                    Chunks::Whole(Arc::new(chunks.collect::<Result<_, Stop>>().map_err(io::Error::other)?))
-                }
-                Some(store) => {
-                    let mut writer = store.write(group, &meta)?;
-                    for chunk in chunks {
-                        writer.chunk(&chunk.map_err(io::Error::other)?)?;
-                    }
-                    Chunks::File(store.adopt(writer.finish()?)?)
-                }
-            };
+            let mut writer = store.write(group, &meta)?;
+            for chunk in chunks {
+                writer.chunk(&chunk.map_err(io::Error::other)?)?;
+            }
+            let chunks = Chunks::File(store.adopt(writer.finish()?)?);
             *current.lock() = Some((meta.clone(), chunks.clone()));
             Ok(Snapshot { meta, snapshot: chunks })
         })

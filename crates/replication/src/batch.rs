@@ -82,7 +82,7 @@ pub(crate) async fn run<M: Machine>(
         }
         // A hybrid clock: never behind what this replica has applied.
         let stamp_ms = clock.now_ms().max(state.read().stamp_ms);
-        let batch = Batch { stamp_ms, commands: commands.into() };
+        let batch = Batch { stamp_ms, commands: commands.into(), split: None };
         let respond = move |outcome: ClientWriteResult<Config>| {
             drop(place);
             answer(group, waiting, outcome);
@@ -112,7 +112,7 @@ fn answer(group: u64, waiting: Vec<(usize, Reply)>, outcome: ClientWriteResult<C
     }
 }
 
-fn error(group: u64, refused: ClientWriteError<Config>) -> Error {
+pub(crate) fn error(group: u64, refused: ClientWriteError<Config>) -> Error {
     match refused {
         // Refused before the entry was appended: safe to send elsewhere.
         ClientWriteError::ForwardToLeader(forward) => not_leader(group, &forward),

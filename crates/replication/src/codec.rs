@@ -1,6 +1,7 @@
 //! openraft's types to and from the messages on the wire and in the log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use openraft::EntryPayload;
 use openraft::raft::{
@@ -9,7 +10,9 @@ use openraft::raft::{
 use trimaran_proto::internal::replication as wire;
 use trimaran_proto::state::log as state;
 
+use crate::group::Member;
 use crate::session::RequestId;
+use crate::split::Split;
 use crate::types::{
     Batch, Command, Config, Entry, LogId, Membership, Place, SnapshotMeta, StoredMembership, Vote, log_id,
 };
@@ -62,11 +65,31 @@ pub(crate) fn get_membership(membership: &state::Membership) -> Result<Membershi
     Membership::new(configs, members).map_err(|_inconsistent| Malformed("membership"))
 }
 
+pub(crate) fn put_split(split: &Split) -> state::Split {
+    let member = |member: &Member| state::Member { replica: member.replica, node_id: member.node };
+    state::Split {
+        at_token: split.at,
+        group: split.group,
+        members: split.members.iter().map(member).collect(),
+    }
+}
+
+pub(crate) fn get_split(split: &state::Split) -> Split {
+    let member = |member: &state::Member| Member { replica: member.replica, node: member.node_id };
+    Split { at: split.at_token, group: split.group, members: split.members.iter().map(member).collect() }
+}
+
+pub(crate) fn decode_split(split: bytes::Bytes) -> Option<Split> {
+    use prost::Message as _;
+    state::Split::decode(split).ok().map(|split| get_split(&split))
+}
+
 pub(crate) fn put_entry(entry: &Entry) -> state::Entry {
     let payload = match &entry.payload {
         EntryPayload::Blank => state::entry::Payload::Blank(state::Blank {}),
         EntryPayload::Normal(batch) => state::entry::Payload::Batch(state::Batch {
             stamp_ms: batch.stamp_ms,
+            split: batch.split.as_deref().map(put_split),
             commands: batch
                 .commands
                 .iter()
@@ -91,6 +114,7 @@ pub(crate) fn get_entry(entry: state::Entry) -> Result<Entry, Malformed> {
         state::entry::Payload::Blank(_) => EntryPayload::Blank,
         state::entry::Payload::Batch(batch) => EntryPayload::Normal(Batch {
             stamp_ms: batch.stamp_ms,
+            split: batch.split.as_ref().map(get_split).map(Arc::new),
             commands: batch
                 .commands
                 .into_iter()

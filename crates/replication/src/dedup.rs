@@ -21,7 +21,7 @@ const REQUESTS_MAX: usize = 1 << 20;
 /// Bytes of records in one chunk of a snapshot.
 const CHUNK_BYTES: usize = 1 << 20;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Dedup {
     sessions: HashMap<u64, Session>,
     records: VecDeque<Record>,
@@ -31,7 +31,7 @@ pub(crate) struct Dedup {
     requests: usize,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Session {
     /// Requests in records.
     requests: usize,
@@ -39,6 +39,7 @@ struct Session {
     answers: BTreeMap<u64, Bytes>,
 }
 
+#[derive(Clone)]
 struct Record {
     index: u64,
     stamp_ms: u64,
@@ -103,6 +104,11 @@ impl Dedup {
     pub(crate) fn newest(&self, index: u64) -> Option<Bytes> {
         let newest = self.records.back().filter(|record| record.index == index)?;
         Some(self.encode(newest).encode_to_vec().into())
+    }
+
+    /// All records, encoded, with the index of their entries.
+    pub(crate) fn records(&self) -> impl Iterator<Item = (u64, Bytes)> {
+        self.records.iter().map(|record| (record.index, self.encode(record).encode_to_vec().into()))
     }
 
     fn encode(&self, record: &Record) -> state::Answered {

@@ -18,6 +18,7 @@ use crate::batch::{self, PROPOSALS_MAX, Proposal};
 use crate::error::{Error, Leader};
 use crate::machine::Machine;
 use crate::session::RequestId;
+use crate::split::Seeds;
 use crate::types::{Command, Config, LogId, Place};
 
 /// Largest command, bytes.
@@ -93,6 +94,8 @@ pub(crate) struct Inner<M: Machine> {
     pub(crate) replica: u64,
     pub(crate) raft: openraft::Raft<Config, Applier<M>>,
     pub(crate) state: Arc<RwLock<State<M>>>,
+    /// Of groups that were split from this one.
+    pub(crate) seeds: Seeds<M>,
     pub(crate) proposals: mpsc::Sender<Proposal>,
     /// How long a leader may serve reads after a majority last heard of it.
     pub(crate) lease: Duration,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use openraft::{SnapshotPolicy, StepDownPolicy};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 use trimaran_net::clock::Clock;
 use trimaran_net::peers::Peers;
@@ -15,7 +15,7 @@ use trimaran_proto::internal::replication::replication_server::{Replication, Rep
 use trimaran_storage::disk::Disk;
 use trimaran_storage::wal::{self, Wal};
 
-use crate::apply::Applier;
+use crate::apply::{Applier, Start};
 use crate::batch::PROPOSALS_MAX;
 use crate::error::{Error, Stop};
 use crate::group::{Group, Inner, Status};
@@ -24,6 +24,7 @@ use crate::machine::Machine;
 use crate::network::{Lines, Network};
 use crate::rpc::{self, Inbound, Local};
 use crate::snapshot::Store;
+use crate::split::Seed;
 
 /// How often a log is looked at for being too long.
 const COMPACT_EVERY: Duration = Duration::from_millis(500);
@@ -138,6 +139,8 @@ struct Shared {
     open: RwLock<HashMap<u64, Opened>>,
     /// True once this node leaves the lines.
     left: watch::Sender<bool>,
+    /// Told when a group has applied a split.
+    seeded: Arc<Notify>,
 }
 
 struct Opened {
@@ -173,6 +176,7 @@ impl Groups {
                 durable,
                 open: RwLock::default(),
                 left: watch::Sender::new(false),
+                seeded: Arc::default(),
             }),
         }
     }
@@ -191,6 +195,29 @@ impl Groups {
         durability: Durability,
         machine: M,
     ) -> Result<Group<M>, Error> {
+        self.begin(id, replica, durability, Start::Opened(machine)).await
+    }
+
+    /// Opens this node's replica of a group that was split from another one, from its part of that.
+    pub async fn open_split<M: Machine>(
+        &self,
+        id: u64,
+        replica: u64,
+        durability: Durability,
+        seed: Seed<M>,
+    ) -> Result<Group<M>, Error> {
+        let Seed { state, _kept } = seed;
+        // Returns when the part is as safe as the log that it came from.
+        self.begin(id, replica, durability, Start::Split(Box::new(state))).await
+    }
+
+    async fn begin<M: Machine>(
+        &self,
+        id: u64,
+        replica: u64,
+        durability: Durability,
+        start: Start<M>,
+    ) -> Result<Group<M>, Error> {
         let refused = |reason: String| Error::Refused { group: id, action: "open", reason };
         if self.inner.open.read().contains_key(&id) {
             return Err(refused("it is open already".to_owned()));
@@ -208,8 +235,9 @@ impl Groups {
                 return Err(refused("this node has no data folder".to_owned()));
             }
         };
-        let (applier, state) =
-            Applier::new(id, machine, store.clone()).map_err(|error| refused(error.to_string()))?;
+        let applier = Applier::new(id, start, store.clone(), Arc::clone(&self.inner.seeded))
+            .map_err(|error| refused(error.to_string()))?;
+        let (state, seeds) = (applier.state(), applier.seeds());
         let timing = self.inner.options.timing;
         let config = openraft_config(&self.inner.options).map_err(|error| refused(error.to_string()))?;
         let network = Network { lines: self.inner.lines.clone(), group: id, replica, connections: 0 };
@@ -225,6 +253,7 @@ impl Groups {
                 replica,
                 raft: raft.clone(),
                 state,
+                seeds,
                 proposals,
                 lease: timing.election.1,
                 proposal_timeout: timing.proposal,
@@ -310,6 +339,11 @@ impl Groups {
             .map_err(|malformed| not_removed(id, malformed))?;
         log.wipe().await.map_err(|error| not_removed(id, error))?;
         Ok(true)
+    }
+
+    /// Returns when a group here has applied a split after this was called.
+    pub async fn seeded(&self) {
+        self.inner.seeded.notified().await;
     }
 
     /// Ends the lines to and from this node, so that its server can stop; groups still open are cut off.

@@ -11,6 +11,8 @@ pub mod group;
 
 pub mod members;
 
+pub mod split;
+
 pub mod groups;
 
 pub mod session;

@@ -14,6 +14,25 @@ pub struct Committed<'a> {
     pub payload: &'a Bytes,
 }
 
+/// What a command led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It was carried out, or the machine says why it could not be. A retry gets the same.
+    Done(Bytes),
+    /// Nothing was done, since the machine does not have what it is about (any more): not remembered, so that the same
+    /// request can be carried out where that is.
+    Elsewhere(Bytes),
+}
+
+impl Reply {
+    /// For the caller.
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Done(bytes) | Self::Elsewhere(bytes) => bytes,
+        }
+    }
+}
+
 /// Encoded state at one index, produced in pieces of about a mebibyte, off the path of writes.
 pub type SnapshotChunks = Box<dyn Iterator<Item = Result<Bytes, Stop>> + Send>;
 
@@ -30,7 +49,34 @@ pub trait Machine: Send + Sync + 'static {
     ///
     /// A command that cannot be carried out is a reply, never an error. An error stops this copy of the group: for a
     /// failed disk or a command of a newer release, which this copy must not guess at.
-    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Bytes>, Stop>;
+    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Reply>, Stop>;
+
+    /// First and last token that it has, both inclusive.
+    fn tokens(&self) -> (u64, u64) {
+        (0, u64::MAX)
+    }
+
+    /// About how many bytes it holds.
+    fn bytes(&self) -> u64 {
+        0
+    }
+
+    /// The token at which a split would leave about half of its bytes on each side, if that is known.
+    fn middle(&self) -> Option<u64> {
+        None
+    }
+
+    /// Gives up the tokens from `at` on, which is behind the first one and not behind the last, and returns the machine
+    /// of the new group `group` that has them. Nothing else may take time here that grows with what is given up.
+    ///
+    /// A durable machine writes the new one's part, `remember` included, in the batch of the next
+    /// [`Machine::commit`]: both are there afterwards, or none is.
+    fn split(&mut self, _at: u64, _group: u64, _remember: Remember) -> Result<Self, Stop>
+    where
+        Self: Sized,
+    {
+        Err(Stop::new("a machine that cannot be split"))
+    }
 
     /// The state as it is now; called between runs. What it returns is encoded while later runs are applied.
     fn snapshot(&self) -> SnapshotChunks;

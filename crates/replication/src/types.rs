@@ -9,6 +9,7 @@ use openraft::impls::leader_id_std;
 use openraft::raft::responder::Responder;
 
 use crate::session::RequestId;
+use crate::split::Split;
 
 /// Where a replica lives. Its address is in the node's address book, so that it can change without a log entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) struct Place {
 pub(crate) struct Batch {
     pub(crate) stamp_ms: u64,
     pub(crate) commands: Arc<[Command]>,
+    /// Then there are no commands.
+    pub(crate) split: Option<Arc<Split>>,
 }
 
 /// One of them.

@@ -19,35 +19,72 @@ use trimaran_replication::Error;
 use trimaran_replication::error::Stop;
 use trimaran_replication::group::{Consistency, Group, Member};
 use trimaran_replication::groups::{Durability, Durable, Groups, Options};
-use trimaran_replication::machine::{Committed, Machine, SnapshotChunks};
+use trimaran_replication::machine::{Committed, Machine, Remember, Reply, SnapshotChunks};
 use trimaran_replication::session::{RequestId, Session};
+use trimaran_replication::split::Split;
 use trimaran_storage::faulty::FaultyDisk;
 use trimaran_storage::wal;
 
 const GROUP: u64 = 7;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Writes everything down in order; the reply is the place.
-#[derive(Default)]
-struct Journal(Vec<Bytes>);
+/// Writes everything down in order; the reply is the place. A text belongs where its first byte says, and none at all
+/// everywhere.
+struct Journal {
+    texts: Vec<Bytes>,
+    tokens: (u64, u64),
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { texts: Vec::new(), tokens: (0, u64::MAX) }
+    }
+}
+
+/// Where texts with this first letter belong.
+fn token(letter: u8) -> u64 {
+    u64::from(letter) << 56
+}
 
 impl Machine for Journal {
-    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Bytes>, Stop> {
+    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Reply>, Stop> {
         Ok(run
             .iter()
             .map(|command| {
-                self.0.push(command.payload.clone());
-                Bytes::from(self.0.len().to_string())
+                let token = command.payload.first().map_or(0, |&letter| token(letter));
+                if !(self.tokens.0..=self.tokens.1).contains(&token) {
+                    return Reply::Elsewhere(Bytes::from_static(b"elsewhere"));
+                }
+                self.texts.push(command.payload.clone());
+                Reply::Done(Bytes::from(self.texts.len().to_string()))
             })
             .collect())
     }
 
+    fn tokens(&self) -> (u64, u64) {
+        self.tokens
+    }
+
+    fn split(&mut self, at: u64, _group: u64, _remember: Remember) -> Result<Self, Stop> {
+        let new = Self { texts: Vec::new(), tokens: (at, self.tokens.1) };
+        self.tokens.1 = at - 1;
+        let (stay, go) = std::mem::take(&mut self.texts).into_iter().partition(|text| token(text[0]) < at);
+        self.texts = stay;
+        Ok(Self { texts: go, ..new })
+    }
+
     fn snapshot(&self) -> SnapshotChunks {
-        Box::new(self.0.clone().into_iter().map(Ok))
+        let tokens = Bytes::from([self.tokens.0.to_be_bytes(), self.tokens.1.to_be_bytes()].concat());
+        Box::new(std::iter::once(tokens).chain(self.texts.clone()).map(Ok))
     }
 
     fn restore(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
-        self.0 = chunks.collect::<Result<_, _>>()?;
+        let tokens = chunks.next().unwrap()?;
+        self.tokens = (
+            u64::from_be_bytes(tokens[..8].try_into().unwrap()),
+            u64::from_be_bytes(tokens[8..].try_into().unwrap()),
+        );
+        self.texts = chunks.collect::<Result<_, _>>()?;
         Ok(())
     }
 }
@@ -155,7 +192,7 @@ async fn leader(nodes: &[Node]) -> usize {
 
 fn journal(node: &Node) -> Vec<String> {
     node.group.read_now(|journal| {
-        journal.0.iter().map(|entry| String::from_utf8(entry.to_vec()).unwrap()).collect()
+        journal.texts.iter().map(|entry| String::from_utf8(entry.to_vec()).unwrap()).collect()
     })
 }
 
@@ -241,7 +278,7 @@ async fn a_leader_that_gave_way_serves_no_reads_and_the_next_one_does() {
     write(&nodes[new..=new], "two", session.begin(1).id(0)).await;
     let refused = nodes[old].group.barrier(Consistency::Linearizable).await;
     assert!(matches!(refused, Err(Error::NotLeader { .. } | Error::NoQuorum { .. })), "{refused:?}");
-    let read = nodes[new].group.read(Consistency::ReadIndex, |journal| journal.0.len()).await.unwrap();
+    let read = nodes[new].group.read(Consistency::ReadIndex, |journal| journal.texts.len()).await.unwrap();
     assert_eq!(read, 2);
 }
 
@@ -303,4 +340,65 @@ async fn without_a_majority_nothing_is_acknowledged() {
         survivor.group.barrier(Consistency::Linearizable).await.is_err()
     })
     .await;
+}
+
+/// The part of the new group that a node has, opened.
+async fn open_new(node: &mut Node, durability: Durability) {
+    let group = node.group.clone();
+    let mut seed = None;
+    until("the split is applied", async || {
+        seed = group.take_seed(NEW);
+        seed.is_some()
+    })
+    .await;
+    node.group = node.groups.open_split(NEW, node.id * 100, durability, seed.unwrap()).await.unwrap();
+}
+
+const NEW: u64 = 8;
+
+#[tokio::test]
+async fn a_group_that_is_split_is_two_and_a_retry_finds_its_answer_in_the_new_one() {
+    for durability in [Durability::Memory, Durability::Log] {
+        let (mut nodes, disks) = three(durability == Durability::Log, Options::default()).await;
+        let session = Session::new(5);
+        write(&nodes, "a one", session.begin(1).id(0)).await;
+        let lost = session.begin(1);
+        assert_eq!(write(&nodes, "m two", lost.id(0)).await, "2");
+        let at = leader(&nodes).await;
+        let members = nodes.iter().map(|node| Member { replica: node.id * 100, node: node.id }).collect();
+        let split = Split { at: token(b'm'), group: NEW, members };
+        assert_eq!(nodes[at].group.split(split.clone()).await.unwrap(), split);
+        // By a leader that did not hear of it, with other replicas: what was agreed counts.
+        let again = Split { members: vec![Member { replica: 1, node: 1 }], ..split.clone() };
+        assert_eq!(nodes[at].group.split(again).await.unwrap(), split);
+        let impossible = Split { group: 9, at: token(b'z'), ..split };
+        assert!(nodes[at].group.split(impossible).await.is_err());
+        assert_eq!(write(&nodes, "m three", session.begin(1).id(0)).await, "elsewhere");
+        assert_eq!(write(&nodes, "a four", session.begin(1).id(0)).await, "2");
+        assert_eq!(journal(&nodes[at]), ["a one", "a four"]);
+        for node in &mut nodes {
+            open_new(node, durability).await;
+        }
+        nodes[at].group.campaign().await.unwrap();
+        assert_eq!(write(&nodes, "m two", lost.id(0)).await, "2", "it was done before the split");
+        assert_eq!(write(&nodes, "m five", session.begin(1).id(0)).await, "2");
+        if durability == Durability::Memory {
+            continue;
+        }
+        // All of them lose power; the new group goes on from its own snapshot and log.
+        for node in nodes.drain(..) {
+            node.kill().await;
+        }
+        for (id, disk) in (1..=3).zip(&disks) {
+            disk.lose_power(|| false);
+            let mut node = Node::start(id, id * 10, Some(disk), Options::default()).await;
+            let opened = node.groups.open(NEW, id * 100, durability, Journal::default()).await;
+            node.group = opened.unwrap();
+            nodes.push(node);
+        }
+        introduce(&nodes.iter().collect::<Vec<_>>());
+        assert_eq!(write(&nodes, "m six", session.begin(1).id(0)).await, "3");
+        let at = leader(&nodes).await;
+        assert_eq!(journal(&nodes[at]), ["m two", "m five", "m six"]);
+    }
 }

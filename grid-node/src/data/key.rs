@@ -62,7 +62,7 @@ pub fn reap(keys: &mut Keys, reap: &Reap, now_ms: u64) -> Reply {
     for key in &reap.keys {
         let due = keys
             .position(key)
-            .and_then(|position| keys.slots.get(position)?.get(&key[..]))
+            .and_then(|position| keys.slots.get(position)?.entries.get(&key[..]))
             .is_some_and(|entry| entry.is_due(now_ms));
         if due && keys.remove(key, Change::Expired).is_some() {
             removed += 1;
@@ -80,8 +80,9 @@ pub fn scan(keys: &Keys, cursor: Token, count: usize, now_ms: u64) -> (Vec<Bytes
     let start = cursor.max(first);
     let mut found: Vec<Bytes> = Vec::new();
     for slot in token::slot_of(start)..=token::slot_of(last) {
-        let Some(entries) = keys.slots.get(usize::from(slot - token::slot_of(first))) else { break };
-        let mut here: Vec<(Token, &[u8])> = entries
+        let Some(here) = keys.slots.get(usize::from(slot - token::slot_of(first))) else { break };
+        let mut here: Vec<(Token, &[u8])> = here
+            .entries
             .iter()
             .filter(|(_, entry)| !entry.is_due(now_ms))
             .map(|(key, _)| (token::grid(key), &**key))

@@ -5,6 +5,7 @@
 //! time for a read.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -68,8 +69,9 @@ pub struct Event {
 pub struct Keys {
     first: Token,
     last: Token,
-    /// By slot, from the slot of `first` on: a slot is what moves and what a scan steps through.
-    slots: Vec<HashMap<Box<[u8]>, Entry>>,
+    /// By slot, from the slot of `first` on: a slot is what a split cuts between and what a scan steps through. A snapshot
+    /// shares them; who writes to one that is shared has a copy of it made first.
+    slots: Vec<Arc<Slot>>,
     /// Keys with a time to live, soonest first.
     due: BTreeSet<(u64, Box<[u8]>)>,
     version: u64,
@@ -78,6 +80,17 @@ pub struct Keys {
     /// Changes since they were last taken.
     events: Vec<Event>,
 }
+
+/// The keys of one slot.
+#[derive(Clone, Debug, Default)]
+struct Slot {
+    entries: HashMap<Box<[u8]>, Entry>,
+    /// About how many they take.
+    bytes: usize,
+}
+
+/// A split leaves each part at least one such share of the bytes, or is none.
+const LEAST_PART: usize = 10;
 
 /// What a key costs in memory beside its bytes and its value's: its place in the table, two allocations.
 const ENTRY_OVERHEAD_BYTES: usize = 112;
@@ -89,7 +102,7 @@ impl Keys {
         Self {
             first,
             last,
-            slots: vec![HashMap::new(); slots],
+            slots: vec![Arc::default(); slots],
             due: BTreeSet::new(),
             version: 0,
             count: 0,
@@ -126,18 +139,24 @@ impl Keys {
     /// The entry of a key, unless it is due.
     pub fn get(&self, key: &[u8], now_ms: u64) -> Option<&Entry> {
         let slot = self.slots.get(self.position(key)?)?;
-        slot.get(key).filter(|entry| !entry.is_due(now_ms))
+        slot.entries.get(key).filter(|entry| !entry.is_due(now_ms))
+    }
+
+    /// True if the key belongs here.
+    pub fn has_place_for(&self, key: &[u8]) -> bool {
+        self.position(key).is_some()
     }
 
     /// Where a key's slot is; `None` for a key of another partition.
     fn position(&self, key: &[u8]) -> Option<usize> {
-        token::slot(key).checked_sub(token::slot_of(self.first)).map(usize::from)
+        let position = usize::from(token::slot(key).checked_sub(token::slot_of(self.first))?);
+        (position < self.slots.len()).then_some(position)
     }
 
     /// Puts a value and returns the new version.
     fn put(&mut self, key: &[u8], value: Value, expires_at_ms: u64) -> u64 {
-        let Some(position) = self.position(key).filter(|&position| position < self.slots.len()) else {
-            // The router never sends a key here that is not of this partition.
+        let Some(position) = self.position(key) else {
+            // The machine has refused it.
             return self.version;
         };
         self.version += 1;
@@ -147,19 +166,21 @@ impl Keys {
             key: Bytes::copy_from_slice(key),
             change: Change::Set(bytes.clone()),
         });
-        self.bytes += bytes.len();
+        let slot = Arc::make_mut(&mut self.slots[position]);
+        let mut added = bytes.len();
         let entry = Entry { value, version: self.version, expires_at_ms };
-        let slot = &mut self.slots[position];
-        let before = match slot.get_mut(key) {
+        let before = match slot.entries.get_mut(key) {
             Some(held) => Some(std::mem::replace(held, entry)),
-            None => slot.insert(key.into(), entry),
+            None => slot.entries.insert(key.into(), entry),
         };
-        match before {
-            Some(before) => self.forget(key, &before),
-            None => {
-                self.count += 1;
-                self.bytes += key.len() + ENTRY_OVERHEAD_BYTES;
-            }
+        if before.is_none() {
+            self.count += 1;
+            added += key.len() + ENTRY_OVERHEAD_BYTES;
+        }
+        slot.bytes += added;
+        self.bytes += added;
+        if let Some(before) = before {
+            self.forget(position, key, &before);
         }
         if expires_at_ms != 0 {
             self.due.insert((expires_at_ms, key.into()));
@@ -170,18 +191,25 @@ impl Keys {
     /// Removes a key.
     fn remove(&mut self, key: &[u8], change: Change) -> Option<Entry> {
         let position = self.position(key)?;
-        let before = self.slots.get_mut(position)?.remove(key)?;
+        if !self.slots[position].entries.contains_key(key) {
+            return None;
+        }
+        let slot = Arc::make_mut(&mut self.slots[position]);
+        let before = slot.entries.remove(key)?;
+        let removed = key.len() + ENTRY_OVERHEAD_BYTES;
+        slot.bytes -= removed;
+        self.bytes -= removed;
         self.version += 1;
         self.count -= 1;
-        self.bytes -= key.len() + ENTRY_OVERHEAD_BYTES;
-        self.forget(key, &before);
+        self.forget(position, key, &before);
         self.events.push(Event { version: self.version, key: Bytes::copy_from_slice(key), change });
         Some(before)
     }
 
     /// Takes a replaced or removed entry out of the account.
-    fn forget(&mut self, key: &[u8], before: &Entry) {
+    fn forget(&mut self, position: usize, key: &[u8], before: &Entry) {
         let Value::String(bytes) = &before.value;
+        Arc::make_mut(&mut self.slots[position]).bytes -= bytes.len();
         self.bytes -= bytes.len();
         if before.expires_at_ms != 0 {
             self.due.remove(&(before.expires_at_ms, key.into()));
@@ -191,7 +219,7 @@ impl Keys {
     /// Gives a key another time to live. Its value stays, so no event is told.
     fn set_expiry(&mut self, key: &[u8], expires_at_ms: u64) {
         let Some(position) = self.position(key) else { return };
-        let Some(entry) = self.slots.get_mut(position).and_then(|slot| slot.get_mut(key)) else { return };
+        let Some(entry) = Arc::make_mut(&mut self.slots[position]).entries.get_mut(key) else { return };
         self.version += 1;
         entry.version = self.version;
         let before = std::mem::replace(&mut entry.expires_at_ms, expires_at_ms);
@@ -218,9 +246,42 @@ impl Keys {
         std::mem::take(&mut self.events)
     }
 
-    /// All entries in slot order, for a snapshot: keys are copied, values shared.
-    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
-        self.slots.iter().flat_map(|slot| slot.iter().map(|(key, entry)| (&**key, entry)))
+    /// All entries in slot order, as they are now: what is written later is not seen. Nothing is copied for it, but each
+    /// slot that is written to meanwhile.
+    pub fn entries(&self) -> Entries {
+        Entries { slots: self.slots.clone() }
+    }
+
+    /// The first token of the slot up to which about half of the bytes are; `None` if one slot has almost all of them, or
+    /// there are none.
+    pub fn middle(&self) -> Option<Token> {
+        let half = self.bytes / 2;
+        let mut sum = 0;
+        let (at, _) = self.slots.iter().enumerate().find(|(_, slot)| {
+            sum += slot.bytes;
+            sum > half
+        })?;
+        // Before or behind that slot, whichever leaves the parts more alike.
+        let before = sum - self.slots[at].bytes;
+        let (at, left) = if half - before < sum - half { (at, before) } else { (at + 1, sum) };
+        let slot = u16::try_from(at).ok()?.checked_add(token::slot_of(self.first))?;
+        let least = self.bytes / LEAST_PART;
+        (left >= least && self.bytes - left >= least && left > 0).then(|| token::slot_start(slot))
+    }
+
+    /// Gives up the slots from the one that begins at `at`.
+    pub fn split(&mut self, at: Token) -> Self {
+        let position = usize::from(token::slot_of(at) - token::slot_of(self.first));
+        let slots = self.slots.split_off(position.min(self.slots.len()));
+        let count: usize = slots.iter().map(|slot| slot.entries.len()).sum();
+        let bytes: usize = slots.iter().map(|slot| slot.bytes).sum();
+        let due = std::mem::take(&mut self.due);
+        let (stays, goes) = due.into_iter().partition(|(_, key)| token::slot(key) < token::slot_of(at));
+        self.due = stays;
+        let last = std::mem::replace(&mut self.last, Token(at.0 - 1));
+        self.count -= count;
+        self.bytes -= bytes;
+        Self { first: at, last, slots, due: goes, version: self.version, count, bytes, events: Vec::new() }
     }
 
     /// Puts an entry of a snapshot back as it was.
@@ -229,7 +290,7 @@ impl Keys {
         let (value_version, expires_at_ms) = (entry.version, entry.expires_at_ms);
         self.put(key, entry.value, expires_at_ms);
         if let Some(position) = self.position(key)
-            && let Some(held) = self.slots.get_mut(position).and_then(|slot| slot.get_mut(key))
+            && let Some(held) = Arc::make_mut(&mut self.slots[position]).entries.get_mut(key)
         {
             held.version = value_version;
         }
@@ -240,6 +301,20 @@ impl Keys {
     /// Sets the version that a snapshot had.
     pub fn restore_version(&mut self, version: u64) {
         self.version = version;
+    }
+}
+
+/// The entries of a partition at one version.
+#[derive(Debug)]
+pub struct Entries {
+    slots: Vec<Arc<Slot>>,
+}
+
+impl Entries {
+    /// Those of the slot at a place, counted from the partition's first; `None` behind the last.
+    pub fn slot(&self, place: usize) -> Option<impl Iterator<Item = (&[u8], &Entry)>> {
+        let slot = self.slots.get(place)?;
+        Some(slot.entries.iter().map(|(key, entry)| (&**key, entry)))
     }
 }
 

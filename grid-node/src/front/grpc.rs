@@ -23,14 +23,14 @@ use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::expiry::When;
 use trimaran_proto::state::grid::query::Body as QueryBody;
 use trimaran_proto::state::grid::reply::Outcome;
-use trimaran_proto::state::grid::{Command, Expiry, Query, QueryReply, Reply, ScanQuery};
+use trimaran_proto::state::grid::{Expiry, Reply, ScanQuery};
 use trimaran_replication::session::RequestId;
 
 use crate::error::Error;
 use crate::front::{check_key, check_value, watch};
 use crate::limits::{MESSAGE_BYTES_MAX, SCAN_COUNT_DEFAULT, SCAN_COUNT_MAX};
 use crate::metrics;
-use crate::router::Router;
+use crate::router::{Router, Write, token_of};
 
 /// Metadata key of a request id: 32 hexadecimal digits.
 const REQUEST_ID: &str = "trimaran-request-id";
@@ -53,22 +53,13 @@ struct Service {
 
 impl Service {
     async fn write(&self, key: &[u8], body: Body, id: Option<RequestId>) -> Result<Reply, Error> {
-        let partition = self.router.partition_of(key)?;
-        let command = Bytes::from(Command { body: Some(body) }.encode_to_vec());
-        let mut replies = self.router.write(partition, vec![command], id).await?;
-        let reply = replies.pop().ok_or(Error::TimedOut { partition })?;
-        Reply::decode(reply).map_err(|_bad| Error::TimedOut { partition })
-    }
-
-    async fn query(&self, partition: u64, body: QueryBody) -> Result<QueryReply, Error> {
-        let mut replies = self.router.read(partition, vec![Query { body: Some(body) }]).await?;
-        replies.pop().ok_or(Error::TimedOut { partition })
+        self.router.write_one(Write::of(key, body), id).await
     }
 
     async fn get(&self, request: GetRequest) -> Result<GetReply, Error> {
         check_key(&request.key)?;
-        let partition = self.router.partition_of(&request.key)?;
-        let reply = self.query(partition, QueryBody::Get(request.key)).await?;
+        let token = token_of(&request.key);
+        let reply = self.router.read_one(token, QueryBody::Get(request.key)).await?;
         Ok(GetReply {
             value: reply.found.then_some(reply.value),
             version: reply.version,
@@ -224,10 +215,11 @@ pub(crate) async fn scan_page(
     count: u32,
 ) -> Result<(Vec<Bytes>, Token), Error> {
     let partition = router.partition_at(cursor)?;
-    let scan = ScanQuery { cursor: cursor.0, count };
-    let mut replies = router.read(partition.id, vec![Query { body: Some(QueryBody::Scan(scan)) }]).await?;
-    let reply = replies.pop().ok_or(Error::TimedOut { partition: partition.id })?;
-    let next = if reply.cursor == 0 { partition.last.0.wrapping_add(1) } else { reply.cursor };
+    let scan = QueryBody::Scan(ScanQuery { cursor: cursor.0, count });
+    let reply = router.read_one(cursor, scan).await?;
+    // It may have been split since, and be shorter than it was.
+    let last = reply.last_token.unwrap_or(partition.last.0);
+    let next = if reply.cursor == 0 { last.wrapping_add(1) } else { reply.cursor };
     Ok((reply.keys, Token(next)))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A watch follows each partition wherever it is: on this node's own copy if there is one, else through a node that has
 //! one, and on from where it was when the copy moves away or its node ends. The versions of a partition are the same
-//! on all of its copies.
+//! on all of its copies. When it is split, what it gives up is watched on in the new partition, whose versions go on from there.
 
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tracing::debug;
 use trimaran_net::status::status;
+use trimaran_placement::table::{Partition, Table};
+use trimaran_placement::token::Token;
 use trimaran_proto::api::grid::grid_client::GridClient;
 use trimaran_proto::api::grid::{Position, WatchEvent, WatchEvents, WatchRequest, watch_event};
 use trimaran_replication::group::Group;
@@ -20,7 +22,7 @@ use crate::error::Error;
 use crate::front::check_key;
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::machine::GridMachine;
-use crate::router::Router;
+use crate::router::{Router, token_of};
 
 /// Events of one message.
 const EVENTS_MAX: usize = 256;
@@ -39,57 +41,84 @@ pub(super) async fn begin(
     request: WatchRequest,
     stop: &CancellationToken,
 ) -> Result<mpsc::Receiver<Result<WatchEvents, Status>>, Error> {
-    let partitions: Vec<u64> = if request.only_partition != 0 {
-        // For another node: what is not here it looks for itself.
+    let table = router.table();
+    let parts: Vec<Part> = if request.only_partition != 0 {
+        // For another node: what is not here it looks for itself, and what is too much it leaves out.
         router.replica(request.only_partition)?;
-        vec![request.only_partition]
+        vec![Part { partition: request.only_partition, first: Token(0), last: Token(u64::MAX) }]
     } else if request.prefix {
-        router.table().partitions().map(|partition| partition.id).collect()
+        parts(&table, Token(0), Token(u64::MAX))
     } else {
         check_key(&request.key)?;
-        vec![router.partition_of(&request.key)?]
+        parts(&table, token_of(&request.key), token_of(&request.key))
     };
     let (messages, stream) = mpsc::channel(MESSAGES_MAX);
-    for partition in partitions {
-        let from = request.from.iter().find(|position| position.partition == partition);
-        let from = match from {
-            Some(position) => Some(position.version),
+    for part in parts {
+        let from = match position(&table, part.partition, &request.from) {
+            Some(position) => Some(position),
             // After everything acknowledged before the watch began.
-            None => match router.replica(partition) {
+            None => match router.replica(part.partition) {
                 Ok(group) => {
-                    router.read(partition, Vec::new()).await?;
-                    Some(group.read_now(|machine| machine.keys().version()))
+                    router.catch_up(part.partition).await?;
+                    let version = group.read_now(|machine| machine.keys().version());
+                    Some(Position { partition: part.partition, version })
                 }
                 Err(_elsewhere) => None,
             },
         };
         let watch = Watch {
             router: router.clone(),
-            partition,
+            part,
             request: request.clone(),
             messages: messages.clone(),
             from,
             has_begun: false,
         };
-        let (stop, messages) = (stop.clone(), messages.clone());
-        tokio::spawn(async move {
-            if stop.run_until_cancelled(watch.run()).await.is_none() {
-                // So that its reader goes on elsewhere, and does not take it for the end.
-                let _gone = messages.try_send(Err(status(&Error::NotReady)));
-            }
-        });
+        watch.spawn(stop);
     }
     Ok(stream)
+}
+
+/// What a watch sees of a partition: keys with slots that begin within these tokens.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    partition: u64,
+    first: Token,
+    last: Token,
+}
+
+/// The partitions of a range of tokens, both inclusive.
+fn parts(table: &Table, first: Token, last: Token) -> Vec<Part> {
+    let overlaps = |found: &&Partition| found.first <= last && first <= found.last;
+    let part = |found: &Partition| Part {
+        partition: found.id,
+        first: found.first.max(first),
+        last: found.last.min(last),
+    };
+    table.partitions().filter(overlaps).map(part).collect()
+}
+
+/// Where a watch goes on in a partition: where it was there, or in one that this was split from.
+fn position(table: &Table, partition: u64, known: &[Position]) -> Option<Position> {
+    let mut at = Some(partition);
+    while let Some(partition) = at {
+        if let Some(position) = known.iter().find(|position| position.partition == partition) {
+            return Some(*position);
+        }
+        at = table.get(partition).and_then(|found| found.split_from);
+    }
+    None
 }
 
 /// A watch of one partition.
 struct Watch {
     router: Router,
-    partition: u64,
+    part: Part,
     request: WatchRequest,
     messages: Messages,
-    /// Everything up to this version was sent; `None` before the version to begin at is known.
-    from: Option<u64>,
+    /// Everything up to this was sent, here or in a partition that this was split from; `None` before it is known where
+    /// to begin.
+    from: Option<Position>,
     has_begun: bool,
 }
 
@@ -99,28 +128,72 @@ enum Ended {
     Unread,
     /// The copy is gone, or was never there.
     Away,
+    /// The partition was split: others see to what it has given up.
+    Split,
     /// The copy does not remember that far back.
     Compacted(Status),
 }
 
 impl Watch {
-    async fn run(mut self) {
+    fn spawn(self, stop: &CancellationToken) {
+        let (stop, messages) = (stop.clone(), self.messages.clone());
+        tokio::spawn(async move {
+            if stop.run_until_cancelled(self.run(&stop)).await.is_none() {
+                // So that its reader goes on elsewhere, and does not take it for the end.
+                let _gone = messages.try_send(Err(status(&Error::NotReady)));
+            }
+        });
+    }
+
+    /// True if the partition has less than what is watched.
+    fn is_split(&self) -> bool {
+        let found = self.router.table().get(self.part.partition).map(|found| (found.first, found.last));
+        self.request.only_partition == 0
+            && found.is_some_and(|(first, last)| self.part.first < first || self.part.last > last)
+    }
+
+    /// Leaves what the partition has given up to others, which go on from here. False if nothing is left.
+    fn part_ways(&mut self, stop: &CancellationToken) -> bool {
+        let (mut own, table) = (None, self.router.table());
+        for part in parts(&table, self.part.first, self.part.last) {
+            if part.partition == self.part.partition {
+                own = Some(part);
+                continue;
+            }
+            let watch = Self {
+                router: self.router.clone(),
+                part,
+                request: self.request.clone(),
+                messages: self.messages.clone(),
+                from: self.from,
+                has_begun: false,
+            };
+            watch.spawn(stop);
+        }
+        self.part = own.unwrap_or(self.part);
+        own.is_some()
+    }
+
+    async fn run(mut self, stop: &CancellationToken) {
         loop {
-            let here = self.router.replica(self.partition).ok();
+            if self.is_split() && !self.part_ways(stop) {
+                return;
+            }
+            let here = self.router.replica(self.part.partition).ok();
             let is_only_here = self.request.only_partition != 0;
             let mut ended = match here {
                 Some(group) => self.follow_here(group).await,
                 None if is_only_here => {
                     let status =
-                        status(&Error::Elsewhere { partition: self.partition, address: String::new() });
+                        status(&Error::Elsewhere { partition: self.part.partition, address: String::new() });
                     let _gone = self.messages.send(Err(status)).await;
                     return;
                 }
                 None => Ended::Away,
             };
             // A copy that came lately does not remember what others do.
-            if !is_only_here && !matches!(ended, Ended::Unread) {
-                for node in self.router.elsewhere(self.partition) {
+            if !is_only_here && !matches!(ended, Ended::Unread | Ended::Split) {
+                for node in self.router.elsewhere(self.part.partition) {
                     match self.follow_there(GridClient::new(node)).await {
                         Ended::Away => {}
                         other => {
@@ -132,6 +205,7 @@ impl Watch {
             }
             match ended {
                 Ended::Unread => return,
+                Ended::Split => {}
                 Ended::Compacted(status) => {
                     let _gone = self.messages.send(Err(status)).await;
                     return;
@@ -150,25 +224,30 @@ impl Watch {
         let events = group.read_now(|machine| machine.events().clone());
         let mut newest = events.newest();
         // Only a watch that began through another node does not know yet.
-        let mut from = match self.from {
-            Some(from) => from,
-            None => group.read_now(|machine| machine.keys().version()),
-        };
+        let mut from = group.read_now(|machine| match self.from {
+            Some(from) if from.partition == self.part.partition => from.version,
+            // What came later there was not about the keys here.
+            Some(from) => from.version.min(machine.split_off_at(from.partition).unwrap_or(0)),
+            None => machine.keys().version(),
+        });
         if self.begin(from).await.is_err() {
             return Ended::Unread;
         }
+        let mut table = self.router.table_version();
         loop {
             newest.mark_unchanged();
-            let found = events.after(from, EVENTS_MAX, |key| {
-                if self.request.prefix { key.starts_with(&self.request.key) } else { key == self.request.key }
-            });
+            table.mark_unchanged();
+            if self.is_split() {
+                return Ended::Split;
+            }
+            let found = events.after(from, EVENTS_MAX, |key| self.wants(key));
             let batch: Vec<WatchEvent> = match found {
                 Ok((changes, upto)) => {
                     from = upto;
-                    changes.into_iter().map(|event| watch_event(self.partition, event)).collect()
+                    changes.into_iter().map(|event| watch_event(self.part.partition, event)).collect()
                 }
                 Err(compacted) => {
-                    let error = Error::Compacted { partition: self.partition, oldest: compacted.oldest };
+                    let error = Error::Compacted { partition: self.part.partition, oldest: compacted.oldest };
                     // OUT_OF_RANGE, as the API says: it is not the class's usual code.
                     let refused = status(&error);
                     let details = refused.details().to_vec().into();
@@ -183,10 +262,11 @@ impl Watch {
             if !is_idle && self.send(batch).await.is_err() {
                 return Ended::Unread;
             }
-            self.from = Some(from);
+            self.from = Some(self.at(from));
             if is_idle {
                 tokio::select! {
                     changed = newest.changed() => if changed.is_err() { return Ended::Away },
+                    _ = table.changed() => {}
                     () = group.closed() => return Ended::Away,
                     () = self.messages.closed() => return Ended::Unread,
                 }
@@ -195,10 +275,9 @@ impl Watch {
     }
 
     async fn follow_there(&mut self, client: GridClient<tonic::transport::Channel>) -> Ended {
-        let from = self.from.map(|version| Position { partition: self.partition, version });
         let request = WatchRequest {
-            from: from.into_iter().collect(),
-            only_partition: self.partition,
+            from: self.from.into_iter().collect(),
+            only_partition: self.part.partition,
             ..self.request.clone()
         };
         let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -206,9 +285,15 @@ impl Watch {
             Ok(stream) => stream.into_inner(),
             Err(refused) => return self.ended(refused),
         };
+        let mut table = self.router.table_version();
         loop {
+            table.mark_unchanged();
+            if self.is_split() {
+                return Ended::Split;
+            }
             let message = tokio::select! {
                 message = stream.message() => message,
+                _ = table.changed() => continue,
                 () = self.messages.closed() => return Ended::Unread,
             };
             let events = match message {
@@ -226,15 +311,27 @@ impl Watch {
             {
                 return Ended::Unread;
             }
+            // The other node may not know yet what the partition has given up.
+            let changes: Vec<_> = changes.into_iter().filter(|event| self.wants(&event.key)).collect();
             if !changes.is_empty() && self.send(changes).await.is_err() {
                 return Ended::Unread;
             }
-            self.from = upto.or(self.from);
+            self.from = upto.map(|version| self.at(version)).or(self.from);
         }
     }
 
+    fn at(&self, version: u64) -> Position {
+        Position { partition: self.part.partition, version }
+    }
+
+    fn wants(&self, key: &[u8]) -> bool {
+        let is_asked =
+            if self.request.prefix { key.starts_with(&self.request.key) } else { key == self.request.key };
+        is_asked && (self.part.first..=self.part.last).contains(&token_of(key))
+    }
+
     fn ended(&self, refused: Status) -> Ended {
-        debug!(partition = self.partition, code = ?refused.code(), "a watch looks for another copy");
+        debug!(partition = self.part.partition, code = ?refused.code(), "a watch looks for another copy");
         if refused.code() == Code::OutOfRange { Ended::Compacted(refused) } else { Ended::Away }
     }
 
@@ -245,10 +342,10 @@ impl Watch {
         }
         let begin = WatchEvent {
             kind: watch_event::Kind::Begin.into(),
-            position: Some(Position { partition: self.partition, version }),
+            position: Some(self.at(version)),
             ..WatchEvent::default()
         };
-        self.from = Some(version);
+        self.from = Some(self.at(version));
         self.send(vec![begin]).await
     }
 

@@ -20,7 +20,7 @@ fn text(text: &str) -> Bytes {
 fn apply(machine: &mut GridMachine, now_ms: u64, body: Body) -> Reply {
     let payload = Bytes::from(Command { body: Some(body) }.encode_to_vec());
     let replies = machine.apply(&[Committed { stamp_ms: now_ms, payload: &payload }]).unwrap();
-    Reply::decode(replies[0].clone()).unwrap()
+    Reply::decode(replies[0].clone().into_bytes()).unwrap()
 }
 
 fn set(key: &str, value: &str) -> Set {
@@ -147,7 +147,91 @@ fn any_body() -> impl Strategy<Value = Body> {
     ]
 }
 
+fn dump(machine: &GridMachine) -> BTreeMap<Vec<u8>, Entry> {
+    let entries = machine.keys().entries();
+    let slots = (0..).map_while(|place| entries.slot(place));
+    slots.flatten().map(|(key, entry)| (key.to_vec(), entry.clone())).collect()
+}
+
+#[test]
+fn a_snapshot_does_not_see_what_is_written_under_it() {
+    let mut machine = machine();
+    for number in 0..100 {
+        apply(&mut machine, 1, Body::Set(set(&format!("key:{number}"), "before")));
+    }
+    let expected = dump(&machine);
+    let mut snapshot = machine.snapshot();
+    for number in 0..100 {
+        apply(&mut machine, 2, Body::Set(set(&format!("key:{number}"), "after")));
+        let keys = vec![text(&format!("key:{}", number / 2))];
+        apply(&mut machine, 2, Body::Delete(Delete { keys, ..Delete::default() }));
+    }
+    let mut restored = self::machine();
+    restored.restore(&mut snapshot).unwrap();
+    assert_eq!(dump(&restored), expected);
+}
+
+#[test]
+fn a_split_is_between_slots_in_the_middle_of_what_is_there() {
+    let mut machine = machine();
+    assert_eq!(machine.middle(), None);
+    apply(&mut machine, 1, Body::Set(set("{a}", "v")));
+    assert_eq!(machine.middle(), None, "one slot has everything");
+    for number in 0..1000 {
+        apply(&mut machine, 1, Body::Set(set(&format!("key:{number}"), "v")));
+    }
+    let middle = machine.middle().unwrap();
+    let before = machine.bytes();
+    let new = machine.split(middle, 2, Remember::default()).unwrap();
+    assert_eq!((machine.tokens(), new.tokens()), ((0, middle - 1), (middle, u64::MAX)));
+    assert_eq!(machine.bytes() + new.bytes(), before);
+    assert!(machine.bytes().abs_diff(new.bytes()) < before / 50);
+    assert!(machine.split(middle / 2 + 1, 3, Remember::default()).is_err());
+}
+
 proptest! {
+    /// Two parts of a partition answer as the whole would have, each what is about its keys, and refuse the rest.
+    #[test]
+    fn two_parts_go_on_as_the_whole_would_have(
+        bodies in proptest::collection::vec(any_body(), 1..120),
+        cut in 0..120_usize,
+        at in 1..16_384_u64,
+    ) {
+        let mut whole = machine();
+        let mut parts = vec![machine()];
+        let at = at << 50;
+        let mut now_ms = 1000;
+        for (step, body) in bodies.into_iter().enumerate() {
+            if step == cut {
+                let part = parts[0].split(at, 2, Remember::default()).unwrap();
+                prop_assert_eq!(part.split_off_at(1), Some(whole.keys().version()));
+                parts.push(part);
+            }
+            now_ms += 7;
+            let expected = apply(&mut whole, now_ms, body.clone());
+            let replies: Vec<Reply> =
+                parts.iter_mut().map(|part| apply(part, now_ms, body.clone())).collect();
+            let answers: Vec<&Reply> =
+                replies.iter().filter(|reply| reply.outcome() != Outcome::WrongPartition).collect();
+            // Whatever is reaped is looked for in both; versions are counted apart.
+            let is_reap = matches!(body, Body::Reap(_));
+            let asked = if is_reap { parts.len() } else { 1 };
+            prop_assert_eq!(answers.len(), asked);
+            prop_assert_eq!(answers.iter().map(|reply| reply.integer).sum::<i64>(), expected.integer);
+            prop_assert!(is_reap || answers[0].outcome() == expected.outcome());
+        }
+        let values = |machine: &GridMachine| -> BTreeMap<Vec<u8>, (Value, u64)> {
+            let entries = dump(machine).into_iter();
+            entries.map(|(key, entry)| (key, (entry.value, entry.expires_at_ms))).collect()
+        };
+        let together: BTreeMap<_, _> = parts.iter().flat_map(values).collect();
+        prop_assert_eq!(together, values(&whole));
+        prop_assert_eq!(parts.iter().map(|part| part.keys().bytes()).sum::<usize>(), whole.keys().bytes());
+        prop_assert_eq!(parts.iter().map(|part| part.keys().len()).sum::<usize>(), whole.keys().len());
+        let due = |machine: &GridMachine| machine.keys().due(u64::MAX, usize::MAX).len();
+        prop_assert_eq!(parts.iter().map(due).sum::<usize>(), due(&whole));
+    }
+
     /// A replica restored from a snapshot at any point answers everything after as one that saw it all.
     #[test]
     fn a_restored_replica_goes_on_as_the_others(bodies in proptest::collection::vec(any_body(), 1..120), cut in 0..120_usize) {
@@ -165,14 +249,10 @@ proptest! {
                 prop_assert_eq!(apply(&mut restored, now_ms, body), reply);
             }
         }
-        if cut < usize::MAX {
-            let dump = |machine: &GridMachine| -> BTreeMap<Vec<u8>, Entry> {
-                machine.keys().entries().map(|(key, entry)| (key.to_vec(), entry.clone())).collect()
-            };
-            if restored.keys().version() != 0 {
-                prop_assert_eq!(dump(&restored), dump(&whole));
-                prop_assert_eq!(restored.keys().bytes(), whole.keys().bytes());
-            }
+        // It is empty if the cut is behind the end.
+        if restored.keys().version() != 0 {
+            prop_assert_eq!(dump(&restored), dump(&whole));
+            prop_assert_eq!(restored.keys().bytes(), whole.keys().bytes());
         }
     }
 

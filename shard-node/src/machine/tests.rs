@@ -65,7 +65,7 @@ fn apply(machine: &mut ShardMachine, index: u64, entry: &[Bytes]) -> Vec<Bytes> 
     let answered = vec![(index, Bytes::from(format!("answered {index}")))];
     let applied = Bytes::from(index.to_be_bytes().to_vec());
     machine.commit(Remember { applied, answered, forget_below: index.saturating_sub(10) }).unwrap();
-    replies
+    replies.into_iter().map(Reply::into_bytes).collect()
 }
 
 /// All rows of tables that are there, with their versions, and the counts. Rows of a dropped table are no part of a
@@ -176,4 +176,106 @@ fn a_failed_disk_stops_the_copy_and_is_no_reply() {
     assert!(machine.commit(Remember::default()).is_err());
     let unknown = Bytes::from_static(b"\xff\xff");
     assert!(machine.apply(&[Committed { stamp_ms: 1, payload: &unknown }]).is_err());
+}
+
+/// A split that the power takes away, and one that it does not: the parts are there, both or none, and what is written to
+/// them goes on as if they had been one.
+#[test]
+fn two_parts_have_what_the_whole_would_have_whatever_the_power_takes() {
+    for seed in 0..40 {
+        let mut random = StdRng::seed_from_u64(seed);
+        // A table is dropped in every partition, which no single command is about.
+        let is_on_a_row = |payload: &Bytes| {
+            let body = state::Command::decode(payload.clone()).unwrap().body;
+            !matches!(body, Some(Body::DropTable(_)))
+        };
+        let mut entry =
+            || -> Vec<Bytes> { (0..20).map(|_| command(&mut random)).filter(is_on_a_row).collect() };
+        let (undisturbed, engine) = (FaultyEngine::default(), FaultyEngine::default());
+        let (mut whole, mut left) = (machine(&undisturbed), machine(&engine));
+        for at in 1..20 {
+            let entry = entry();
+            assert_eq!(apply(&mut whole, at, &entry), apply(&mut left, at, &entry));
+        }
+        (left.persist())().unwrap();
+        let before = state_of(&left);
+        let view = left.view();
+        let at = Token((seed + 1) << 50);
+        let remember = Remember { applied: Bytes::from_static(b"new"), ..Remember::default() };
+        let mut right = left.split(at.0, 2, remember).unwrap();
+        let entry_20 = entry();
+        apply(&mut whole, 20, &entry_20);
+        apply(&mut left, 20, &entry_20);
+        apply(&mut right, 20, &entry_20);
+        // Somebody who reads since before sees nothing of it.
+        let rows = |view: &View| -> Vec<Row> {
+            view.scan(Range::prefix(&[]), Order::Ascending).map(Result::unwrap).collect()
+        };
+        let old: Vec<Row> = before.0.clone();
+        let is_there = |row: &Row| old.iter().any(|old| old.0 == row.0);
+        assert_eq!(rows(&view).into_iter().filter(is_there).collect::<Vec<_>>(), old, "seed {seed}");
+        drop(view);
+        // The engine writes in order: the split, what the left did, what the right did.
+        engine.lose_power(seed as usize % 4);
+        let came_to_20 = |machine: &mut ShardMachine| match machine.recover().unwrap() {
+            Recovered::Applied { applied, .. } => Some(applied == 20_u64.to_be_bytes()[..]),
+            _ => None,
+        };
+        left = machine(&engine);
+        let left_did = came_to_20(&mut left);
+        right = ShardMachine::new(Arc::new(engine.clone()), 2, at, Token(u64::MAX));
+        let right_did = came_to_20(&mut right);
+        assert_eq!(left.tokens().1 == at.0 - 1, right_did.is_some(), "seed {seed}: both or none");
+        if right_did.is_none() {
+            continue;
+        }
+        for (part, did) in [(&mut left, left_did), (&mut right, right_did)] {
+            if did == Some(false) {
+                apply(part, 20, &entry_20);
+            }
+        }
+        for at in 21..30 {
+            let entry = entry();
+            apply(&mut whole, at, &entry);
+            apply(&mut left, at, &entry);
+            apply(&mut right, at, &entry);
+        }
+        let keys = |machine: &ShardMachine| -> Vec<(Bytes, Stored)> {
+            state_of(machine).0.into_iter().map(|(row, _, item)| (row, item)).collect()
+        };
+        assert_eq!(keys(&left), keys(&whole), "seed {seed}: rows stand together");
+        for part in [&mut left, &mut right] {
+            let (estimated, (first, last), view) = part.estimated();
+            for (table, thought) in estimated {
+                let rows = view.scan(token_range(table, first, last), Order::Ascending).map(Result::unwrap);
+                let (items, bytes) = rows
+                    .fold((0, 0), |(items, bytes), (_, _, item)| (items + 1, bytes + u64::from(item.size)));
+                let correct = state::CorrectStats {
+                    table,
+                    last_token: last.0,
+                    items: u64::wrapping_sub(items, thought.items).cast_signed(),
+                    bytes: u64::wrapping_sub(bytes, thought.bytes).cast_signed(),
+                };
+                let command = state::Command { row: Bytes::new(), body: Some(Body::CorrectStats(correct)) };
+                let command = Bytes::from(command.encode_to_vec());
+                // The second time it is corrected already.
+                apply(part, 30, &[command.clone(), command]);
+            }
+        }
+        for table in [TABLE, TABLE + 1] {
+            let sum = [&left, &right].map(|part| part.stats(table)).into_iter().flatten();
+            let sum = sum.fold(Stats::default(), |sum, stats| Stats {
+                items: sum.items + stats.items,
+                bytes: sum.bytes + stats.bytes,
+            });
+            assert_eq!(sum, whole.stats(table).unwrap_or_default(), "seed {seed}, table {table}");
+        }
+        left.forget().unwrap();
+        let rest = keys(&right);
+        assert!(rest.iter().all(|(row, _)| parse_head(row).unwrap().1 >= at), "seed {seed}");
+        assert_eq!(
+            rest.len(),
+            keys(&whole).iter().filter(|(row, _)| parse_head(row).unwrap().1 >= at).count()
+        );
+    }
 }

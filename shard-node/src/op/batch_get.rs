@@ -1,11 +1,6 @@
 //! BatchGetItem: many items by their keys; each as new as everything acknowledged before, but not all of one moment.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
-use trimaran_proto::internal::shard as wire;
+use std::collections::BTreeSet;
 
 use super::get_item::{Found, decode};
 use crate::error::{Error, Invalid};
@@ -69,8 +64,8 @@ struct Asked {
 }
 
 async fn attempt(router: &Router, tables: &[Asked]) -> Result<Vec<Items>, Error> {
-    // Rows by partition, each with its table and its place there.
-    let mut wanted: BTreeMap<u64, Vec<(usize, usize, Bytes)>> = BTreeMap::new();
+    // Each with its table and its place there.
+    let (mut places, mut wanted) = (Vec::new(), Vec::new());
     for (position, Asked { table, keys, .. }) in tables.iter().enumerate() {
         let table = router.table(table).await?;
         let mut seen = BTreeSet::new();
@@ -80,40 +75,23 @@ async fn attempt(router: &Router, tables: &[Asked]) -> Result<Vec<Items>, Error>
             if !seen.insert(key.row.clone()) {
                 return Err(Invalid::new("Provided list of item keys contains duplicates").into());
             }
-            wanted.entry(router.partition_of(&key)?).or_default().push((position, place, key.row));
+            places.push((position, place));
+            wanted.push(key);
         }
     }
-    let reads: FuturesUnordered<_> =
-        wanted.into_iter().map(|(partition, rows)| read(router, partition, rows)).collect();
-    let answers: Vec<_> = reads.collect().await;
+    let answers = router.get(wanted).await;
     let mut found: Vec<Items> = tables.iter().map(|_| Items::default()).collect();
     let mut bytes = 0;
-    for answer in answers {
-        for (position, place, Found { item, size }) in answer? {
-            if bytes > BATCH_GET_BYTES_MAX {
-                found[position].unprocessed.push(place);
-                continue;
-            }
-            bytes += size as usize;
-            let shown = item.map(|item| {
-                tables[position]
-                    .projection
-                    .as_ref()
-                    .map_or_else(|| item.clone(), |paths| project(&item, paths))
-            });
-            found[position].items.extend(shown.map(|item| (item, size)));
+    for ((position, place), answer) in places.into_iter().zip(answers) {
+        let Found { item, size } = decode(answer?)?;
+        if bytes > BATCH_GET_BYTES_MAX {
+            found[position].unprocessed.push(place);
+            continue;
         }
+        bytes += size as usize;
+        let paths = tables[position].projection.as_ref();
+        let shown = item.map(|item| paths.map_or_else(|| item.clone(), |paths| project(&item, paths)));
+        found[position].items.extend(shown.map(|item| (item, size)));
     }
     Ok(found)
-}
-
-async fn read(
-    router: &Router,
-    partition: u64,
-    wanted: Vec<(usize, usize, Bytes)>,
-) -> Result<Vec<(usize, usize, Found)>, Error> {
-    let rows = wanted.iter().map(|(.., row)| row.clone()).collect();
-    let reply = router.read(partition, wire::read_request::Body::Get(wire::Get { rows })).await?;
-    let found = wanted.into_iter().zip(reply.items);
-    found.map(|((position, place, _), item)| Ok((position, place, decode(item)?))).collect()
 }

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::command::Body;
 use trimaran_replication::session::RequestId;
@@ -11,7 +9,7 @@ use trimaran_replication::session::RequestId;
 use super::{check_item, encode, written};
 use crate::error::{Error, Invalid};
 use crate::item::Item;
-use crate::key::{RowKey, row_key};
+use crate::key::row_key;
 use crate::limits::BATCH_WRITE_REQUESTS_MAX;
 use crate::router::Router;
 use crate::table::Table;
@@ -50,9 +48,6 @@ pub async fn run(
     }
 }
 
-/// Of one partition and table: the places in the request, and the commands.
-type Commands = (Vec<usize>, Vec<(RowKey, Body)>);
-
 async fn attempt(
     router: &Router,
     writes: &[(String, Write)],
@@ -60,8 +55,8 @@ async fn attempt(
 ) -> Result<Vec<u32>, Error> {
     let mut tables: BTreeMap<&str, Table> = BTreeMap::new();
     let mut seen = BTreeSet::new();
-    let mut commands: BTreeMap<(u64, u64), Commands> = BTreeMap::new();
-    for (place, (name, write)) in writes.iter().enumerate() {
+    let mut commands = Vec::with_capacity(writes.len());
+    for (name, write) in writes {
         if !tables.contains_key(name.as_str()) {
             tables.insert(name, router.table(name).await?);
         }
@@ -80,22 +75,8 @@ async fn attempt(
         if !seen.insert(key.row.clone()) {
             return Err(Invalid::new("Provided list of item keys contains duplicates").into());
         }
-        let (places, bodies) = commands.entry((router.partition_of(&key)?, table.id)).or_default();
-        places.push(place);
-        bodies.push((key, body));
+        commands.push((key, body));
     }
-    let written: FuturesUnordered<_> = commands
-        .into_iter()
-        .map(|((partition, _), (places, bodies))| async move {
-            let replies = router.write_many(partition, bodies, request_id).await?;
-            let sizes = replies.into_iter().map(|reply| Ok(written(reply)?.size));
-            Ok::<_, Error>(places.into_iter().zip(sizes.collect::<Result<Vec<_>, Error>>()?))
-        })
-        .collect();
-    let mut sizes = vec![0; writes.len()];
-    let outcomes: Vec<_> = written.collect().await;
-    for outcome in outcomes {
-        outcome?.for_each(|(place, size)| sizes[place] = size);
-    }
-    Ok(sizes)
+    let replies = router.write_many(commands, request_id).await;
+    replies.into_iter().map(|reply| Ok(written(reply?)?.size)).collect()
 }

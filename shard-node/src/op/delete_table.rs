@@ -2,6 +2,7 @@
 //! went to a table that nobody can see.
 
 use trimaran_cluster::member::Defined;
+use trimaran_placement::token::Token;
 use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::command::Body;
 
@@ -52,10 +53,12 @@ pub async fn run(router: &Router, name: &str) -> Result<Table, Error> {
 
 /// Tells every partition, then frees the name. May be done again, by anybody.
 pub async fn finish(router: &Router, table: &Table) -> Result<(), Error> {
-    for partition in router.partitions() {
-        let key = RowKey { token: partition.first, row: head(table.id, partition.first).freeze() };
+    let mut next = Some(Token(0));
+    while let Some(token) = next {
+        let key = RowKey { token, row: head(table.id, token).freeze() };
         let drop = Body::DropTable(state::DropTable { table: table.id });
-        router.write_many(partition.id, vec![(key, drop)], None).await?;
+        let told = router.write(&key, drop, None).await?;
+        next = router.behind(token, told.last_token)?;
     }
     router.define(&table.name, None, table.revision).await?;
     tracing::info!(table = table.id, "a table is deleted");

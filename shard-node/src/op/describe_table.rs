@@ -1,7 +1,6 @@
 //! DescribeTable: what a table is, and how much is in it now.
 
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
+use trimaran_placement::token::Token;
 use trimaran_proto::internal::shard as wire;
 
 use crate::error::Error;
@@ -14,24 +13,21 @@ pub async fn run(router: &Router, name: &str) -> Result<(Table, Stats), Error> {
     router.refresh_tables().await?;
     let table = router.tables().get(name).cloned();
     let table = table.ok_or_else(|| Error::TableNotFound { table: name.to_owned() })?;
-    let reads: FuturesUnordered<_> = router
-        .partitions()
-        .into_iter()
-        .map(|partition| {
-            let stats = wire::read_request::Body::Stats(wire::Stats { table: table.id });
-            router.read(partition.id, stats)
-        })
-        .collect();
+    let wanted =
+        |token: Token| wire::read_request::Body::Stats(wire::Stats { table: table.id, token: token.0 });
     let mut stats = Stats::default();
-    for reply in reads.collect::<Vec<_>>().await {
-        match reply {
-            Ok(reply) => {
+    let mut next = Some(Token(0));
+    while let Some(token) = next {
+        let told = match router.read(token, |_| wanted(token)).await {
+            Ok((_, reply)) => {
                 stats.items += reply.table_items;
                 stats.bytes += reply.table_bytes;
+                reply.last_token
             }
-            Err(Error::TableDropped) => {}
+            Err(Error::TableDropped) => None,
             Err(error) => return Err(error),
-        }
+        };
+        next = router.behind(token, told)?;
     }
     Ok((table, stats))
 }

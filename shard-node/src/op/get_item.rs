@@ -64,10 +64,8 @@ impl OnTable for GetItem {
     async fn run(&self, router: &Router, table: &Table) -> Result<Found, Error> {
         table.check_key(&self.key)?;
         let key = row_key(table, &self.key)?;
-        let partition = router.partition_of(&key)?;
-        let get = wire::read_request::Body::Get(wire::Get { rows: vec![key.row] });
-        let reply = router.read(partition, get).await?;
-        let mut found = reply.items.into_iter().next().map_or(Ok(Found::default()), decode)?;
+        let reply = router.get(vec![key]).await.pop().unwrap_or(Err(Error::NotReady));
+        let mut found = decode(reply?)?;
         if let Some(paths) = &self.projection {
             found.item = found.item.map(|item| project(&item, paths));
         }

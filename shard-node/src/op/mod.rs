@@ -121,6 +121,8 @@ pub(crate) fn written(reply: state::Reply) -> Result<Written, Error> {
         Outcome::ConditionFailed => Err(Error::ConditionFailed { item: item(reply.item)? }),
         Outcome::Invalid => Err(Invalid::new(reply.message).into()),
         Outcome::TableDropped => Err(Error::TableDropped),
+        // The router has tried it elsewhere.
+        Outcome::WrongPartition => Err(Error::NotReady),
     }
 }
 

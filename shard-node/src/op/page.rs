@@ -94,6 +94,7 @@ impl Prepared {
             filter: encode_condition(self.filter.as_ref()),
             projection: self.projection.as_deref().map(encode_paths).unwrap_or_default(),
             count_only: self.count_only,
+            last_token: None,
         }
     }
 

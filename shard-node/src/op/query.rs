@@ -10,7 +10,7 @@ use crate::error::{Error, Invalid};
 use crate::expression::parse::{self, Placeholders};
 use crate::expression::{Condition, KeyCondition, SortCondition, key_condition};
 use crate::item::{Type, Value};
-use crate::key::{RowKey, check_type, partition_prefix, row_key, sort_range};
+use crate::key::{check_type, partition_prefix, row_key, sort_range};
 use crate::router::Router;
 use crate::table::Table;
 
@@ -136,9 +136,9 @@ impl OnTable for Query {
         if range.is_empty() {
             return Ok(page);
         }
-        let partition = router.partition_of(&RowKey { token, row: range.start.clone() })?;
         let question = self.options.question(&range, self.order, &page);
-        let reply = router.read(partition, wire::read_request::Body::Page(question)).await?;
+        let question = wire::read_request::Body::Page(question);
+        let (_, reply) = router.read(token, |_| question.clone()).await?;
         self.options.add(&mut page, table, reply)?;
         Ok(page)
     }

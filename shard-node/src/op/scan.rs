@@ -1,5 +1,6 @@
 //! Scan: all items of a table, in the order of their tokens; in parts side by side if asked.
 
+use trimaran_placement::table::Partition;
 use trimaran_placement::token::Token;
 use trimaran_proto::internal::shard as wire;
 use trimaran_storage::engine::Order;
@@ -85,17 +86,19 @@ impl OnTable for Scan {
         }
         let mut page = Page::default();
         loop {
-            let partition = router.partition_at(first)?;
-            let mut range = token_range(table.id, first, last.min(partition.last));
-            if let Some(row) = after.take() {
-                range = behind(range, Order::Ascending, &row);
-            }
-            if !range.is_empty() {
-                let question = self.options.question(&range, Order::Ascending, &page);
-                let reply = router.read(partition.id, wire::read_request::Body::Page(question)).await?;
-                if self.options.add(&mut page, table, reply)? {
-                    return Ok(page);
+            let question = |partition: &Partition| {
+                let last = last.min(partition.last);
+                let mut range = token_range(table.id, first, last);
+                if let Some(row) = &after {
+                    range = behind(range, Order::Ascending, row);
                 }
+                let question = self.options.question(&range, Order::Ascending, &page);
+                wire::read_request::Body::Page(wire::Page { last_token: Some(last.0), ..question })
+            };
+            let (partition, reply) = router.read(first, question).await?;
+            after = None;
+            if self.options.add(&mut page, table, reply)? {
+                return Ok(page);
             }
             match partition.last.0.checked_add(1) {
                 Some(next) if next <= last.0 => first = Token(next),

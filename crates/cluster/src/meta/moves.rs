@@ -24,7 +24,7 @@ pub(crate) fn is_moving(partition: &wire::Partition) -> bool {
 }
 
 impl Meta {
-    fn seen(&mut self, partition_id: u64, epoch: u64) -> Result<&mut wire::Partition, String> {
+    pub(super) fn seen(&mut self, partition_id: u64, epoch: u64) -> Result<&mut wire::Partition, String> {
         let partition = self.partitions.get_mut(&partition_id);
         let partition = partition.ok_or_else(|| format!("there is no partition {partition_id}"))?;
         if partition.epoch != epoch {
@@ -50,6 +50,9 @@ impl Meta {
         }
         if is_moving(partition) {
             return Err(format!("a copy of partition {id} is being moved already"));
+        }
+        if partition.splitting_off.is_some() {
+            return Err(format!("partition {id} is being split"));
         }
         if target.is_some_and(|node| partition.replicas.iter().any(|replica| replica.node_id == node)) {
             return Err(format!("node {} has a copy of partition {id} already", start.add_on_node));
@@ -156,6 +159,12 @@ impl Meta {
                 if partition.preferred_leader == replica.id {
                     partition.preferred_leader = self.next_replica;
                 }
+                replica.id = self.next_replica;
+                self.next_replica += 1;
+            }
+            // The new group may have begun without this; its leader brings the replica in.
+            let fresh = partition.splitting_off.iter_mut().flat_map(|fresh| &mut fresh.replicas);
+            for replica in fresh.filter(|replica| replica.node_id == node) {
                 replica.id = self.next_replica;
                 self.next_replica += 1;
             }

@@ -24,7 +24,13 @@ fn founded() -> Meta {
 
 fn join(meta: &mut Meta, id: u64, boot_id: u64) {
     let reply = meta.apply(
-        Command::Join(state::Join { node: Some(node(id)), lost_memory: true, boot_id, has_log: false }),
+        Command::Join(state::Join {
+            node: Some(node(id)),
+            lost_memory: true,
+            boot_id,
+            has_log: false,
+            format: FORMAT,
+        }),
         0,
     );
     assert_eq!(reply.refused, "");
@@ -214,10 +220,12 @@ fn a_node_leaves_only_if_enough_stay_and_is_gone_for_ever() {
         partition.replicas.retain(|replica| replica.node_id != 3);
     }
     set_state(&mut meta, 3, NodeState::Gone).unwrap();
-    let join = state::Join { node: Some(node(3)), lost_memory: true, boot_id: 302, has_log: true };
+    let join =
+        state::Join { node: Some(node(3)), lost_memory: true, boot_id: 302, has_log: true, format: FORMAT };
     assert!(ask(&mut meta, Command::Join(join)).unwrap_err().contains("was removed"));
     // One that has a log is of this cluster, or is not let in.
-    let join = state::Join { node: Some(node(9)), lost_memory: false, boot_id: 900, has_log: true };
+    let join =
+        state::Join { node: Some(node(9)), lost_memory: false, boot_id: 900, has_log: true, format: FORMAT };
     assert!(ask(&mut meta, Command::Join(join)).unwrap_err().contains("another cluster"));
     // What is said about a start that is over is not about the present one.
     let set = state::SetNodeState { node_id: 2, state: NodeState::Suspect.into(), boot_id: 1 };
@@ -233,4 +241,75 @@ fn what_was_agreed_on_comes_back_from_a_snapshot() {
     ask(&mut meta, Command::StartMove(start)).unwrap();
     ask(&mut meta, Command::SetBalancing(state::SetBalancing { paused: true })).unwrap();
     assert_eq!(Meta::restore(meta.save()), meta);
+}
+
+fn split(meta: &mut Meta, partition_id: u64, at_token: u64) -> String {
+    let epoch = meta.partitions[&partition_id].epoch;
+    let start = state::StartSplit { partition_id, epoch, at_token, reason: state::SplitReason::Asked.into() };
+    meta.apply(Command::StartSplit(start), 0).refused
+}
+
+#[test]
+fn a_partition_becomes_two_only_when_its_group_has_agreed_and_every_node_knows_how() {
+    let mut meta = founded();
+    let at = 1 << 62;
+    assert!(split(&mut meta, 1, at).contains("not every node knows"));
+    meta.apply(Command::RaiseFormat(state::RaiseFormat { format: 2 }), 0);
+    assert!(split(&mut meta, 1, at + 1).contains("no slot within it"));
+    assert!(split(&mut meta, 1, 0).contains("no slot within it"));
+    assert_eq!(split(&mut meta, 1, at), "");
+    assert!(split(&mut meta, 1, at).contains("being split already"));
+    assert_eq!(meta.partitions.len(), 2, "nobody is sent there yet");
+    let start = state::StartMove { partition_id: 1, epoch: 2, add_on_node: 3, ..state::StartMove::default() };
+    assert!(meta.apply(Command::StartMove(start), 0).refused.contains("being split"));
+
+    // A node loses its memory in between: its part gets another id too. The group began with the one before.
+    let replicas = |partition: &wire::Partition| -> Vec<u64> {
+        partition.replicas.iter().map(|replica| replica.id).collect()
+    };
+    let agreed = replicas(meta.partitions[&1].splitting_off.as_deref().unwrap());
+    join(&mut meta, 2, 201);
+    let last = meta.partitions[&1].last_token;
+    let leader = meta.partitions[&1].replicas[0];
+    let confirm = state::ConfirmSplit {
+        partition_id: 1,
+        new_partition_id: 3,
+        voters: agreed.clone(),
+        leader: leader.id,
+    };
+    assert_eq!(meta.apply(Command::ConfirmSplit(confirm.clone()), 0).refused, "");
+    let (old, new) = (&meta.partitions[&1], &meta.partitions[&3]);
+    assert_eq!((old.first_token, old.last_token, new.first_token, new.last_token), (0, at - 1, at, last));
+    assert_eq!(old.founded_with, Some(wire::TokenRange { first_token: 0, last_token: last }));
+    assert_eq!(new.voters, agreed);
+    assert_eq!(replicas(new).iter().filter(|replica| agreed.contains(replica)).count(), 2);
+    assert_eq!(new.split_from, 1);
+    assert!(new.epoch > 1, "nobody founds it");
+    let beside = new.replicas.iter().find(|replica| replica.id == new.leader_hint).unwrap();
+    assert_eq!(beside.node_id, leader.node_id);
+    let all: std::collections::BTreeSet<u64> = meta.partitions.values().flat_map(replicas).collect();
+    assert_eq!(all.len(), 9, "no replica's id is used twice");
+    trimaran_net::placement::get_table(&meta.table()).unwrap();
+    let done = meta.clone();
+    assert_eq!(meta.apply(Command::ConfirmSplit(confirm), 0).refused, "");
+    assert_eq!(meta, done, "a repeated confirmation is one");
+    assert_eq!(Meta::restore(meta.save()), meta);
+}
+
+#[test]
+fn a_node_of_an_older_release_is_refused_once_its_cluster_uses_what_it_does_not_know() {
+    let mut meta = founded();
+    let old = |boot_id| {
+        Command::Join(state::Join {
+            node: Some(node(3)),
+            lost_memory: false,
+            boot_id,
+            has_log: true,
+            format: 0,
+        })
+    };
+    assert_eq!(meta.apply(old(301), 0).refused, "");
+    meta.apply(Command::RaiseFormat(state::RaiseFormat { format: 2 }), 0);
+    assert!(meta.apply(old(302), 0).refused.contains("newer release"));
+    join(&mut meta, 3, 302);
 }

@@ -9,15 +9,15 @@ use trimaran_storage::faulty::FaultyDisk;
 use trimaran_storage::wal::{Options, Wal};
 
 use super::*;
-use crate::apply::Applier;
+use crate::apply::{Applier, Start};
 use crate::error::Stop;
-use crate::machine::{Committed, Machine, SnapshotChunks};
+use crate::machine::{Committed, Machine, Reply, SnapshotChunks};
 
 struct Nothing;
 
 impl Machine for Nothing {
-    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Bytes>, Stop> {
-        Ok(vec![Bytes::new(); run.len()])
+    fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Reply>, Stop> {
+        Ok(vec![Reply::Done(Bytes::new()); run.len()])
     }
 
     fn snapshot(&self) -> SnapshotChunks {
@@ -33,7 +33,7 @@ struct Memory;
 
 impl StoreBuilder<Config, Log, Applier<Nothing>, ()> for Memory {
     async fn build(&self) -> Result<((), Log, Applier<Nothing>), StorageError<Config>> {
-        let (applier, _) = Applier::new(1, Nothing, None).unwrap();
+        let applier = Applier::new(1, Start::Opened(Nothing), None, Arc::default()).unwrap();
         Ok(((), Log::in_memory(1), applier))
     }
 }
@@ -47,7 +47,7 @@ struct Shared {
 impl StoreBuilder<Config, Log, Applier<Nothing>, ()> for Shared {
     async fn build(&self) -> Result<((), Log, Applier<Nothing>), StorageError<Config>> {
         let group = self.next.fetch_add(1, Ordering::Relaxed);
-        let (applier, _) = Applier::new(group, Nothing, None).unwrap();
+        let applier = Applier::new(group, Start::Opened(Nothing), None, Arc::default()).unwrap();
         Ok(((), Log::durable(group, Arc::clone(&self.wal), None, false).unwrap(), applier))
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Adding one: a line in [`TABLE`] and an arm in [`plan`].
 
+use std::collections::BTreeMap;
+
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
-use trimaran_placement::token::Token;
+use trimaran_placement::token::{self, Token};
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::expiry::When;
 use trimaran_proto::state::grid::query::Body as QueryBody;
@@ -21,7 +23,7 @@ use crate::error::Error;
 use crate::front::grpc::scan_page;
 use crate::front::{check_key, check_value};
 use crate::limits::SCAN_COUNT_MAX;
-use crate::router::Router;
+use crate::router::{Router, Write, token_of};
 
 /// What a connection has been told.
 #[derive(Debug)]
@@ -46,16 +48,11 @@ impl Session {
 #[derive(Debug)]
 pub enum Part {
     /// Something to be agreed on.
-    Write {
-        /// Where.
-        partition: u64,
-        /// What, encoded as it goes into the log.
-        command: Bytes,
-    },
+    Write(Write),
     /// Something to be looked up.
     Read {
         /// Where.
-        partition: u64,
+        token: Token,
         /// What.
         query: Query,
     },
@@ -147,7 +144,7 @@ impl Planned {
 
     /// Whether the two can be sent at once: neither reads what the other writes.
     pub fn goes_with(&self, other: &Self) -> bool {
-        let writes = |planned: &Self| planned.parts.iter().any(|part| matches!(part, Part::Write { .. }));
+        let writes = |planned: &Self| planned.parts.iter().any(|part| matches!(part, Part::Write(_)));
         let reads = |planned: &Self| planned.parts.iter().any(|part| matches!(part, Part::Read { .. }));
         self.scan.is_none()
             && other.scan.is_none()
@@ -328,10 +325,10 @@ fn plan_known(
         |parts: Vec<Part>, render: Render| Planned { parts, scan: None, closes: false, render, protocol };
     let write = |key: &Bytes, body: Body, render: Render| -> Result<Planned, Refusal> {
         check_key(key)?;
-        Ok(with(vec![write_part(router.partition_of(key)?, body)], render))
+        Ok(with(vec![Part::Write(Write::of(key, body))], render))
     };
     let read = |key: &Bytes, with_value: bool, render: Render| -> Result<Planned, Refusal> {
-        Ok(with(vec![read_part(router, key, with_value)?], render))
+        Ok(with(vec![read_part(key, with_value)?], render))
     };
     let key = arguments.get(1).cloned().unwrap_or_default();
     match spec.name {
@@ -362,31 +359,26 @@ fn plan_known(
             None => refuse("ERR decrement would overflow"),
         },
         "del" | "unlink" => {
-            let parts = by_partition(router, &arguments[1..])?
-                .into_iter()
-                .map(|(partition, keys)| {
-                    write_part(partition, Body::Delete(Delete { keys, ..Delete::default() }))
-                })
-                .collect();
-            Ok(with(parts, Render::Sum))
+            let delete = |(_, keys): (u16, Vec<Bytes>)| {
+                let key = keys.first().cloned().unwrap_or_default();
+                Part::Write(Write::of(&key, Body::Delete(Delete { keys, ..Delete::default() })))
+            };
+            Ok(with(by_slot(&arguments[1..])?.into_iter().map(delete).collect(), Render::Sum))
         }
         "exists" => {
             let parts: Result<Vec<Part>, Refusal> =
-                arguments[1..].iter().map(|key| read_part(router, key, false)).collect();
+                arguments[1..].iter().map(|key| read_part(key, false)).collect();
             Ok(with(parts?, Render::Found))
         }
         "mget" => {
             let parts: Result<Vec<Part>, Refusal> =
-                arguments[1..].iter().map(|key| read_part(router, key, true)).collect();
+                arguments[1..].iter().map(|key| read_part(key, true)).collect();
             Ok(with(parts?, Render::Values((0..arguments.len() - 1).collect())))
         }
         "mset" | "msetnx" => {
             let if_none_exists = spec.name == "msetnx";
-            let (partition, body) = multi_set(router, spec.name, &arguments[1..], if_none_exists)?;
-            Ok(with(
-                vec![write_part(partition, body)],
-                if if_none_exists { Render::Applied } else { Render::Ok },
-            ))
+            let write = multi_set(spec.name, &arguments[1..], if_none_exists)?;
+            Ok(with(vec![Part::Write(write)], if if_none_exists { Render::Applied } else { Render::Ok }))
         }
         "expire" | "pexpire" | "expireat" | "pexpireat" => {
             write(&key, Body::Expire(plan_expire(spec.name, arguments)?), Render::Sum)
@@ -416,25 +408,18 @@ pub(super) fn integer(argument: &[u8]) -> Result<i64, Refusal> {
     parsed.ok_or_else(|| Refusal::Text(NOT_AN_INTEGER.to_owned()))
 }
 
-fn write_part(partition: u64, body: Body) -> Part {
-    Part::Write { partition, command: Command { body: Some(body) }.encode_to_vec().into() }
-}
-
-fn read_part(router: &Router, key: &Bytes, with_value: bool) -> Result<Part, Refusal> {
+fn read_part(key: &Bytes, with_value: bool) -> Result<Part, Refusal> {
     check_key(key)?;
     let body = if with_value { QueryBody::Get(key.clone()) } else { QueryBody::Exists(key.clone()) };
-    Ok(Part::Read { partition: router.partition_of(key)?, query: Query { body: Some(body) } })
+    Ok(Part::Read { token: token_of(key), query: Query { body: Some(body) } })
 }
 
-fn by_partition(router: &Router, keys: &[Bytes]) -> Result<Vec<(u64, Vec<Bytes>)>, Refusal> {
-    let mut sorted: Vec<(u64, Vec<Bytes>)> = Vec::new();
+/// Keys that no split will part.
+fn by_slot(keys: &[Bytes]) -> Result<BTreeMap<u16, Vec<Bytes>>, Refusal> {
+    let mut sorted: BTreeMap<u16, Vec<Bytes>> = BTreeMap::new();
     for key in keys {
         check_key(key)?;
-        let partition = router.partition_of(key)?;
-        match sorted.iter_mut().find(|(known, _)| *known == partition) {
-            Some((_, keys)) => keys.push(key.clone()),
-            None => sorted.push((partition, vec![key.clone()])),
-        }
+        sorted.entry(token::slot(key)).or_default().push(key.clone());
     }
     Ok(sorted)
 }
@@ -449,28 +434,24 @@ fn plain_set(arguments: &[Bytes], value_at: usize) -> Result<Set, Refusal> {
     Ok(Set { key: arguments[1].clone(), value, ..Set::default() })
 }
 
-fn multi_set(
-    router: &Router,
-    name: &str,
-    pairs: &[Bytes],
-    if_none_exists: bool,
-) -> Result<(u64, Body), Refusal> {
+/// All at once, if the keys are in one partition.
+fn multi_set(name: &str, pairs: &[Bytes], if_none_exists: bool) -> Result<Write, Refusal> {
     if !pairs.len().is_multiple_of(2) {
         return refuse(&format!("ERR wrong number of arguments for '{name}' command"));
     }
-    let mut partition = None;
     let mut set = MultiSet { pairs: Vec::with_capacity(pairs.len() / 2), if_none_exists };
     for pair in pairs.chunks_exact(2) {
         check_key(&pair[0])?;
         check_value(&pair[1])?;
-        let here = router.partition_of(&pair[0])?;
-        if *partition.get_or_insert(here) != here {
-            // All at once is what was asked for, and two partitions cannot promise it.
-            return Err(Error::CrossSlot.into());
-        }
         set.pairs.push(Pair { key: pair[0].clone(), value: pair[1].clone() });
     }
-    Ok((partition.unwrap_or_default(), Body::MultiSet(set)))
+    let tokens = set.pairs.iter().map(|pair| token_of(&pair.key));
+    let (first, last) = (tokens.clone().min(), tokens.max());
+    let (Some(first), Some(last)) = (first, last) else {
+        return refuse(&format!("ERR wrong number of arguments for '{name}' command"));
+    };
+    let command = Command { body: Some(Body::MultiSet(set)) }.encode_to_vec().into();
+    Ok(Write { tokens: (first, last), command })
 }
 
 fn expiry_in(argument: &[u8], unit_ms: i64, command: &str) -> Result<Expiry, Refusal> {

@@ -8,14 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use trimaran_net::listen::{Arrival, Doorway};
-use trimaran_proto::state::grid::{Query, QueryReply, Reply};
+use trimaran_proto::state::grid::{QueryReply, Reply};
 
 use crate::error::Error;
 use crate::limits::{CONNECTIONS_MAX, HALF_REQUEST_MAX, PIPELINE_COMMANDS_MAX, UNREAD_ANSWER_MAX};
@@ -199,60 +198,37 @@ async fn carry_out(router: &Router, planned: &[Planned]) -> Vec<Result<Outcome, 
     {
         return vec![scan.page(router).await.map(Outcome::Page)];
     }
-    let mut writes: BTreeMap<u64, Vec<(usize, usize, Bytes)>> = BTreeMap::new();
-    let mut reads: BTreeMap<u64, Vec<(usize, usize, Query)>> = BTreeMap::new();
-    let mut written: Vec<Vec<Reply>> = Vec::with_capacity(planned.len());
-    let mut read: Vec<Vec<QueryReply>> = Vec::with_capacity(planned.len());
+    // Which command each part is of.
+    let (mut writers, mut writes) = (Vec::new(), Vec::new());
+    let (mut readers, mut reads) = (Vec::new(), Vec::new());
     for (at, plan) in planned.iter().enumerate() {
-        let (mut write_parts, mut read_parts) = (0, 0);
         for part in &plan.parts {
             match part {
-                Part::Write { partition, command } => {
-                    writes.entry(*partition).or_default().push((at, write_parts, command.clone()));
-                    write_parts += 1;
+                Part::Write(write) => {
+                    writers.push(at);
+                    writes.push(write.clone());
                 }
-                Part::Read { partition, query } => {
-                    reads.entry(*partition).or_default().push((at, read_parts, query.clone()));
-                    read_parts += 1;
+                Part::Read { token, query } => {
+                    readers.push(at);
+                    reads.push((*token, query.clone()));
                 }
             }
         }
-        written.push(vec![Reply::default(); write_parts]);
-        read.push(vec![QueryReply::default(); read_parts]);
     }
+    let mut written: Vec<Vec<Reply>> = vec![Vec::new(); planned.len()];
+    let mut read: Vec<Vec<QueryReply>> = vec![Vec::new(); planned.len()];
     let mut failures: BTreeMap<usize, Error> = BTreeMap::new();
-    let write_all = futures::future::join_all(writes.into_iter().map(|(partition, parts)| async move {
-        let payloads = parts.iter().map(|(_, _, payload)| payload.clone()).collect();
-        (router.write(partition, payloads, None).await, parts)
-    }));
-    let read_all = futures::future::join_all(reads.into_iter().map(|(partition, parts)| async move {
-        let queries = parts.iter().map(|(_, _, query)| query.clone()).collect();
-        (router.read(partition, queries).await, parts)
-    }));
-    let (write_outcomes, read_outcomes) = futures::future::join(write_all, read_all).await;
-    for (outcome, parts) in write_outcomes {
-        match outcome {
-            Ok(replies) => {
-                for ((at, part, _), reply) in parts.into_iter().zip(replies) {
-                    match Reply::decode(reply) {
-                        Ok(reply) => written[at][part] = reply,
-                        Err(_bad) => {
-                            failures.insert(at, Error::TimedOut { partition: 0 });
-                        }
-                    }
-                }
-            }
-            Err(error) => failures.extend(parts.into_iter().map(|(at, _, _)| (at, error.clone()))),
+    let (replies, answers) = futures::future::join(router.write(writes, None), router.read(reads)).await;
+    for (at, reply) in writers.into_iter().zip(replies) {
+        match reply {
+            Ok(reply) => written[at].push(reply),
+            Err(error) => drop(failures.insert(at, error)),
         }
     }
-    for (outcome, parts) in read_outcomes {
-        match outcome {
-            Ok(replies) => {
-                for ((at, part, _), reply) in parts.into_iter().zip(replies) {
-                    read[at][part] = reply;
-                }
-            }
-            Err(error) => failures.extend(parts.into_iter().map(|(at, _, _)| (at, error.clone()))),
+    for (at, answer) in readers.into_iter().zip(answers) {
+        match answer {
+            Ok(answer) => read[at].push(answer),
+            Err(error) => drop(failures.insert(at, error)),
         }
     }
     written
