@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde::Serialize;
-use trimaran_grid_node::config::Options;
+use trimaran_grid_node::config::{ENV_PREFIX, Options};
 use trimaran_grid_node::node::Node;
 use trimaran_service::config;
 
@@ -84,6 +84,9 @@ pub(crate) struct Args {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     split_above_operations: Option<u64>,
+    /// How the number of nodes follows the load
+    #[command(flatten)]
+    autoscale: node::Autoscale,
     /// When asked to stop, move everything away first: the node does not come back. A second signal stops at once
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -101,9 +104,6 @@ pub(crate) struct Args {
     #[serde(skip_serializing_if = "Option::is_none")]
     log_format: Option<String>,
 }
-
-/// Environment variables of a grid node begin with this.
-const ENV_PREFIX: &str = "TRIMARAN_GRID_";
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut options: Options = config::load(args.config.as_deref(), ENV_PREFIX, &args)?;

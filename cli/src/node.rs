@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use trimaran_service::admin::{self, Readiness};
 use trimaran_service::shutdown;
@@ -33,4 +34,50 @@ pub(crate) async fn run<S: Future<Output = ()>>(
     }
     admin.await?.context("the admin server failed")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Flags of every node that is part of a cluster with state; the same on all of its nodes.
+#[derive(clap::Args, Serialize)]
+pub(crate) struct Autoscale {
+    /// Start and drain nodes as the load asks for: as processes on this machine, or as containers beside this one
+    /// [default: off]
+    #[arg(long = "autoscale", value_name = "off|process|docker")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actor: Option<String>,
+    /// Nodes at least; never fewer than copies of a partition [default: 1]
+    #[arg(long = "autoscale-min", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min: Option<usize>,
+    /// Nodes at most [default: 8]
+    #[arg(long = "autoscale-max", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max: Option<usize>,
+    /// Use of the processors to aim at, percent [default: 60]
+    #[arg(long = "autoscale-cpu", value_name = "PERCENT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_percent: Option<u32>,
+    /// Use of the memory to aim at, percent [default: 75]
+    #[arg(long = "autoscale-memory", value_name = "PERCENT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_percent: Option<u32>,
+    /// Reads and writes per second and node to aim at; 0 = whatever comes [default: 0]
+    #[arg(long = "autoscale-operations", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operations: Option<u64>,
+    /// Proposals that may wait on a node; 0 = whatever comes [default: 1000]
+    #[arg(long = "autoscale-queue", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<u64>,
+    /// How long more nodes must be wanted before one is started, seconds [default: 15]
+    #[arg(long = "autoscale-up-after-s", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    up_after_s: Option<u64>,
+    /// How long fewer nodes must do before one is drained, seconds [default: 300]
+    #[arg(long = "autoscale-down-after-s", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    down_after_s: Option<u64>,
+    /// Pause after each change, seconds [default: 30]
+    #[arg(long = "autoscale-pause-s", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause_s: Option<u64>,
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use trimaran_cluster::autoscale;
 use trimaran_service::telemetry::LogFormat;
 
 /// Where the rows are kept.
@@ -16,6 +17,9 @@ pub enum Engine {
     /// sled, with the fsync that its flush lacks.
     Sled,
 }
+
+/// Environment variables that set options begin with this.
+pub const ENV_PREFIX: &str = "TRIMARAN_SHARD_";
 
 /// Options of a shard node, with their defaults. Units are in the names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +51,8 @@ pub struct Options {
     pub split_above_mib: u64,
     /// Reads and writes per second that a partition may be asked for long before it is split.
     pub split_above_operations: u64,
+    /// How the number of nodes follows the load.
+    pub autoscale: autoscale::options::Options,
     /// Move everything away before the node stops, for good.
     pub drain: bool,
     /// Nodes of one zone fail together.
@@ -73,6 +79,7 @@ impl Default for Options {
             replace_after_s: 300,
             split_above_mib: 512,
             split_above_operations: 20_000,
+            autoscale: autoscale::options::Options::default(),
             drain: false,
             zone: String::new(),
             log: "info".to_owned(),

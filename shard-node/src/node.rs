@@ -7,6 +7,8 @@ use std::time::Duration;
 use rand::Rng as _;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use trimaran_cluster::autoscale;
+use trimaran_cluster::autoscale::options::Own;
 use trimaran_cluster::home;
 use trimaran_cluster::identity::Identity;
 use trimaran_cluster::member::{self, Cluster};
@@ -19,6 +21,7 @@ use trimaran_placement::splits::Thresholds;
 use trimaran_placement::token::Token;
 use trimaran_replication::groups::{self, Groups};
 use trimaran_service::admin::Readiness;
+use trimaran_service::usage::Usage;
 use trimaran_service::{entropy, health};
 use trimaran_storage::engine::{self, Engine, Kind};
 use trimaran_storage::wal;
@@ -116,6 +119,15 @@ impl Node {
             peers.clone(),
             durable,
         );
+        let usage = Usage::default();
+        let like_this = Own {
+            kind: "shard",
+            env_prefix: config::ENV_PREFIX,
+            grpc_port: options.grpc_listen.port(),
+            listens: &["grpc_listen", "dynamodb_listen", "admin_listen"],
+            data_folder: options.data_folder.as_deref(),
+            options: &options,
+        };
         let cluster = Cluster::open(
             member::Options {
                 kind: "shard",
@@ -132,6 +144,11 @@ impl Node {
                 meta_durability: durability(groups::Durability::Flushed),
                 drain: options.drain,
                 replace_after: Duration::from_secs(options.replace_after_s),
+                meter: Arc::new(move || {
+                    let (cpu, memory) = usage.read();
+                    autoscale::Usage { cpu, memory }
+                }),
+                autoscale: options.autoscale.autoscale(&like_this).map_err(Error::Options)?,
                 split_above: Some(Thresholds {
                     bytes: options.split_above_mib << 20,
                     operations: options.split_above_operations,

@@ -5,6 +5,7 @@
     reason = "a test that cannot go on panics, and tells what it sees"
 )]
 
+mod autoscale;
 mod compose_kill;
 mod faults;
 mod grid_kill;

@@ -1,5 +1,6 @@
 //! Clusters of real processes: the `trimaran` binary of this build, ports from the system, waits for values.
 
+pub mod compose;
 pub mod http;
 pub mod process;
 

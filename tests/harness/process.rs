@@ -90,6 +90,15 @@ impl Node {
         self.child = Some(child);
     }
 
+    /// Processes that this node has started by itself and not cleared away: their ids.
+    pub fn started(&self) -> Vec<u32> {
+        let folders = std::fs::read_dir(self.folder.path().join("data.nodes"));
+        let folders = folders.into_iter().flatten().flatten();
+        let id =
+            |folder: std::fs::DirEntry| std::fs::read_to_string(folder.path().join("pid")).ok()?.parse().ok();
+        folders.filter_map(id).collect()
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         let mut child = self.child.take().unwrap();
@@ -186,10 +195,15 @@ impl Node {
 
     /// What the cluster looks like from it; `None` if it does not answer.
     pub async fn status(&self) -> Option<StatusReply> {
-        let dial: Arc<dyn Dial> = Arc::new(TcpDial);
-        let mut client = ClusterClient::new(channel(&dial, &self.grpc).unwrap());
-        client.status(StatusRequest {}).await.ok().map(tonic::Response::into_inner)
+        status(&self.grpc).await
     }
+}
+
+/// What the cluster looks like from a node; `None` if it does not answer.
+pub async fn status(address: &str) -> Option<StatusReply> {
+    let dial: Arc<dyn Dial> = Arc::new(TcpDial);
+    let mut client = ClusterClient::new(channel(&dial, address).unwrap());
+    client.status(StatusRequest {}).await.ok().map(tonic::Response::into_inner)
 }
 
 impl Drop for Node {
@@ -198,6 +212,10 @@ impl Drop for Node {
             // It may have ended by itself.
             let _ended = child.kill();
             let _reaped = child.wait();
+        }
+        for process in self.started() {
+            let process = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw);
+            let _ended = process.map(|id| rustix::process::kill_process(id, rustix::process::Signal::KILL));
         }
         if std::thread::panicking() {
             eprintln!("--- log of {} ---\n{}", self.grpc, self.log());

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom as _;
 use rand::{Rng as _, SeedableRng as _};
+use trimaran_cluster::autoscale::Usage;
 use trimaran_cluster::identity::Identity;
 use trimaran_cluster::member::{Cluster, Options};
 use trimaran_cluster::meta::Meta;
@@ -377,6 +378,8 @@ async fn run_place(
                 replace_after: REPLACE_AFTER,
                 drain: false,
                 split_above: None,
+                meter: Arc::new(Usage::default),
+                autoscale: None,
             },
             groups.clone(),
             peers,

@@ -24,6 +24,16 @@ struct Node {
     state: &'static str,
     replicas: usize,
     leads: usize,
+    /// As it says itself; absent = it does not answer.
+    load: Option<Load>,
+}
+
+#[derive(Serialize)]
+struct Load {
+    cpu_percent: f64,
+    memory_percent: f64,
+    operations_per_s: u64,
+    waiting: u64,
 }
 
 #[derive(Serialize)]
@@ -70,6 +80,14 @@ pub(super) fn status(table: &Table, replies: &[StatusReply]) -> Status {
             state: said(node.state()),
             replicas: table.partitions.iter().filter(of_node).count(),
             leads: table.partitions.iter().filter(leads).count(),
+            load: replies.iter().find(|reply| reply.node_id == node.id).and_then(|reply| reply.load).map(
+                |load| Load {
+                    cpu_percent: f64::from(load.cpu_permille) / 10.0,
+                    memory_percent: f64::from(load.memory_permille) / 10.0,
+                    operations_per_s: load.operations,
+                    waiting: load.queue,
+                },
+            ),
         }
     };
     let mut by_token: Vec<&wire::Partition> = table.partitions.iter().collect();
@@ -146,6 +164,16 @@ fn progress(replies: &[StatusReply], group: u64, replica: u64) -> String {
     }
 }
 
+fn load(load: Option<&Load>) -> String {
+    match load {
+        Some(load) => format!(
+            "{:>6.1} {:>7.1} {:>10} {:>8}",
+            load.cpu_percent, load.memory_percent, load.operations_per_s, load.waiting
+        ),
+        None => format!("{:>6} {:>7} {:>10} {:>8}", "-", "-", "-", "-"),
+    }
+}
+
 pub(super) fn text(status: &Status) -> String {
     let mut text = format!("cluster {}, version {}\n\n", status.cluster_id, status.version);
     let mut line = |columns: std::fmt::Arguments<'_>| {
@@ -153,13 +181,19 @@ pub(super) fn text(status: &Status) -> String {
         let _infallible = writeln!(text, "{columns}");
     };
     line(format_args!(
-        "{:<18} {:<24} {:<9} {:<7} {:<6} INCARNATION",
-        "NODE", "ADDRESS", "STATE", "COPIES", "LEADS"
+        "{:<18} {:<24} {:<9} {:<7} {:<6} {:>6} {:>7} {:>10} {:>8}  INCARNATION",
+        "NODE", "ADDRESS", "STATE", "COPIES", "LEADS", "CPU %", "MEMORY%", "REQUESTS/S", "WAITING"
     ));
     for node in &status.nodes {
         line(format_args!(
-            "{:<18} {:<24} {:<9} {:<7} {:<6} {}",
-            node.id, node.address, node.state, node.replicas, node.leads, node.incarnation
+            "{:<18} {:<24} {:<9} {:<7} {:<6} {}  {}",
+            node.id,
+            node.address,
+            node.state,
+            node.replicas,
+            node.leads,
+            load(node.load.as_ref()),
+            node.incarnation
         ));
     }
     line(format_args!(

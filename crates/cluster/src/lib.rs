@@ -4,7 +4,7 @@
 //! [`member`] a node's own view of it, kept up to date, and `serve` what others may ask of it; `liveness` says who is heard
 //! of and `load` what they carry, `mover` what moves where, what is split, and who votes in the meta group; [`replicas`] makes the groups on this node what the
 //! descriptors say; [`identity`] who this node is, on disk, and [`home`] what else is there;
-//! [`route`] finds who leads a partition.
+//! [`route`] finds who leads a partition; [`autoscale`] how many nodes there should be.
 //!
 //! Data never waits for any of this: every node has the whole table and is corrected by errors.
 
@@ -17,6 +17,8 @@ pub mod join;
 pub mod member;
 
 pub mod meta;
+
+pub mod autoscale;
 
 mod liveness;
 mod load;

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::debug;
 use trimaran_proto::api::placement as wire;
-use trimaran_proto::internal::cluster::{HeartbeatRequest, PartitionLoad};
+use trimaran_proto::internal::cluster::{HeartbeatRequest, NodeLoad, PartitionLoad};
 
 use crate::error::Error;
 use crate::member::{ATTEMPT_TIMEOUT, Cluster, answered};
@@ -39,11 +39,16 @@ struct Ear {
 struct Said {
     format: u32,
     partitions: Vec<PartitionLoad>,
+    load: NodeLoad,
 }
 
 impl Heard {
     fn note(&self, beat: HeartbeatRequest, now: Instant) {
-        let said = Said { format: beat.format.max(FIRST_FORMAT), partitions: beat.partitions };
+        let said = Said {
+            format: beat.format.max(FIRST_FORMAT),
+            partitions: beat.partitions,
+            load: beat.load.unwrap_or_default(),
+        };
         let ear = Ear { boot: beat.boot_id, at: Some(now), said: Some(said) };
         self.0.lock().insert(beat.node_id, ear);
     }
@@ -78,6 +83,11 @@ impl Heard {
         self.said(meta, node, since, |said| said.format)
     }
 
+    /// What a node uses of what it has, if it was heard of since `since`.
+    pub(crate) fn load(&self, meta: &Meta, node: u64, since: Instant) -> Option<NodeLoad> {
+        self.said(meta, node, since, |said| said.load)
+    }
+
     /// What the partitions carry that a node leads, if it was heard of since `since`.
     pub(crate) fn loads(&self, meta: &Meta, node: u64, since: Instant) -> Vec<PartitionLoad> {
         self.said(meta, node, since, |said| said.partitions.clone()).unwrap_or_default()
@@ -104,7 +114,11 @@ pub(crate) async fn beat(cluster: Cluster) {
     let boot_id = cluster.inner.options.identity.boot;
     loop {
         let partitions = cluster.inner.loads.told();
-        let beat = HeartbeatRequest { node_id: cluster.node(), boot_id, format: FORMAT, partitions };
+        let usage = (cluster.inner.options.meter)();
+        let queue = cluster.groups().waiting();
+        let load = cluster.inner.loads.tell_of_node(usage, &partitions, queue);
+        let node_id = cluster.node();
+        let beat = HeartbeatRequest { node_id, boot_id, format: FORMAT, partitions, load: Some(load) };
         let told = if cluster.leads_meta() {
             cluster.hear(beat)
         } else {

@@ -7,7 +7,9 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use trimaran_placement::token::Token;
-use trimaran_proto::internal::cluster::PartitionLoad;
+use trimaran_proto::internal::cluster::{NodeLoad, PartitionLoad};
+
+use crate::autoscale::Usage;
 
 /// Tokens of late requests that are remembered for each partition. Their median is off by less than a tenth of the
 /// requests, nineteen times of twenty.
@@ -24,6 +26,8 @@ type Held = Box<dyn Fn() -> Vec<PartitionLoad> + Send + Sync>;
 pub(crate) struct Loads {
     asked: Mutex<HashMap<u64, Asked>>,
     held: OnceLock<Held>,
+    /// What was told last of the node as a whole.
+    node: Mutex<NodeLoad>,
 }
 
 /// What one partition was asked.
@@ -66,6 +70,24 @@ impl Loads {
     pub(crate) fn held_by(&self, held: Held) {
         // There is one keeper of replicas in a process.
         let _second = self.held.set(held);
+    }
+
+    /// The load of the node as a whole, as it was told last.
+    pub(crate) fn of_node(&self) -> NodeLoad {
+        *self.node.lock()
+    }
+
+    /// What is told of the node as a whole.
+    pub(crate) fn tell_of_node(&self, usage: Usage, partitions: &[PartitionLoad], queue: usize) -> NodeLoad {
+        let permille = |share: f64| (share.clamp(0.0, 1.0) * 1000.0).round() as u32;
+        let load = NodeLoad {
+            cpu_permille: permille(usage.cpu),
+            memory_permille: permille(usage.memory),
+            operations: partitions.iter().map(|partition| partition.operations).sum(),
+            queue: queue as u64,
+        };
+        *self.node.lock() = load;
+        load
     }
 
     /// What is told: about the partitions that this node leads. What they were asked is counted anew from here on.

@@ -27,6 +27,7 @@ use trimaran_replication::group::{Consistency, Group, Member as GroupMember};
 use trimaran_replication::groups::{Durability, Groups};
 use trimaran_storage::disk::Disk;
 
+use crate::autoscale::{Autoscale, Meter};
 use crate::error::Error;
 use crate::identity::{self, Identity};
 use crate::join::{self, BOOTSTRAP_MAX, Promise, ROUND_EVERY};
@@ -74,6 +75,10 @@ pub struct Options {
     pub drain: bool,
     /// When partitions are split; absent = only when somebody asks for it.
     pub split_above: Option<Thresholds>,
+    /// How much of its processors and memory this node uses.
+    pub meter: Meter,
+    /// How nodes come and go with the load; absent = only when somebody starts and drains them.
+    pub autoscale: Option<Autoscale>,
 }
 
 /// This node's place in its cluster. Clones are the same.
@@ -403,7 +408,7 @@ impl Cluster {
             partitions: partitions.iter().map(trimaran_net::placement::put).collect(),
             replication_factor: self.inner.options.replication_factor,
             boots: voting()
-                .map(|node| state::Boot { node_id: node.node_id, boot_id: node.boot_id })
+                .map(|node| state::Boot { node_id: node.node_id, boot_id: node.boot_id, entered_at: 0 })
                 .collect(),
         };
         if let Err(error) = self.propose(Command::Found(found)).await {

@@ -52,10 +52,14 @@ pub struct Meta {
     pub balancing_paused: bool,
     /// Commands that are in use.
     pub format: u32,
+    /// Nodes that there should be; 0 = nobody has decided.
+    pub wanted_nodes: u32,
     last_revision: u64,
     next_replica: u64,
     next_partition: u64,
     boots: BTreeMap<u64, u64>,
+    /// Version at which each node first entered.
+    entered: BTreeMap<u64, u64>,
 }
 
 /// Events that are remembered.
@@ -87,6 +91,11 @@ impl Meta {
         self.boots.get(&node).copied()
     }
 
+    /// Grows with every node that enters; 0 for those of the founding.
+    pub fn entered(&self, node: u64) -> u64 {
+        self.entered.get(&node).copied().unwrap_or(0)
+    }
+
     fn apply(&mut self, command: Command, now_ms: u64) -> state::MetaReply {
         let mut reply = state::MetaReply::default();
         let refused = match command {
@@ -114,6 +123,12 @@ impl Meta {
                 self.start_split(&start, now_ms)
             }
             Command::ConfirmSplit(confirm) => self.confirm_split(&confirm, now_ms),
+            Command::Scale(scale) => {
+                self.wanted_nodes = scale.to_nodes;
+                self.version += 1;
+                self.tell(now_ms, What::Scale(scale));
+                Ok(())
+            }
             Command::Define(define) => {
                 (reply.changed, reply.revision) = self.define(define);
                 Ok(())
@@ -221,6 +236,7 @@ impl Meta {
         node.state = state.into();
         let (id, lost_memory) = (node.id, join.lost_memory && known_boot != Some(join.boot_id));
         self.boots.insert(id, join.boot_id);
+        self.entered.entry(id).or_insert(self.version);
         self.nodes.insert(id, node);
         self.version += 1;
         if changed {
@@ -296,7 +312,15 @@ impl Meta {
             replication_factor: self.replication_factor,
             nodes: self.nodes.values().cloned().collect(),
             partitions: self.partitions.values().cloned().collect(),
-            boots: self.boots.iter().map(|(&node_id, &boot_id)| state::Boot { node_id, boot_id }).collect(),
+            boots: self
+                .boots
+                .iter()
+                .map(|(&node_id, &boot_id)| state::Boot {
+                    node_id,
+                    boot_id,
+                    entered_at: self.entered(node_id),
+                })
+                .collect(),
             definitions: self
                 .definitions
                 .iter()
@@ -311,6 +335,7 @@ impl Meta {
             balancing_paused: self.balancing_paused,
             format: self.format,
             next_partition_id: self.next_partition,
+            wanted_nodes: self.wanted_nodes,
         }
     }
 
@@ -325,7 +350,14 @@ impl Meta {
             nodes: saved.nodes.into_iter().map(|node| (node.id, node)).collect(),
             partitions: saved.partitions.into_iter().map(|partition| (partition.id, partition)).collect(),
             next_replica: saved.next_replica_id,
+            entered: saved
+                .boots
+                .iter()
+                .filter(|boot| boot.entered_at != 0)
+                .map(|boot| (boot.node_id, boot.entered_at))
+                .collect(),
             boots: saved.boots.into_iter().map(|boot| (boot.node_id, boot.boot_id)).collect(),
+            wanted_nodes: saved.wanted_nodes,
             definitions: saved
                 .definitions
                 .into_iter()

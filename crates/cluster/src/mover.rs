@@ -21,6 +21,7 @@ use trimaran_proto::state::meta as state;
 use trimaran_proto::state::meta::meta_command::Command;
 use trimaran_replication::group::Member;
 
+use crate::autoscale::{Scaler, policy};
 use crate::error::Error;
 use crate::liveness::SUSPECT_AFTER;
 use crate::member::Cluster;
@@ -51,7 +52,7 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) async fn run(cluster: Cluster) {
     let mut meta = cluster.meta();
     let mut leads: Option<(u64, Instant)> = None;
-    let mut hot = Hot::default();
+    let mut remembered = Remembered::default();
     loop {
         let now = Arc::clone(&meta.borrow_and_update());
         let status = cluster.inner.group.status();
@@ -61,11 +62,14 @@ pub(crate) async fn run(cluster: Cluster) {
             (Some(term), _) => Some((term, Instant::now())),
             (None, _) => None,
         };
+        if leads.is_none() {
+            remembered = Remembered::default();
+        }
         if let Some((_, since)) = leads
             && !now.cluster_id.is_empty()
         {
             let leader = Leader { cluster: &cluster, meta: &now, since, now: Instant::now() };
-            if let Err(error) = leader.look(&mut hot).await {
+            if let Err(error) = leader.look(&mut remembered).await {
                 debug!(%error, "the cluster is not as it should be yet");
             }
         }
@@ -86,12 +90,13 @@ struct Leader<'a> {
 }
 
 impl Leader<'_> {
-    async fn look(&self, hot: &mut Hot) -> Result<(), Error> {
+    async fn look(&self, remembered: &mut Remembered) -> Result<(), Error> {
         self.say_who_is_up().await?;
         self.raise_format().await?;
         self.give_up_moves().await?;
         self.begin_moves().await?;
-        self.begin_split(hot).await?;
+        self.begin_split(&mut remembered.hot).await?;
+        remembered.scaler.look(self.cluster, self.meta, self.loads(), self.now).await?;
         self.prefer_leaders().await?;
         self.dismiss().await?;
         let changed = tokio::time::timeout(CHANGE_TIMEOUT, self.keep_meta_group()).await;
@@ -115,6 +120,22 @@ impl Leader<'_> {
             self.cluster.set_node_state(node.id, wanted).await?;
         }
         Ok(())
+    }
+
+    /// What every node that stays carries, if all were heard of.
+    fn loads(&self) -> Option<Vec<policy::Load>> {
+        let stays = |node: &&wire::Node| !matches!(node.state(), NodeState::Leaving | NodeState::Gone);
+        let load = |node: &wire::Node| {
+            let load = self.cluster.inner.heard.load(self.meta, node.id, self.since)?;
+            let share = |permille: u32| f64::from(permille) / 1000.0;
+            Some(policy::Load {
+                cpu: share(load.cpu_permille),
+                memory: share(load.memory_permille),
+                operations: load.operations,
+                queue: load.queue,
+            })
+        };
+        self.meta.nodes.values().filter(stays).map(load).collect()
     }
 
     /// New commands are used once every member has said that it knows them.
@@ -275,7 +296,14 @@ impl Leader<'_> {
     }
 }
 
-/// Since when partitions are asked much: what this leader has seen, and nobody else needs to know.
+/// What a leader remembers as long as it leads, and nobody else needs to know.
+#[derive(Default)]
+struct Remembered {
+    hot: Hot,
+    scaler: Scaler,
+}
+
+/// Since when partitions are asked much.
 #[derive(Default)]
 struct Hot {
     since: HashMap<u64, Instant>,

@@ -126,7 +126,8 @@ impl ClusterRpc for Service {
                     .collect(),
             })
             .collect();
-        Ok(Response::new(rpc::StatusReply { table: Some(table), groups }))
+        let load = Some(self.0.inner.loads.of_node());
+        Ok(Response::new(rpc::StatusReply { table: Some(table), groups, load, node_id: self.0.node() }))
     }
 }
 
@@ -266,6 +267,25 @@ fn text(meta: &Meta, what: What) -> String {
         }
         What::Format(raise) => {
             format!("every node knows commands of format {}, and they are used from now on", raise.format)
+        }
+        What::Scale(scale) => {
+            let (from, to) = (scale.from_nodes, scale.to_nodes);
+            let reason = match scale.reason() {
+                state::ScaleReason::Unspecified => "",
+                state::ScaleReason::Bounds => "no signal needs more",
+                state::ScaleReason::Cpu => "the processors are busy",
+                state::ScaleReason::Memory => "the memory is full",
+                state::ScaleReason::Operations => "there are many requests",
+                state::ScaleReason::Queue => "requests wait",
+            };
+            let percent = |permille: u32| f64::from(permille) / 10.0;
+            format!(
+                "{to} nodes are wanted instead of {from}: {reason} (processors {:.1} %, memory {:.1} %, {} requests/s, {} waiting at most)",
+                percent(scale.cpu_permille),
+                percent(scale.memory_permille),
+                scale.operations,
+                scale.queue
+            )
         }
         What::Balancing(set) => format!("balancing is {}", if set.paused { "paused" } else { "on" }),
         What::Move(event) => {

@@ -147,6 +147,7 @@ struct Opened {
     inbound: Arc<dyn Inbound>,
     log: Log,
     status: Box<dyn Fn() -> Status + Send + Sync>,
+    waiting: Box<dyn Fn() -> usize + Send + Sync>,
     forget: Box<dyn Fn() -> futures::future::BoxFuture<'static, Result<(), Stop>> + Send + Sync>,
     stop: Box<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>,
 }
@@ -274,6 +275,10 @@ impl Groups {
                 let group = group.clone();
                 Box::new(move || group.status())
             },
+            waiting: {
+                let group = group.clone();
+                Box::new(move || PROPOSALS_MAX - group.inner.proposals.capacity())
+            },
             forget: Box::new(move || {
                 let state = Arc::clone(&forgotten);
                 Box::pin(async move {
@@ -364,6 +369,11 @@ impl Groups {
         let opened: Vec<Opened> = self.inner.open.write().drain().map(|(_, opened)| opened).collect();
         futures::future::join_all(opened.iter().map(|opened| (opened.stop)())).await;
         self.leave_lines();
+    }
+
+    /// Proposals that wait, of all groups.
+    pub fn waiting(&self) -> usize {
+        self.inner.open.read().values().map(|opened| (opened.waiting)()).sum()
     }
 
     /// What all open groups look like from here: group, replica, status.

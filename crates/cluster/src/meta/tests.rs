@@ -16,7 +16,7 @@ fn founded() -> Meta {
         nodes: (1..=3).map(node).collect(),
         partitions: partitions.iter().map(trimaran_net::placement::put).collect(),
         replication_factor: 3,
-        boots: (1..=3).map(|id| state::Boot { node_id: id, boot_id: id * 100 }).collect(),
+        boots: (1..=3).map(|id| state::Boot { node_id: id, boot_id: id * 100, entered_at: 0 }).collect(),
     };
     meta.apply(Command::Found(found), 0);
     meta
