@@ -163,7 +163,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     println!("Draining …");
     function.stopped().await;
     stop_stores.cancel();
-    tokio::join!(grid.stopped(), shard.stopped());
+    let (grid, shard) = tokio::join!(grid.stopped(), shard.stopped());
+    grid?;
+    shard?;
     admin.await?.context("the admin server failed")?;
     println!("Stopped.");
     Ok(ExitCode::SUCCESS)

@@ -12,7 +12,7 @@ use trimaran_service::telemetry::{self, LogFormat};
 
 /// Runs a node until a signal. `start` returns when the node takes requests, with what is to be waited for after the
 /// signal.
-pub(crate) async fn run<S: Future<Output = ()>>(
+pub(crate) async fn run<S: Future<Output = anyhow::Result<()>>>(
     admin_listen: SocketAddr,
     (log, log_format): (&str, LogFormat),
     start: impl AsyncFnOnce(Readiness, CancellationToken) -> anyhow::Result<S>,
@@ -24,15 +24,19 @@ pub(crate) async fn run<S: Future<Output = ()>>(
     let admin = admin::serve(admin_listener, readiness.clone(), telemetry::install_metrics(), stop.clone());
     let admin = tokio::spawn(admin);
     let mut stopped = std::pin::pin!(start(readiness.clone(), stop.clone()).await?);
-    tokio::select! {
+    let ended = tokio::select! {
         () = stop.cancelled() => {
             readiness.set(false);
-            stopped.await;
+            stopped.await
         }
-        // By itself: it is not wanted any more.
-        () = stopped.as_mut() => stop.cancel(),
-    }
+        // By itself: it is not wanted any more, or cannot go on.
+        ended = stopped.as_mut() => {
+            stop.cancel();
+            ended
+        }
+    };
     admin.await?.context("the admin server failed")?;
+    ended?;
     Ok(ExitCode::SUCCESS)
 }
 

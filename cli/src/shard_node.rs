@@ -103,7 +103,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let log = options.log.clone();
     node::run(options.admin_listen, (&log, options.log_format), async |readiness, stop| {
-        Ok(Node::start(options, readiness, stop).await?.stopped())
+        let node = Node::start(options, readiness, stop).await?;
+        Ok(async { Ok(node.stopped().await?) })
     })
     .await
 }

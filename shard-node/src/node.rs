@@ -13,7 +13,7 @@ use trimaran_cluster::home;
 use trimaran_cluster::identity::Identity;
 use trimaran_cluster::member::{self, Cluster};
 use trimaran_cluster::replicas::Replicas;
-use trimaran_net::clock::{Clock, SystemClock};
+use trimaran_net::clock::{Clock, SteadyClock};
 use trimaran_net::dial::TcpDial;
 use trimaran_net::listen;
 use trimaran_net::peers::Peers;
@@ -110,7 +110,7 @@ impl Node {
         };
         let in_memory = durable.is_none();
         let durability = |durable| if in_memory { groups::Durability::Memory } else { durable };
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clock: Arc<dyn Clock> = Arc::new(SteadyClock::default());
         let peers = Peers::new(Arc::new(TcpDial));
         let groups = Groups::new(
             identity.node,
@@ -216,8 +216,10 @@ impl Node {
 
     /// Returns when the node has stopped and everything has ended: leaderships are given away, connections have had
     /// their answers, logs are closed.
-    pub async fn stopped(self) {
-        self.cluster.until_end(&self.stop).await;
+    ///
+    /// Errors: [`Error::Cluster`] if it ended because it cannot go on.
+    pub async fn stopped(self) -> Result<(), Error> {
+        let ended_well = self.cluster.until_end(&self.stop).await;
         self.ending.cancel();
         self.router.give_leaderships_away(HANDOVER_MAX).await;
         self.leaving.cancel();
@@ -234,5 +236,6 @@ impl Node {
         }
         self.groups.close_all().await;
         info!("shard-node stopped");
+        Ok(ended_well?)
     }
 }

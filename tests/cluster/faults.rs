@@ -1,28 +1,37 @@
 //! What happens to machines and operators do to clusters, under a load whose history is checked: a node that stands
-//! still and goes on as if nothing had been, a restart of every node in turn, three nodes that become five and three
-//! again. A line for each says how many writes were acknowledged, none of them lost or doubled, and the longest stall.
+//! still and goes on as if nothing had been, a full disk, clocks that jump, a restart of every node in turn, three nodes
+//! that become five and three again. (Networks that are cut: `network.rs`.) A line for each says how many writes were acknowledged, none of them lost or doubled, and the longest stall.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use trimaran_proto::api::cluster::DrainRequest;
 use trimaran_proto::api::placement::{NodeState, Table};
 use trimaran_tests::harness::process::Cluster;
-use trimaran_tests::harness::until;
-use trimaran_tests::workload::registers::{InTable, Load, Registers};
+use trimaran_tests::harness::{skip, until};
+use trimaran_tests::workload::registers::{InTable, Large, Load};
 
 const SEED: u64 = 5;
 const PARTITIONS: u64 = 4;
+
+/// A disk with room for the log, the data and little more, and what fills it.
+const SMALL_DISK_MIB: u32 = 96;
+const LARGE_BYTES: usize = 300 << 10;
+const LARGE_WRITES_MAX: u32 = 1000;
 
 /// A cluster under load.
 struct Loaded<R> {
     name: String,
     cluster: Cluster,
     load: Load<R>,
+    registers: R,
 }
 
-impl<R: Registers> Loaded<R> {
+impl<R: Large> Loaded<R> {
     async fn start(name: &str, cluster: Cluster, registers: R) -> Self {
-        let loaded = Self { name: name.to_owned(), cluster, load: Load::start(&registers, 6, SEED) };
+        let load = Load::start(&registers, 6, SEED);
+        let loaded = Self { name: name.to_owned(), cluster, load, registers };
         loaded.goes_on().await;
         loaded
     }
@@ -62,6 +71,77 @@ impl<R: Registers> Loaded<R> {
         self.cluster.until_settled(3, is(NodeState::Up)).await;
         self.goes_on().await;
         self.finish("a leader stood still").await;
+    }
+
+    /// Longer than everything that anybody waits for, while it holds half-written answers and open connections.
+    async fn a_node_stands_still_for_half_a_minute(self) {
+        let victim = self.cluster.leaders_first().await[0];
+        self.cluster.nodes[victim].pause();
+        let until_then = Instant::now() + Duration::from_secs(30);
+        while Instant::now() < until_then {
+            self.goes_on().await;
+        }
+        self.cluster.nodes[victim].resume();
+        self.cluster.until_complete().await;
+        self.goes_on().await;
+        self.finish("a leader stood still for 30 s").await;
+    }
+
+    async fn the_disk_of_a_node_is_full(mut self) {
+        let victim = self.cluster.leaders_first().await[0];
+        assert!(self.cluster.nodes[victim].stop());
+        let Some(disk) = self.cluster.nodes[victim].on_a_small_disk(SMALL_DISK_MIB) else {
+            skip("this user may not mount a small disk");
+            return;
+        };
+        self.cluster.nodes[victim].start();
+        self.cluster.until_complete().await;
+        self.goes_on().await;
+        disk.fill();
+        // Until its log needs more room. It says why it ends, and the others go on.
+        let mut number = 0;
+        while self.cluster.nodes[victim].runs() && number < LARGE_WRITES_MAX {
+            number += 1;
+            self.registers.write_large(&format!("large-{number}"), LARGE_BYTES).await.unwrap();
+        }
+        assert!(!self.cluster.nodes[victim].ended().await, "it ended well");
+        let log = self.cluster.nodes[victim].log();
+        assert!(log.contains("this node cannot go on") && log.contains("No space left"), "{log}");
+        self.goes_on().await;
+        // Somebody makes room and starts it again.
+        disk.empty();
+        self.cluster.nodes[victim].start();
+        self.cluster.until_complete().await;
+        self.goes_on().await;
+        self.cluster.nodes[victim].kill();
+        drop(disk);
+        self.finish("the disk of a leader was full").await;
+    }
+
+    /// An hour ahead, then an hour behind, for who leads and for everybody in turn.
+    async fn clocks_jump(mut self) {
+        for at in 0..3 {
+            assert!(self.cluster.nodes[at].stop());
+            if !self.cluster.nodes[at].with_clock() {
+                skip("libfaketime is not here");
+                return;
+            }
+            self.cluster.nodes[at].start();
+            self.cluster.until_complete().await;
+        }
+        for (at, offset) in [(0, "+3600"), (1, "-3600"), (2, "+86400"), (0, "-3600"), (1, "+3600"), (2, "+0")]
+        {
+            self.cluster.nodes[at].set_clock(offset);
+            self.goes_on().await;
+        }
+        // The next start believes its clock; the cluster's time does not go back for it.
+        for at in 0..3 {
+            assert!(self.cluster.nodes[at].stop());
+            self.cluster.nodes[at].start();
+            self.cluster.until_complete().await;
+            self.goes_on().await;
+        }
+        self.finish("clocks jumped by hours").await;
     }
 
     async fn every_node_is_restarted_in_turn(mut self) {
@@ -144,4 +224,34 @@ async fn a_grid_becomes_five_and_three_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_becomes_five_and_three_again() {
     database().await.three_become_five_and_three_again().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grid_node_stands_still_for_half_a_minute() {
+    grid().await.a_node_stands_still_for_half_a_minute().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_node_stands_still_for_half_a_minute() {
+    database().await.a_node_stands_still_for_half_a_minute().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_disk_of_a_grid_node_is_full() {
+    grid().await.the_disk_of_a_node_is_full().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_disk_of_a_database_node_is_full() {
+    database().await.the_disk_of_a_node_is_full().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_of_a_grid_jump() {
+    grid().await.clocks_jump().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_of_a_database_jump() {
+    database().await.clocks_jump().await;
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use super::until;
+use super::{skip, until};
 use crate::harness::process::{binary, free_port};
 
 fn root() -> PathBuf {
@@ -35,27 +35,21 @@ pub struct Composed {
     ports: Vec<(String, u16)>,
 }
 
-/// Set where the test must not be skipped.
-const REQUIRED: &str = "TRIMARAN_TEST_DOCKER_REQUIRED";
-
 impl Composed {
     /// Starts services of the compose file, all of them if none is named, with other files laid over it. `None`, with a
     /// word about it, where this machine has not what it takes.
-    #[allow(clippy::disallowed_methods, reason = "how the machine that must run it says so")]
     pub fn up(over: &[&str], services: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
-        let skipped = |why: &str| {
-            assert!(std::env::var_os(REQUIRED).is_none(), "{why}");
-            println!("SKIPPED: {why}");
-            None
-        };
         if docker(&["info"]).is_none() {
-            return skipped("no Docker engine answers");
+            skip("no Docker engine answers");
+            return None;
         }
         if run("docker-compose", &["version"]).is_none() {
-            return skipped("docker-compose is not here");
+            skip("docker-compose is not here");
+            return None;
         }
         if docker(&["image", "inspect", "debian:bookworm-slim"]).is_none() {
-            return skipped("there is no image debian:bookworm-slim; deploy/base-image.sh makes it");
+            skip("there is no image debian:bookworm-slim; deploy/base-image.sh makes it");
+            return None;
         }
         let project = format!("trimaran-test-{}-{}", std::process::id(), free_port());
         let image = format!("{project}:latest");

@@ -20,3 +20,13 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Duration
     }
     began.elapsed()
 }
+
+/// Set where no test may be skipped.
+const REQUIRED: &str = "TRIMARAN_TEST_DOCKER_REQUIRED";
+
+/// Says why a test does nothing on this machine; panics where it must run.
+#[allow(clippy::disallowed_methods, reason = "how the machine that must run it says so")]
+pub fn skip(why: &str) {
+    assert!(std::env::var_os(REQUIRED).is_none(), "{why}");
+    println!("SKIPPED: {why}");
+}

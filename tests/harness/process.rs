@@ -70,6 +70,7 @@ pub struct Node {
     /// Where it listens besides: a grid-node over HTTP.
     pub more_fronts: Vec<String>,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     folder: TempDir,
     child: Option<Child>,
 }
@@ -82,12 +83,56 @@ impl Node {
             std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
         let child = Command::new(binary())
             .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// Has the process see a clock that a test sets, from its next start on; `false` where there is no libfaketime. What a
+    /// process measures time by is not touched.
+    pub fn with_clock(&mut self) -> bool {
+        let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+        if !Path::new(library).exists() {
+            return false;
+        }
+        self.set_clock("+0");
+        let file = self.folder.path().join("clock").display().to_string();
+        for (name, value) in [
+            ("LD_PRELOAD", library),
+            ("FAKETIME_TIMESTAMP_FILE", &file),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ("FAKETIME_DONT_RESET", "1"),
+        ] {
+            self.environment.push((name.to_owned(), value.to_owned()));
+        }
+        true
+    }
+
+    /// Sets that clock: "+3600" is an hour ahead.
+    pub fn set_clock(&self, offset: &str) {
+        std::fs::write(self.folder.path().join("clock"), offset).unwrap();
+    }
+
+    /// Puts the data of a node that is stopped on a small disk of its own; `None` where this user may not.
+    pub fn on_a_small_disk(&self, mebibytes: u32) -> Option<SmallDisk> {
+        let (data, kept) = (self.folder.path().join("data"), self.folder.path().join("kept"));
+        std::fs::rename(&data, &kept).unwrap();
+        std::fs::create_dir(&data).unwrap();
+        let size = format!("size={mebibytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(&data).output();
+        if !mounted.is_ok_and(|mounted| mounted.status.success()) {
+            std::fs::remove_dir(&data).unwrap();
+            std::fs::rename(&kept, &data).unwrap();
+            return None;
+        }
+        let copied = Command::new("cp").arg("-a").arg(kept.join(".")).arg(&data).status().unwrap();
+        assert!(copied.success());
+        Some(SmallDisk(data))
     }
 
     /// Processes that this node has started by itself and not cleared away: their ids.
@@ -206,6 +251,29 @@ pub async fn status(address: &str) -> Option<StatusReply> {
     client.status(StatusRequest {}).await.ok().map(tonic::Response::into_inner)
 }
 
+/// A disk that is full soon; gone with this.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Takes all the room that is left.
+    pub fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut file, &[0; 64 << 10]).is_ok() {}
+    }
+
+    /// Gives it back.
+    pub fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the process on it may not have ended yet.
+        let _gone = Command::new("umount").arg("--lazy").arg(&self.0).output();
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -260,7 +328,15 @@ impl Dev {
         if !more.contains(&"--in-memory") {
             arguments.extend(["--data-folder".to_owned(), folder.path().join("data").display().to_string()]);
         }
-        let mut node = Node { grpc, front, more_fronts: Vec::new(), arguments, folder, child: None };
+        let mut node = Node {
+            grpc,
+            front,
+            more_fronts: Vec::new(),
+            arguments,
+            environment: Vec::new(),
+            folder,
+            child: None,
+        };
         node.start();
         let dev = Self { node, resp, grid, database, admin };
         dev.until_ready().await;
@@ -310,7 +386,15 @@ impl Recipe {
             arguments.extend([(*flag).to_owned(), value.clone()]);
         }
         arguments.extend(self.more.iter().cloned());
-        Node { grpc, front: fronts.remove(0), more_fronts: fronts, arguments, folder, child: None }
+        Node {
+            grpc,
+            front: fronts.remove(0),
+            more_fronts: fronts,
+            arguments,
+            environment: Vec::new(),
+            folder,
+            child: None,
+        }
     }
 }
 
@@ -356,7 +440,15 @@ impl Cluster {
             ] {
                 arguments.extend([flag.to_owned(), value]);
             }
-            let mut node = Node { grpc, front, more_fronts: Vec::new(), arguments, folder, child: None };
+            let mut node = Node {
+                grpc,
+                front,
+                more_fronts: Vec::new(),
+                arguments,
+                environment: Vec::new(),
+                folder,
+                child: None,
+            };
             node.start();
             nodes.push(node);
         }

@@ -43,6 +43,26 @@ impl Registers for Grid {
     }
 }
 
+/// Where much can be written.
+pub trait Large: Registers {
+    /// Writes so many bytes under a key that is no register.
+    fn write_large(&self, key: &str, bytes: usize) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+impl Large for Grid {
+    async fn write_large(&self, key: &str, bytes: usize) -> Result<(), Error> {
+        self.set(key.to_owned(), vec![b'x'; bytes]).await.map(drop)
+    }
+}
+
+impl Large for InTable {
+    async fn write_large(&self, key: &str, bytes: usize) -> Result<(), Error> {
+        let mut item = Self::key(key);
+        item.insert("text".to_owned(), Value::S("x".repeat(bytes)));
+        self.database.put_item(self.table, item).await
+    }
+}
+
 /// A table that is there, with a partition key "id".
 #[derive(Clone, Debug)]
 pub struct InTable {
@@ -134,6 +154,7 @@ pub struct Load<R> {
     history: Arc<Mutex<History>>,
     stop: Arc<AtomicBool>,
     clients: Vec<tokio::task::JoinHandle<()>>,
+    began: Instant,
     registers: R,
     /// Writes acknowledged so far.
     pub acknowledged: Arc<AtomicU64>,
@@ -163,7 +184,18 @@ impl<R: Registers> Load<R> {
                 tokio::spawn(client.run(Arc::clone(&stop)))
             })
             .collect();
-        Self { history, stop, clients, registers: registers.clone(), acknowledged }
+        Self { history, stop, clients, began, registers: registers.clone(), acknowledged }
+    }
+
+    /// The longest time between two acknowledged writes since then; with the time since the last one.
+    pub async fn longest_pause_since(&self, since: Instant) -> Duration {
+        let now = self.began.elapsed().as_micros() as u64;
+        let from = since.saturating_duration_since(self.began).as_micros() as u64;
+        let mut ends = self.history.lock().await.acknowledged_us.clone();
+        ends.retain(|&end| end >= from);
+        ends.extend([from, now]);
+        ends.sort_unstable();
+        Duration::from_micros(ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default())
     }
 
     /// Stops the clients and checks what they saw; panics with the operations where it is not right.

@@ -37,6 +37,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The node cannot go on with what it has; it ends.
+    #[error("this node cannot go on: {0}")]
+    Failed(String),
     /// Agreement failed.
     #[error("the meta group does not answer")]
     Replication(#[from] trimaran_replication::Error),
@@ -57,7 +60,7 @@ impl Classified for Error {
             Self::NotLeader { .. } => Class::Elsewhere,
             Self::NotReady(_) => Class::Later,
             Self::Refused(_) => Class::Conflict,
-            Self::Identity { .. } | Self::Seed { .. } => Class::Broken,
+            Self::Identity { .. } | Self::Seed { .. } | Self::Failed(_) => Class::Broken,
             Self::Replication(inner) => inner.class(),
         }
     }
@@ -69,6 +72,7 @@ impl Classified for Error {
             Self::Refused(_) => "CLUSTER_REFUSED",
             Self::Identity { .. } => "IDENTITY_UNUSABLE",
             Self::Seed { .. } => "SEED_UNUSABLE",
+            Self::Failed(_) => "GROUP_STOPPED",
             Self::Replication(inner) => return inner.detail(),
         };
         let leader_address = match self {

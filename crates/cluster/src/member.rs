@@ -463,16 +463,27 @@ impl Cluster {
 
     /// Returns when the node has to end: because `stop` was cancelled, and it was drained if it is to be, or because it is
     /// gone from its cluster.
-    pub async fn until_end(&self, stop: &CancellationToken) {
-        tokio::select! {
-            () = stop.cancelled() => if self.inner.options.drain {
+    ///
+    /// Errors: [`Error::Failed`] if it cannot go on with what it has: its disk is full or broken. It is to end at once, so that
+    /// others take over, and says so to whoever starts it again.
+    pub async fn until_end(&self, stop: &CancellationToken) -> Result<(), Error> {
+        let drained = async {
+            stop.cancelled().await;
+            if self.inner.options.drain {
                 info!("moving everything to other nodes");
                 match self.drain().await {
                     Ok(()) => info!("nothing is left on this node"),
                     Err(error) => warn!(%error, "the node stops without being drained"),
                 }
-            },
-            () = self.gone() => warn!("this node is gone from its cluster"),
+            }
+        };
+        tokio::select! {
+            () = drained => Ok(()),
+            () = self.gone() => {
+                warn!("this node is gone from its cluster");
+                Ok(())
+            }
+            why = self.inner.groups.failed() => Err(Error::Failed(why)),
         }
     }
 

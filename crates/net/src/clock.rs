@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
 /// Wall-clock time.
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since 1970.
@@ -19,6 +22,41 @@ impl Clock for SystemClock {
     fn now_ms(&self) -> u64 {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The operating system's clock, but one that never jumps: where somebody sets that one, this one follows it slowly. Keys
+/// would expire, and answers that retries may ask for be forgotten, if an hour passed in a moment.
+///
+/// As long as the process lives; at its start it believes what it is told. It goes on while the machine sleeps as much as
+/// the monotonic clock does.
+#[derive(Debug)]
+pub struct SteadyClock {
+    shown: Mutex<(Instant, f64)>,
+}
+
+/// How fast it follows: an eighth of the time that passes.
+const CATCH_UP: f64 = 0.125;
+
+impl Default for SteadyClock {
+    fn default() -> Self {
+        Self { shown: Mutex::new((Instant::now(), SystemClock.now_ms() as f64)) }
+    }
+}
+
+/// What a steady clock shows that showed `shown` before `passed`, where the other one shows `target` now; milliseconds.
+fn steady(shown: f64, passed: f64, target: f64) -> f64 {
+    let alone = shown + passed;
+    alone + (target - alone).clamp(-passed * CATCH_UP, passed * CATCH_UP)
+}
+
+impl Clock for SteadyClock {
+    fn now_ms(&self) -> u64 {
+        let mut shown = self.shown.lock();
+        let now = Instant::now();
+        let passed = now.saturating_duration_since(shown.0).as_secs_f64() * 1000.0;
+        *shown = (now, steady(shown.1, passed, SystemClock.now_ms() as f64));
+        shown.1 as u64
     }
 }
 
@@ -41,5 +79,35 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now_ms(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_is_followed_slowly_and_time_never_goes_back() {
+        let mut shown = 1_000_000.0;
+        for _ in 0..10 {
+            shown = steady(shown, 100.0, shown + 100.0);
+        }
+        assert_eq!(shown, 1_001_000.0, "in step");
+        // An hour ahead, then an hour behind.
+        for target in [3_600_000.0, -3_600_000.0] {
+            let before = shown;
+            for _ in 0..100 {
+                let next = steady(shown, 100.0, before + target);
+                assert!(next > shown);
+                shown = next;
+            }
+            assert!((shown - before - 10_000.0).abs() <= 1250.5, "{}", shown - before);
+        }
+        // It arrives.
+        let target = shown + 1500.0;
+        for step in 1..=200 {
+            shown = steady(shown, 100.0, target + f64::from(step) * 100.0);
+        }
+        assert!((shown - target - 20_000.0).abs() < 0.5);
     }
 }

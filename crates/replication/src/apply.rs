@@ -4,10 +4,11 @@
 //! lock, so that a snapshot is of one index; for a machine on disk they are one batch. Next: `dedup`, `snapshot`,
 //! `split`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
@@ -21,6 +22,7 @@ use crate::codec;
 use crate::dedup::Dedup;
 use crate::error::Stop;
 use crate::machine::{Committed, Machine, Recovered, Remember, Reply, SnapshotChunks};
+use crate::network::Voters;
 use crate::planted::{self, Bug};
 use crate::session::RequestId;
 use crate::snapshot::{Chunks, Store};
@@ -51,6 +53,7 @@ pub(crate) struct Applier<M> {
     store: Option<Store>,
     /// The newest one in a file.
     current: Arc<Mutex<Option<(SnapshotMeta, Chunks)>>>,
+    voters: Voters,
     seeds: Seeds<M>,
     /// Told of new seeds.
     seeded: Arc<Notify>,
@@ -112,6 +115,7 @@ impl<M: Machine> Applier<M> {
         }
         Ok(Self {
             group,
+            voters: Arc::new(ArcSwap::from_pointee(state.voters())),
             state: Arc::new(RwLock::new(state)),
             store,
             current: Arc::new(Mutex::new(current)),
@@ -123,6 +127,10 @@ impl<M: Machine> Applier<M> {
 
     pub(crate) fn state(&self) -> Arc<RwLock<State<M>>> {
         Arc::clone(&self.state)
+    }
+
+    pub(crate) fn voters(&self) -> Voters {
+        Arc::clone(&self.voters)
     }
 
     pub(crate) fn seeds(&self) -> Seeds<M> {
@@ -236,6 +244,10 @@ impl<M: Machine> State<M> {
             }
         }
         Ok(replies.into_iter().map(Reply::into_bytes).collect())
+    }
+
+    fn voters(&self) -> BTreeSet<u64> {
+        self.membership.membership().voter_ids().collect()
     }
 
     fn meta(&self) -> SnapshotMeta {
@@ -368,6 +380,7 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
                         },
                         EntryPayload::Membership(membership) => {
                             state.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                            self.voters.store(Arc::new(state.voters()));
                             Vec::new()
                         }
                     };
@@ -406,13 +419,17 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, chunks: Chunks) -> Result<(), io::Error> {
         let (group, meta, store) = (self.group, meta.clone(), self.store.clone());
         let (state, current) = (Arc::clone(&self.state), Arc::clone(&self.current));
+        let voters = Arc::clone(&self.voters);
         blocking(move || {
             // First the snapshot is safe, then the state is replaced: a crash between is made good when it is opened.
             let chunks = match (chunks, &store) {
                 (Chunks::File(stored), Some(store)) => Chunks::File(store.adopt(stored)?),
                 (chunks, _) => chunks,
             };
-            state.write().install(&meta, &chunks)?;
+            let mut state = state.write();
+            state.install(&meta, &chunks)?;
+            voters.store(Arc::new(state.voters()));
+            drop(state);
             match store {
                 Some(store) if M::DURABLE => store.remove(group),
                 Some(_) => {

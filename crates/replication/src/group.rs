@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::errors::{Fatal, LinearizableReadError, RaftError};
 use openraft::{Instant as _, ReadPolicy, ServerState};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -303,6 +303,22 @@ impl<M: Machine> Group<M> {
     /// Makes a snapshot and cuts the log behind it.
     pub async fn compact(&self) -> Result<(), Error> {
         self.inner.raft.trigger().snapshot().await.map_err(|_fatal| self.stopped())
+    }
+
+    /// Returns why, when this replica has stopped by itself.
+    pub(crate) async fn failed(&self) -> String {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state
+                && !matches!(fatal, Fatal::Stopped)
+            {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                // Its last state was told before, or it was shut down.
+                return std::future::pending().await;
+            }
+        }
     }
 
     pub(crate) fn stopped(&self) -> Error {

@@ -141,6 +141,8 @@ struct Shared {
     left: watch::Sender<bool>,
     /// Told when a group has applied a split.
     seeded: Arc<Notify>,
+    /// Why a group has stopped that nobody has stopped.
+    failed: watch::Sender<Option<String>>,
 }
 
 struct Opened {
@@ -178,6 +180,7 @@ impl Groups {
                 open: RwLock::default(),
                 left: watch::Sender::new(false),
                 seeded: Arc::default(),
+                failed: watch::Sender::default(),
             }),
         }
     }
@@ -241,7 +244,13 @@ impl Groups {
         let (state, seeds) = (applier.state(), applier.seeds());
         let timing = self.inner.options.timing;
         let config = openraft_config(&self.inner.options).map_err(|error| refused(error.to_string()))?;
-        let network = Network { lines: self.inner.lines.clone(), group: id, replica, connections: 0 };
+        let network = Network {
+            lines: self.inner.lines.clone(),
+            group: id,
+            replica,
+            voters: applier.voters(),
+            connections: 0,
+        };
         let raft = openraft::Raft::new(replica, Arc::new(config), network, log.clone(), applier)
             .await
             .map_err(|error| refused(error.to_string()))?;
@@ -266,6 +275,7 @@ impl Groups {
             Arc::clone(&self.inner.clock),
         );
         tokio::spawn(compact_when_long(group.clone(), log.clone(), self.inner.options.log_bytes_max));
+        tokio::spawn(tell_of_failure(group.clone(), self.inner.failed.clone()));
         let stop_raft = raft.clone();
         let forgotten = Arc::clone(&group.inner.state);
         let opened = Opened {
@@ -346,6 +356,18 @@ impl Groups {
         Ok(true)
     }
 
+    /// Returns why, when a group here has stopped by itself: its disk failed, or it cannot go on with what it has. This node
+    /// is no help to its cluster any more.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.inner.failed.subscribe();
+        let why = failed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        match why {
+            Some(why) => why,
+            // The sender lives as long as this.
+            None => std::future::pending().await,
+        }
+    }
+
     /// Returns when a group here has applied a split after this was called.
     pub async fn seeded(&self) {
         self.inner.seeded.notified().await;
@@ -417,6 +439,22 @@ fn openraft_config(options: &Options) -> Result<openraft::Config, openraft::Conf
         ..openraft::Config::default()
     }
     .validate()
+}
+
+/// Tells why a group has stopped, unless somebody has stopped it.
+async fn tell_of_failure<M: Machine>(group: Group<M>, failed: watch::Sender<Option<String>>) {
+    let why = tokio::select! {
+        why = group.failed() => why,
+        () = group.closed() => return,
+    };
+    tracing::error!(group = group.id(), why, "a group has stopped");
+    failed.send_if_modified(|known| {
+        let is_first = known.is_none();
+        if is_first {
+            *known = Some(format!("group {}: {why}", group.id()));
+        }
+        is_first
+    });
 }
 
 /// Has a snapshot made whenever the log has grown by `bytes_max`.

@@ -27,6 +27,7 @@ mod codec;
 mod dedup;
 mod log;
 mod network;
+mod pace;
 mod rpc;
 mod snapshot;
 mod types;

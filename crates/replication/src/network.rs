@@ -4,11 +4,12 @@
 //! up to [`HEARTBEAT_COMPANY`] for those of other groups; appends are pipelined; snapshots take a stream and a
 //! connection of their own, at a bounded rate, so that they hold up neither. Next: `rpc` (the receiving end).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
@@ -35,6 +36,7 @@ use trimaran_proto::internal::replication::{
 };
 
 use crate::codec;
+use crate::pace::{FILL_BYTES_PER_SECOND, Pace};
 use crate::snapshot::Chunks;
 use crate::types::{Config, Place, Vote};
 
@@ -63,9 +65,6 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Pause before a broken line is tried again.
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 
-/// Bytes per second of one snapshot.
-const SNAPSHOT_BYTES_PER_SECOND: u64 = 64 << 20;
-
 /// Chunks read ahead of the stream.
 const SNAPSHOT_CHUNKS_AHEAD: usize = 2;
 
@@ -91,12 +90,14 @@ struct Outgoing {
 #[derive(Clone)]
 pub(crate) struct Lines {
     peers: Peers,
+    /// Of everything that fills new copies.
+    fill: Pace,
     lines: Arc<Mutex<HashMap<u64, mpsc::Sender<Outgoing>>>>,
 }
 
 impl Lines {
     pub(crate) fn new(peers: Peers) -> Self {
-        Self { peers, lines: Arc::default() }
+        Self { peers, fill: Pace::new(FILL_BYTES_PER_SECOND), lines: Arc::default() }
     }
 
     fn line(&self, node: u64) -> mpsc::Sender<Outgoing> {
@@ -234,11 +235,16 @@ async fn gather(
     }
 }
 
+/// Replicas of a group that vote.
+pub(crate) type Voters = Arc<ArcSwap<BTreeSet<u64>>>;
+
 /// Makes the connections of one group's replica.
 pub(crate) struct Network {
     pub(crate) lines: Lines,
     pub(crate) group: u64,
     pub(crate) replica: u64,
+    /// Replicas that vote, as far as is applied here.
+    pub(crate) voters: Voters,
     /// That were made, so that no two streams have one number.
     pub(crate) connections: u64,
 }
@@ -252,6 +258,7 @@ impl Network {
             from: self.replica,
             to: target,
             node: place.node,
+            voters: Arc::clone(&self.voters),
             heartbeat,
             streams: self.connections << STREAMS_PER_CONNECTION_BITS,
         }
@@ -277,6 +284,7 @@ pub(crate) struct Connection {
     from: u64,
     to: u64,
     node: u64,
+    voters: Voters,
     heartbeat: bool,
     /// Streams of appends that were begun. A connection that replaces this one begins elsewhere.
     streams: u64,
@@ -353,11 +361,16 @@ impl NetStreamAppend<Config> for Connection {
         self.streams += 1;
         let stream = self.streams;
         let mut input = input;
+        let (voters, fill, to) = (Arc::clone(&self.voters), self.lines.fill.clone(), self.to);
         let send = async move {
             while let Some(request) = input.next().await {
                 let (reply, answer) = oneshot::channel();
                 let mut frame = head.clone();
                 frame.body = Some(Body::Append(Append { stream, ..codec::put_append(&request) }));
+                // Nobody waits for one that does not vote yet.
+                if !voters.load().contains(&to) {
+                    fill.let_go(frame.encoded_len()).await;
+                }
                 if line.send(Outgoing { frame, reply }).await.is_err() || order.send(answer).await.is_err() {
                     return;
                 }
@@ -463,7 +476,7 @@ impl NetSnapshot<Config> for Connection {
         };
         info!(group = self.group, to = self.to, "sending a snapshot");
         let mut client = ReplicationClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let (paced, mut progress) = paced(header, snapshot.snapshot);
+        let (paced, mut progress) = paced(header, snapshot.snapshot, self.lines.fill.clone());
         let sent = client.install_snapshot(paced);
         // However large it is, it may take its time; but not stand still.
         let stalled = async move {
@@ -488,8 +501,8 @@ impl NetSnapshot<Config> for Connection {
 fn paced(
     header: SnapshotHeader,
     chunks: Chunks,
+    fill: Pace,
 ) -> (impl Stream<Item = SnapshotChunk> + Send + 'static, watch::Receiver<u64>) {
-    let begun = Instant::now();
     let (taken, progress) = watch::channel(0_u64);
     let (sender, receiver) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
     // Reading and encoding is work for another thread than the one that serves heartbeats; that thread is not held while
@@ -517,23 +530,18 @@ fn paced(
             }
         }
     });
-    let first = Some((receiver, taken, 0_u64, Some(header)));
+    let first = Some((receiver, taken, fill, Some(header)));
     let stream = futures::stream::unfold(first, move |state| async move {
-        let (mut receiver, taken, sent, header) = state?;
+        let (mut receiver, taken, fill, header) = state?;
         let Some(data) = receiver.recv().await? else {
             let total = *taken.borrow();
             return Some((SnapshotChunk { total_chunks: total, ..SnapshotChunk::default() }, None));
         };
-        let due = begun + Duration::from_secs_f64(sent as f64 / SNAPSHOT_BYTES_PER_SECOND as f64);
-        let wait = due.saturating_duration_since(Instant::now());
-        if !wait.is_zero() {
-            sleep(wait).await;
-        }
+        fill.let_go(data.len()).await;
         taken.send_modify(|count| *count += 1);
-        let sent = sent + data.len() as u64;
         let checksum = trimaran_storage::format::crc(&data);
         let message = SnapshotChunk { header, checksum, data, total_chunks: 0 };
-        Some((message, Some((receiver, taken, sent, None))))
+        Some((message, Some((receiver, taken, fill, None))))
     });
     (stream, progress)
 }

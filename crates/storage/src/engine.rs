@@ -10,11 +10,11 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::Error;
 use crate::disk::{self, Disk as _, RealDisk};
 use crate::fjall::FjallEngine;
 use crate::memory::MemoryEngine;
 use crate::sled::SledEngine;
+use crate::{Error, with_causes};
 
 /// Largest key, bytes: the smallest limit of all engines (fjall's 65,535). The smallest key has one byte.
 pub const KEY_BYTES_MAX: usize = 65_535;
@@ -215,7 +215,7 @@ impl Poison {
     pub(crate) fn keep<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
         if let Err(error) = &outcome {
             // The first failure is the one that explains the others.
-            let _first = self.0.set(format!("{error}: {:?}", std::error::Error::source(error)));
+            let _first = self.0.set(with_causes(error));
         }
         outcome
     }

@@ -78,6 +78,18 @@ pub enum Error {
     },
 }
 
+/// An error with all of its causes, for what is remembered of it.
+pub(crate) fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 impl Error {
     pub(crate) fn io(action: &'static str, path: impl std::fmt::Display, source: std::io::Error) -> Self {
         Self::Io { action, path: path.to_string(), source }

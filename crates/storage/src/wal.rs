@@ -18,9 +18,9 @@ use std::thread::JoinHandle;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tracing::{error, info};
 
-use crate::Error;
 use crate::disk::{Disk, DiskFile};
 use crate::format::{self, HEADER_BYTES};
+use crate::{Error, with_causes};
 
 /// Version of the format; in the head of every segment.
 const VERSION: u16 = 1;
@@ -344,7 +344,7 @@ impl Writer {
         let outcome = self.flush();
         if let Err(failure) = &outcome {
             error!(error = %failure, "the log takes no more writes");
-            self.poisoned = Some(failure.to_string());
+            self.poisoned = Some(with_causes(failure));
         }
         for done in waiting.drain(..) {
             done(match &self.poisoned {
@@ -356,7 +356,7 @@ impl Writer {
             && let Err(failure) = self.turn_over()
         {
             error!(error = %failure, "the log takes no more writes");
-            self.poisoned = Some(failure.to_string());
+            self.poisoned = Some(with_causes(&failure));
         }
     }
 

@@ -277,6 +277,12 @@ async fn requests_wait_in_a_bounded_queue(kind: Kind) {
         })
         .await;
     assert_eq!(probe.get("/probe/").await.status, 200);
+    // A place is given back a moment after the response has come.
+    let is_idle = async || {
+        let now = probe.functions.describe("probe").await.unwrap();
+        now.running == 0 && now.queued == 0
+    };
+    until("the place is free again", is_idle).await;
     let asked: Vec<_> = (0..6)
         .map(|_| {
             let http = probe.http().to_owned();
@@ -308,11 +314,7 @@ async fn requests_wait_in_a_bounded_queue(kind: Kind) {
             .any(|record| matches!(&record.what, Some(What::Report(report)) if report.error == "CALLER_GONE"))
     })
     .await;
-    until("the queue is empty", async || {
-        let now = probe.functions.describe("probe").await.unwrap();
-        now.running == 0 && now.queued == 0
-    })
-    .await;
+    until("the queue is empty", is_idle).await;
     assert_eq!(probe.get("/probe/").await.status, 200);
 }
 
