@@ -51,6 +51,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     resp_advertise: Option<String>,
+    /// Send Redis clients to the node that leads their key (MOVED), as Redis Cluster does, instead of passing their
+    /// commands on
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    resp_redirect: bool,
     /// gRPC addresses of other nodes; a DNS name may stand for several
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -41,6 +41,8 @@ pub struct Options {
     pub advertise: String,
     /// How others reach `resp_listen`: HOST:PORT. Empty = as it is.
     pub resp_advertise: String,
+    /// Redis clients whose key is led elsewhere are sent there (MOVED) instead of being served here.
+    pub resp_redirect: bool,
     /// Addresses of other nodes, HOST:PORT; a DNS name may stand for several.
     pub join: Vec<String>,
     /// Number of nodes that a new cluster is born with; absent = there is one already.
@@ -79,6 +81,7 @@ impl Default for Options {
             admin_listen: ([127, 0, 0, 1], 9090).into(),
             advertise: String::new(),
             resp_advertise: String::new(),
+            resp_redirect: false,
             join: Vec::new(),
             bootstrap: None,
             partitions: 4,

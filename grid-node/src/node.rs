@@ -208,7 +208,12 @@ impl Node {
             () = stop.cancelled() => return Err(Error::Options("stopped before the node was a member of a cluster")),
         }
         tokio::spawn(expiry::run(router.clone()));
-        let resp_server = tokio::spawn(front::resp::serve(resp_listener, router.clone(), ending.clone()));
+        let resp_server = tokio::spawn(front::resp::serve(
+            resp_listener,
+            router.clone(),
+            options.resp_redirect,
+            ending.clone(),
+        ));
         let http_server = tokio::spawn(front::http::serve(http_listener, router.clone(), ending.clone()));
         health.set(true).await;
         readiness.set(true);

@@ -17,6 +17,7 @@ use trimaran_net::pipeline::Pipeline;
 use trimaran_placement::table::{Partition, Table};
 use trimaran_placement::token::{self, Token};
 use trimaran_proto::api::grid::{Call, Forward, ForwardRead, answer, call};
+use trimaran_proto::api::placement::{Node, NodeState};
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::query::Body as QueryBody;
 use trimaran_proto::state::grid::reply::Outcome;
@@ -82,6 +83,51 @@ impl Router {
     /// The table as this node knows it.
     pub fn table(&self) -> Arc<Table> {
         self.inner.routes.table()
+    }
+
+    /// This node.
+    pub fn node(&self) -> u64 {
+        self.inner.routes.cluster().node()
+    }
+
+    /// The node that leads the partition that a token lies in, as far as is known here.
+    pub fn leader_of(&self, token: Token) -> Option<u64> {
+        let table = self.table();
+        table.find(token).and_then(|found| self.inner.routes.leader_of(found))
+    }
+
+    /// Who has what: partitions in token order.
+    pub fn shards(&self) -> Vec<Shard> {
+        let shard = |found: &Partition| {
+            let leader = self.inner.routes.leader_of(found);
+            let mut nodes: Vec<u64> = found.wanted_nodes().collect();
+            nodes.sort_by_key(|&node| (Some(node) != leader, node));
+            Shard { first: found.first, last: found.last, nodes }
+        };
+        self.table().partitions().map(shard).collect()
+    }
+
+    /// How Redis clients reach a node.
+    pub fn resp_address(&self, node: u64) -> Option<String> {
+        let meta = self.inner.routes.cluster().meta();
+        let address = meta.borrow().nodes.get(&node).map(|node| node.resp_address.clone());
+        address.filter(|address| !address.is_empty())
+    }
+
+    /// How Redis clients reach the nodes that are there.
+    pub fn resp_addresses(&self) -> Vec<(u64, String)> {
+        let meta = self.inner.routes.cluster().meta();
+        let meta = meta.borrow();
+        let is_there = |node: &&Node| node.state() != NodeState::Gone && !node.resp_address.is_empty();
+        meta.nodes.values().filter(is_there).map(|node| (node.id, node.resp_address.clone())).collect()
+    }
+
+    /// Keys of a slot, as this node's copy has them; 0 without a copy.
+    pub fn count_in_slot(&self, slot: u16) -> usize {
+        let token = token::slot_start(slot);
+        let partition = self.inner.routes.partition_id_at(token);
+        let group = partition.and_then(|partition| self.inner.routes.replica(partition));
+        group.map_or(0, |group| group.read_now(|machine| machine.keys().count_in(token)))
     }
 
     /// This node's replica of a partition, for watches.
@@ -171,8 +217,10 @@ impl Router {
     ) -> Result<Vec<Option<Result<Reply, Error>>>, Error> {
         let table = self.table();
         // All at once is what was asked for, and two partitions cannot promise it.
-        let is_whole =
-            |write: &Numbered| table.find(write.write.tokens.1).is_none_or(|found| found.id == partition);
+        let is_whole = |write: &Numbered| {
+            let (first, last) = write.write.tokens;
+            table.find(first).map(|found| found.id) == table.find(last).map(|found| found.id)
+        };
         let apart: Vec<bool> = writes.iter().map(|write| !is_whole(write)).collect();
         let whole: Vec<Numbered> = writes.into_iter().filter(is_whole).collect();
         let mut replies = Vec::new();
@@ -291,6 +339,17 @@ impl Router {
         links.insert(node, (address, link.clone()));
         Some(link)
     }
+}
+
+/// A partition and the nodes that have it, who leads it first.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    /// First and last token, both inclusive.
+    pub first: Token,
+    /// Last token.
+    pub last: Token,
+    /// Nodes.
+    pub nodes: Vec<u64>,
 }
 
 /// A command, and the tokens of its first and last key.

@@ -2,9 +2,11 @@
 //! they hold much. Nothing acknowledged is lost or repeated, no read is older than an acknowledged write, a scan sees every
 //! key once, a watch every change once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 use trimaran_client::database::{Item, ReadOptions, Value};
 use trimaran_client::grid::Grid;
 use trimaran_proto::api::cluster::{EventsRequest, SplitRequest};
@@ -164,6 +166,82 @@ async fn a_watch_misses_nothing_while_partitions_are_split() {
     }
     let partitions = watched.finish().await;
     assert_eq!((partitions[0], partitions[1]), (8, 8));
+}
+
+/// A client of Redis Cluster: it goes where MOVED sends it.
+struct Following {
+    /// By slot, where it was sent last.
+    known: BTreeMap<u16, String>,
+    /// Where it asks first.
+    any: String,
+    moved: usize,
+}
+
+impl Following {
+    async fn ask(&mut self, key: &str, command: &str) -> String {
+        let slot = trimaran_placement::token::slot(key.as_bytes());
+        let mut address = self.known.get(&slot).cloned().unwrap_or_else(|| self.any.clone());
+        for _ in 0..5 {
+            let answer = line(&address, command).await;
+            let Some(moved) = answer.strip_prefix("-MOVED ") else { return answer };
+            let (told, to) = moved.split_once(' ').unwrap();
+            assert_eq!(told, slot.to_string());
+            self.moved += 1;
+            self.known.insert(slot, to.to_owned());
+            address = to.to_owned();
+        }
+        panic!("sent to and fro: {command}");
+    }
+}
+
+/// One inline command; the first line of the answer.
+async fn line(address: &str, command: &str) -> String {
+    let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
+    stream.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
+    let mut line = String::new();
+    stream.read_line(&mut line).await.unwrap();
+    line.trim_end().to_owned()
+}
+
+/// Slots change hands at once: a client is told MOVED where they were, and served where they are; never ASK.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_redis_cluster_are_sent_to_where_a_slot_has_moved() {
+    let mut cluster = Cluster::grid_with(3, 1, &["--resp-redirect"]).await;
+    let mut client = Following { known: BTreeMap::new(), any: cluster.nodes[0].front.clone(), moved: 0 };
+    let keys: Vec<String> = (0..100).map(|number| format!("key-{number}")).collect();
+    for key in &keys {
+        assert_eq!(client.ask(key, &format!("INCR {key}")).await, ":1");
+    }
+    // There is one partition: the first node leads all of it, or nothing.
+    assert!([0, keys.len()].contains(&client.moved), "{}", client.moved);
+    assert_eq!(line(&cluster.nodes[0].front, "MGET a b").await.split(' ').next(), Some("-CROSSSLOT"));
+    assert_eq!(line(&cluster.nodes[0].front, "CLUSTER KEYSLOT {user1000}.following").await, ":3443");
+    for count in [2, 4] {
+        for partition in table(&cluster).await.partitions {
+            split(&cluster, partition.id).await;
+        }
+        cluster.until_settled(3, |table| table.partitions.len() == count).await;
+    }
+    cluster.add().await;
+    // Leaders are spread over four nodes by now, or will be: a client is sent on until it is there.
+    let leads = |table: &Table| {
+        let led = table.partitions.iter().map(|found| found.leader_hint).collect::<BTreeSet<_>>();
+        let nodes = table.partitions.iter().flat_map(|found| &found.replicas);
+        nodes
+            .filter(|replica| led.contains(&replica.id))
+            .map(|replica| replica.node_id)
+            .collect::<BTreeSet<_>>()
+    };
+    cluster.until_settled(3, |table| leads(table).len() == 4).await;
+    let before = client.moved;
+    for (round, key) in (2..5).flat_map(|round| keys.iter().map(move |key| (round, key))) {
+        assert_eq!(client.ask(key, &format!("INCR {key}")).await, format!(":{round}"));
+    }
+    let moved = client.moved - before;
+    assert!(
+        moved > 0 && moved < 2 * keys.len(),
+        "{moved}: each slot is looked for once or twice, not every time"
+    );
 }
 
 /// Nobody asks for it: what holds more than it may is split until it does not, and the cluster says why.

@@ -14,6 +14,7 @@ mod etcd;
 mod function;
 mod grid;
 mod grow;
+mod scale;
 mod server;
 mod shard;
 
@@ -34,6 +35,9 @@ struct Args {
     /// Mebibytes of a copy of everything in the grid that grows
     #[arg(long, default_value_t = 128)]
     mib: u64,
+    /// Where the plot of the grid that follows its load goes
+    #[arg(long, default_value = "docs/scaling.svg")]
+    plot: std::path::PathBuf,
     /// Be the bare server on this port
     #[arg(long, hide = true)]
     serve_hello: Option<u16>,
@@ -51,6 +55,8 @@ enum What {
     Function,
     /// A grid that grows, against the same one while nothing moves
     Grow,
+    /// A grid in containers that follows its load, as a plot; only if asked for
+    Scale,
 }
 
 #[tokio::main]
@@ -74,6 +80,9 @@ async fn main() -> ExitCode {
     }
     if wanted(What::Grow) {
         grow::run(args.mib, args.seconds).await;
+    }
+    if args.what.contains(&What::Scale) {
+        scale::run(&args.plot).await;
     }
     ExitCode::SUCCESS
 }

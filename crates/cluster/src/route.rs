@@ -162,6 +162,14 @@ impl<M: Machine> Routes<M> {
         self.inner.table.load().find(token).map(|partition| partition.id)
     }
 
+    /// The node that leads a partition, as far as is known here.
+    pub fn leader_of(&self, partition: &Partition) -> Option<u64> {
+        // Our own replica knows best; without one, what the table says.
+        let here = self.inner.replicas.get(partition.id).and_then(|group| group.leader());
+        here.map(|leader| leader.node)
+            .or_else(|| partition.leader_hint.and_then(|leader| partition.node_of(leader)))
+    }
+
     /// This node's replica of a partition.
     pub fn replica(&self, partition: u64) -> Option<Group<M>> {
         self.inner.replicas.get(partition)
@@ -325,12 +333,7 @@ impl<M: Machine> Routes<M> {
         if let Some(group) = here.as_ref().filter(|group| group.is_leader()) {
             return Target::Here(group.clone());
         }
-        // Our own replica knows best; without one, what the table says.
-        let node = here.and_then(|group| group.leader()).map(|leader| leader.node).or_else(|| {
-            let table = self.inner.table.load();
-            let found = table.get(partition)?;
-            found.leader_hint.and_then(|leader| found.node_of(leader))
-        });
+        let node = self.inner.table.load().get(partition).and_then(|found| self.leader_of(found));
         match node.filter(|&node| node != self.inner.cluster.node()) {
             Some(node) => Target::There(node),
             None => Target::Nobody,

@@ -142,6 +142,12 @@ impl Keys {
         slot.entries.get(key).filter(|entry| !entry.is_due(now_ms))
     }
 
+    /// Keys of the slot that begins with a token.
+    pub fn count_in(&self, slot: Token) -> usize {
+        let position = token::slot_of(slot).checked_sub(token::slot_of(self.first)).map(usize::from);
+        position.and_then(|position| self.slots.get(position)).map_or(0, |slot| slot.entries.len())
+    }
+
     /// True if the key belongs here.
     pub fn has_place_for(&self, key: &[u8]) -> bool {
         self.position(key).is_some()

@@ -107,7 +107,7 @@ async fn respond(router: &Router, request: Request<Incoming>, id: u64) -> Respon
 }
 
 async fn answer(router: &Router, asked: Asked, id: u64, strings: Strings) -> (StatusCode, serde_json::Value) {
-    let mut session = Session::new(FRONT, id);
+    let mut session = Session::new(FRONT, id, false);
     let count = asked.commands.len();
     let mut said = BytesMut::new();
     // QUIT ends a pipeline; what comes behind it was not carried out.

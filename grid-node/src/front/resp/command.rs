@@ -15,10 +15,10 @@ use trimaran_proto::state::grid::{
     Command, Delete, Expire, Expiry, Increment, MultiSet, Pair, Query, QueryReply, Reply, Set, expire, set,
 };
 
-use super::connection;
 use super::pattern::matches;
 use super::reply::{self, Protocol};
 use super::table::{Spec, TABLE};
+use super::{cluster, connection};
 use crate::error::Error;
 use crate::front::grpc::scan_page;
 use crate::front::{check_key, check_value};
@@ -34,13 +34,15 @@ pub struct Session {
     pub id: u64,
     /// The protocol it speaks.
     pub protocol: Protocol,
+    /// Commands on keys that are led elsewhere are answered with MOVED.
+    pub redirect: bool,
     pub(super) name: Bytes,
 }
 
 impl Session {
     /// A new connection.
-    pub fn new(front: &'static str, id: u64) -> Self {
-        Self { front, id, protocol: Protocol::Resp2, name: Bytes::new() }
+    pub fn new(front: &'static str, id: u64, redirect: bool) -> Self {
+        Self { front, id, protocol: Protocol::Resp2, redirect, name: Bytes::new() }
     }
 }
 
@@ -320,6 +322,9 @@ fn plan_known(
     spec: &'static Spec,
     arguments: &[Bytes],
 ) -> Result<Planned, Refusal> {
+    if session.redirect {
+        cluster::redirect(router, spec, arguments)?;
+    }
     let protocol = session.protocol;
     let with =
         |parts: Vec<Part>, render: Render| Planned { parts, scan: None, closes: false, render, protocol };

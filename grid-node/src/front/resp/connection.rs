@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 
+use super::cluster;
 use super::command::{NOT_OFFERED, Planned, Refusal, SYNTAX, Session, integer, lower, refuse, said};
 use super::reply::{self, Protocol};
 use super::table::{Spec, TABLE};
@@ -23,7 +24,7 @@ pub(super) fn plan(
         "echo" => said(session, |out| reply::bulk(out, &arguments[1])),
         "quit" => said(session, |out| reply::simple(out, "OK")).and_close(),
         "reset" => {
-            *session = Session::new(session.front, session.id);
+            *session = Session::new(session.front, session.id, session.redirect);
             said(session, |out| reply::simple(out, "RESET"))
         }
         "select" => match integer(&arguments[1])? {
@@ -44,8 +45,11 @@ pub(super) fn plan(
                 .sum();
             said(session, |out| reply::integer(out, keys as i64))
         }
-        "info" => said(session, |out| reply::bulk(out, info(router).as_bytes())),
+        "info" => said(session, |out| reply::bulk(out, info(router, session.redirect).as_bytes())),
         "command" => return plan_command(session, arguments),
+        "cluster" => return cluster::plan(session, router, arguments),
+        // Every read is as good as one at the leader; there is no other.
+        "readonly" | "readwrite" | "asking" => said(session, |out| reply::simple(out, "OK")),
         _ => return refuse(NOT_OFFERED),
     })
 }
@@ -66,7 +70,7 @@ fn plan_hello(session: &mut Session, arguments: &[bytes::Bytes]) -> Result<Plann
             _ => return refuse(SYNTAX),
         }
     }
-    let protocol = session.protocol;
+    let (protocol, redirect) = (session.protocol, session.redirect);
     let id = i64::try_from(session.id).unwrap_or(i64::MAX);
     Ok(said(session, |out| {
         reply::map(out, protocol, 7);
@@ -77,7 +81,7 @@ fn plan_hello(session: &mut Session, arguments: &[bytes::Bytes]) -> Result<Plann
         // Clients look here for what they can use: they are to think of a single Redis 7.
         text("server", "redis");
         text("version", REDIS_VERSION);
-        text("mode", "standalone");
+        text("mode", if redirect { "cluster" } else { "standalone" });
         text("role", "master");
         for (key, value) in [("proto", if protocol == Protocol::Resp3 { 3 } else { 2 }), ("id", id)] {
             reply::bulk(out, key.as_bytes());
@@ -175,7 +179,7 @@ fn describe(out: &mut BytesMut, spec: &Spec) {
     }
 }
 
-fn info(router: &Router) -> String {
+fn info(router: &Router, redirect: bool) -> String {
     let groups = router.replicas();
     let (mut keys, mut bytes, mut led) = (0, 0, 0);
     for (_, group) in &groups {
@@ -186,11 +190,14 @@ fn info(router: &Router) -> String {
         led += usize::from(group.is_leader());
     }
     format!(
-        "# Server\r\nredis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\ntrimaran_version:{}\r\n\
+        "# Server\r\nredis_version:{REDIS_VERSION}\r\nredis_mode:{}\r\ntrimaran_version:{}\r\n\
          # Memory\r\nused_memory:{bytes}\r\n\
          # Replication\r\nrole:master\r\ntrimaran_partitions:{}\r\ntrimaran_partitions_led:{led}\r\n\
+         # Cluster\r\ncluster_enabled:{}\r\n\
          # Keyspace\r\ndb0:keys={keys},expires=0,avg_ttl=0\r\n",
+        if redirect { "cluster" } else { "standalone" },
         env!("CARGO_PKG_VERSION"),
         groups.len(),
+        u8::from(redirect),
     )
 }

@@ -27,6 +27,7 @@ pub mod table;
 
 pub mod command;
 
+mod cluster;
 mod connection;
 mod pattern;
 
@@ -38,8 +39,9 @@ use parse::Parsed;
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
 
-/// Accepts connections until `stop`; those that are open end when their client has its answers.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+/// Accepts connections until `stop`; those that are open end when their client has its answers. With `redirect`, what is led
+/// elsewhere is answered with MOVED.
+pub async fn serve(listener: TcpListener, router: Router, redirect: bool, stop: CancellationToken) {
     let doorway = Doorway::new(listener, CONNECTIONS_MAX, stop.clone());
     let ids = AtomicU64::new(1);
     while let Some(arrival) = doorway.next().await {
@@ -60,7 +62,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         let connection = Connection {
             stream,
             router: router.clone(),
-            session: Session::new("resp", ids.fetch_add(1, Ordering::Relaxed)),
+            session: Session::new("resp", ids.fetch_add(1, Ordering::Relaxed), redirect),
             stop: stop.clone(),
         };
         tokio::spawn(async move {

@@ -27,12 +27,20 @@ const fn spec(
 
 /// All commands offered, by name.
 pub static TABLE: &[Spec] = &[
+    spec("asking", 1, &["fast"], (0, 0, 0), "Does nothing: there is no half-moved slot."),
     spec(
         "client",
         -2,
         &["noscript", "loading", "stale"],
         (0, 0, 0),
         "Connection: SETNAME, GETNAME, SETINFO, ID.",
+    ),
+    spec(
+        "cluster",
+        -2,
+        &["loading", "stale"],
+        (0, 0, 0),
+        "Which slots are where: SLOTS, SHARDS, NODES, INFO, KEYSLOT, MYID, COUNTKEYSINSLOT.",
     ),
     spec("command", -1, &["loading", "stale"], (0, 0, 0), "What commands there are."),
     spec(
@@ -81,6 +89,14 @@ pub static TABLE: &[Spec] = &[
     spec("psetex", 4, &["write", "denyoom"], (1, 1, 1), "Sets a value with a time to live in milliseconds."),
     spec("pttl", 2, &["readonly", "fast"], (1, 1, 1), "Milliseconds that a key has left."),
     spec("quit", -1, &["loading", "stale", "fast", "no_auth"], (0, 0, 0), "Ends the connection."),
+    spec(
+        "readonly",
+        1,
+        &["loading", "stale", "fast"],
+        (0, 0, 0),
+        "Does nothing: every read is at the leader.",
+    ),
+    spec("readwrite", 1, &["loading", "stale", "fast"], (0, 0, 0), "Does nothing, likewise."),
     spec(
         "reset",
         1,
