@@ -100,6 +100,10 @@ pub(crate) struct Args {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     zone: Option<String>,
+    /// Share of the copies that this node should have, against others, 1 to 100 [default: 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
     /// What to log, as in RUST_LOG [default: info]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -216,7 +216,9 @@ impl Database {
     pub async fn connect<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, Error> {
         let routes = Routes::new(addresses.into_iter().map(Into::into).collect());
         routes.refresh().await?;
-        Ok(Self { routes: Arc::new(routes) })
+        let routes = Arc::new(routes);
+        routes.follow();
+        Ok(Self { routes })
     }
 
     /// Makes a table; it takes requests at once.

@@ -1,6 +1,7 @@
 //! What can go wrong, by what the caller can do.
 
 use tonic::{Code, Status};
+use trimaran_net::status::detail;
 
 /// Why a request was not answered.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -45,7 +46,10 @@ impl Error {
     }
 
     pub(crate) fn from_status(status: &Status) -> Self {
-        Self::from_code(status.code(), status.message().to_owned())
+        // HTTP/2 has this code for a connection that broke; what a node says of itself has a name.
+        let is_of_a_node = status.code() != Code::Internal || !detail(status).code.is_empty();
+        let code = if is_of_a_node { status.code() } else { Code::Unavailable };
+        Self::from_code(code, status.message().to_owned())
     }
 
     /// True if another attempt may succeed.

@@ -1,7 +1,7 @@
 //! Which node to ask: the cached partition table, and a stream of calls to each node.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -9,13 +9,16 @@ use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
+use tokio::sync::watch;
 use tokio::time::Instant;
+use tonic::Status;
 use tonic::transport::Channel;
 use tracing::debug;
 use trimaran_net::dial::{Dial, TcpDial, channel};
 use trimaran_net::pipeline::Pipeline;
-use trimaran_placement::table::Table;
+use trimaran_placement::table::{self, Table};
 use trimaran_placement::token::Token;
+use trimaran_proto::api::placement as wire;
 use trimaran_proto::api::placement::placement_client::PlacementClient;
 use trimaran_proto::api::placement::{GetTableRequest, NodeState};
 
@@ -35,6 +38,9 @@ pub(crate) fn attempt_timeout(attempt: u32) -> Duration {
     ATTEMPT_TIMEOUT * (1 << attempt.min(2))
 }
 
+/// Pause before the table is followed at another node.
+const FOLLOW_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// What the client knows of the cluster.
 struct View {
     table: Table,
@@ -52,6 +58,8 @@ pub(crate) struct Routes {
     /// Addresses that did not answer, and when.
     silent: Mutex<HashMap<String, Instant>>,
     pub(crate) random: Mutex<StdRng>,
+    /// Gone with this: whoever follows the table ends.
+    alive: watch::Sender<()>,
 }
 
 impl Routes {
@@ -64,6 +72,7 @@ impl Routes {
             channels: Mutex::default(),
             silent: Mutex::default(),
             random: Mutex::new(StdRng::from_os_rng()),
+            alive: watch::Sender::default(),
         }
     }
 
@@ -82,20 +91,9 @@ impl Routes {
             let mut client = PlacementClient::new(self.channel(&address)?);
             match tokio::time::timeout(TABLE_TIMEOUT, client.get_table(GetTableRequest {})).await {
                 Ok(Ok(reply)) => {
-                    let reply = reply.into_inner();
-                    let table = trimaran_net::placement::get_table(&reply)
-                        .map_err(|bad| Error::Broken(format!("the partition table of {address}: {bad}")))?;
-                    let known = self.view.load().as_ref().map_or(0, |view| view.table.version());
-                    if table.version() >= known {
-                        let there = || reply.nodes.iter().filter(|node| node.state() != NodeState::Gone);
-                        let addresses = there().map(|node| (node.id, node.address.clone())).collect();
-                        let suspect = there()
-                            .filter(|node| node.state() == NodeState::Suspect)
-                            .map(|node| node.address.clone())
-                            .collect();
-                        self.view.store(Some(Arc::new(View { table, addresses, suspect })));
-                    }
-                    return Ok(());
+                    let told = self.see(&reply.into_inner());
+                    return told
+                        .map_err(|bad| Error::Broken(format!("the partition table of {address}: {bad}")));
                 }
                 Ok(Err(status)) => last = Error::from_status(&status),
                 Err(_elapsed) => {
@@ -106,6 +104,51 @@ impl Routes {
             debug!(address, "no table from this node");
         }
         Err(last)
+    }
+
+    /// Takes over a table, if it is not older than what is known.
+    fn see(&self, told: &wire::Table) -> Result<(), table::Error> {
+        let table = trimaran_net::placement::get_table(told)?;
+        let known = self.view.load().as_ref().map_or(0, |view| view.table.version());
+        if table.version() >= known {
+            let there = || told.nodes.iter().filter(|node| node.state() != NodeState::Gone);
+            let addresses = there().map(|node| (node.id, node.address.clone())).collect();
+            let suspect = there()
+                .filter(|node| node.state() == NodeState::Suspect)
+                .map(|node| node.address.clone())
+                .collect();
+            self.view.store(Some(Arc::new(View { table, addresses, suspect })));
+        }
+        Ok(())
+    }
+
+    /// Follows the table at one node after the other, as long as somebody has this: so that requests go to where a
+    /// partition is by now, and need not be passed on.
+    pub(crate) fn follow(self: &Arc<Self>) {
+        let routes = Arc::downgrade(self);
+        let mut alive = self.alive.subscribe();
+        let follow = async move {
+            while let Some(client) = routes.upgrade().and_then(|routes| routes.follower()) {
+                if let Err(status) = follow_at(client, &routes).await {
+                    debug!(%status, "the table is followed elsewhere");
+                    if status.code() == tonic::Code::Unimplemented {
+                        return;
+                    }
+                }
+                tokio::time::sleep(FOLLOW_AGAIN_AFTER).await;
+            }
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = follow => {}
+                // Nothing is ever sent.
+                _gone = alive.changed() => {}
+            }
+        });
+    }
+
+    fn follower(&self) -> Option<PlacementClient<Channel>> {
+        Some(PlacementClient::new(self.channel(&self.any_address()?).ok()?))
     }
 
     /// Where to send a request for a token at the given attempt: to the leader first, then to anybody, for every node
@@ -162,4 +205,31 @@ impl Routes {
         channels.insert(address.to_owned(), made.clone());
         Ok(made)
     }
+}
+
+/// Follows the table at one node until that ends, or nobody needs it any more.
+async fn follow_at(mut client: PlacementClient<Channel>, routes: &Weak<Routes>) -> Result<(), Status> {
+    let mut changes = client.watch_table(wire::WatchTableRequest {}).await?.into_inner();
+    let mut partitions: BTreeMap<u64, wire::Partition> = BTreeMap::new();
+    let mut nodes: BTreeMap<u64, wire::Node> = BTreeMap::new();
+    while let Some(change) = changes.message().await? {
+        let Some(routes) = routes.upgrade() else { return Ok(()) };
+        if change.whole {
+            partitions.clear();
+            nodes.clear();
+        }
+        for removed in &change.removed_partitions {
+            partitions.remove(removed);
+        }
+        partitions.extend(change.partitions.into_iter().map(|partition| (partition.id, partition)));
+        nodes.extend(change.nodes.into_iter().map(|node| (node.id, node)));
+        let table = wire::Table {
+            version: change.version,
+            partitions: partitions.values().cloned().collect(),
+            nodes: nodes.values().cloned().collect(),
+            ..wire::Table::default()
+        };
+        routes.see(&table).map_err(|bad| Status::data_loss(bad.to_string()))?;
+    }
+    Ok(())
 }

@@ -149,6 +149,7 @@ impl Node {
                 address: home::advertised(&options.advertise, grpc),
                 resp_address: home::advertised(&options.resp_advertise, resp),
                 zone: options.zone.clone(),
+                weight: options.weight,
                 seeds: options.join.clone(),
                 bootstrap: options.bootstrap,
                 partitions: options.partitions,

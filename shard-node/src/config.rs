@@ -57,6 +57,8 @@ pub struct Options {
     pub drain: bool,
     /// Nodes of one zone fail together.
     pub zone: String,
+    /// Share of the copies that this node should have, against others.
+    pub weight: u32,
     /// As in RUST_LOG.
     pub log: String,
     /// Text or JSON.
@@ -82,6 +84,7 @@ impl Default for Options {
             autoscale: autoscale::options::Options::default(),
             drain: false,
             zone: String::new(),
+            weight: 1,
             log: "info".to_owned(),
             log_format: LogFormat::Text,
         }

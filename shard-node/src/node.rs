@@ -137,6 +137,7 @@ impl Node {
                 address: home::advertised(&options.advertise, grpc),
                 resp_address: String::new(),
                 zone: options.zone.clone(),
+                weight: options.weight,
                 seeds: options.join.clone(),
                 bootstrap: options.bootstrap,
                 partitions: options.partitions,

@@ -13,6 +13,7 @@ use trimaran_cluster::member::{Cluster, Defined};
 use trimaran_cluster::replicas::Replicas;
 use trimaran_cluster::route::{self, Piece, Routes, Target, Unanswered};
 use trimaran_net::clock::Clock;
+use trimaran_net::status::detail;
 use trimaran_placement::table::Partition;
 use trimaran_placement::token::Token;
 use trimaran_proto::internal::shard as wire;
@@ -477,7 +478,10 @@ async fn answered<T>(
             tonic::Code::InvalidArgument => {
                 Err(crate::error::Invalid::new(status.message().to_owned()).into())
             }
-            tonic::Code::Internal => Err(Error::Storage(status.message().to_owned())),
+            // Without a word of ours it is the connection that broke: HTTP/2 has the same code for that.
+            tonic::Code::Internal if !detail(&status).code.is_empty() => {
+                Err(Error::Storage(status.message().to_owned()))
+            }
             _ => Err(unknown("the partition's leader did not take it")),
         },
         Err(_elapsed) => Err(unknown("the partition's leader did not answer")),

@@ -3,16 +3,19 @@
 //! key once, a watch every change once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use trimaran_client::database::{Item, ReadOptions, Value};
 use trimaran_client::grid::Grid;
+use trimaran_net::dial::{Dial, TcpDial, channel};
 use trimaran_proto::api::cluster::{EventsRequest, SplitRequest};
-use trimaran_proto::api::placement::Table;
+use trimaran_proto::api::placement::placement_client::PlacementClient;
+use trimaran_proto::api::placement::{Partition, Table, WatchTableRequest};
 use trimaran_tests::harness::process::Cluster;
-use trimaran_tests::harness::until;
+use trimaran_tests::harness::{PATIENCE, until};
 use trimaran_tests::workload::registers::{InTable, Load, Registers};
 use trimaran_tests::workload::watches::Watched;
 
@@ -242,6 +245,32 @@ async fn clients_of_redis_cluster_are_sent_to_where_a_slot_has_moved() {
         moved > 0 && moved < 2 * keys.len(),
         "{moved}: each slot is looked for once or twice, not every time"
     );
+}
+
+/// Who follows the table is told what changes, and no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_follows_the_table_is_told_of_a_split() {
+    let cluster = Cluster::grid(3, "memory", 3).await;
+    let node = &cluster.nodes[1];
+    let dial: Arc<dyn Dial> = Arc::new(TcpDial);
+    let mut client = PlacementClient::new(channel(&dial, &node.grpc).unwrap());
+    let mut changes = client.watch_table(WatchTableRequest {}).await.unwrap().into_inner();
+    let first = changes.message().await.unwrap().unwrap();
+    assert!(first.whole && first.partitions.len() == 3 && first.nodes.len() == 3, "{first:?}");
+    let mut known: BTreeMap<u64, Partition> =
+        first.partitions.into_iter().map(|partition| (partition.id, partition)).collect();
+    let new = split(&cluster, 2).await;
+    while !known.contains_key(&new) {
+        let change = changes.message().await.unwrap().unwrap();
+        assert!(!change.whole && change.partitions.len() < 3, "{change:?}");
+        known.extend(change.partitions.into_iter().map(|partition| (partition.id, partition)));
+    }
+    assert_eq!(known[&2].last_token + 1, known[&new].first_token);
+    // A node that stops does not wait for those who follow it.
+    let mut cluster = cluster;
+    let began = tokio::time::Instant::now();
+    assert!(cluster.nodes[1].stop());
+    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
 }
 
 /// Nobody asks for it: what holds more than it may is split until it does not, and the cluster says why.

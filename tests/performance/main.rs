@@ -14,6 +14,7 @@ mod etcd;
 mod function;
 mod grid;
 mod grow;
+mod idle;
 mod scale;
 mod server;
 mod shard;
@@ -55,6 +56,8 @@ enum What {
     Function,
     /// A grid that grows, against the same one while nothing moves
     Grow,
+    /// Partitions that nobody asks anything
+    Idle,
     /// A grid in containers that follows its load, as a plot; only if asked for
     Scale,
 }
@@ -80,6 +83,9 @@ async fn main() -> ExitCode {
     }
     if wanted(What::Grow) {
         grow::run(args.mib, args.seconds).await;
+    }
+    if wanted(What::Idle) {
+        idle::run(args.seconds).await;
     }
     if args.what.contains(&What::Scale) {
         scale::run(&args.plot).await;

@@ -369,6 +369,7 @@ async fn run_place(
                 address: own,
                 resp_address: String::new(),
                 zone: String::new(),
+                weight: 1,
                 seeds,
                 bootstrap: founds.then_some(FOUNDERS as usize),
                 partitions: PARTITIONS,

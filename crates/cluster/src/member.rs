@@ -57,6 +57,8 @@ pub struct Options {
     pub resp_address: String,
     /// Nodes of one zone fail together; empty = a zone of its own.
     pub zone: String,
+    /// Share of the copies that this node should have, against others; at least 1.
+    pub weight: u32,
     /// Addresses of other nodes, "host:port"; a name may stand for several.
     pub seeds: Vec<String>,
     /// Number of nodes that a new cluster is born with; absent = there is one to be joined.
@@ -388,7 +390,11 @@ impl Cluster {
         }
         let voting = || nodes.values().filter(|node| voters.contains(&node.node_id));
         let members: Vec<ring::Member> = voting()
-            .map(|node| ring::Member { node: node.node_id, weight: 1, zone: node.zone.clone() })
+            .map(|node| ring::Member {
+                node: node.node_id,
+                weight: weight(node.weight),
+                zone: node.zone.clone(),
+            })
             .collect();
         let copies = self.inner.options.replication_factor as usize;
         let partitions =
@@ -402,6 +408,7 @@ impl Cluster {
                     incarnation: 0,
                     state: wire::NodeState::Up.into(),
                     zone: node.zone.clone(),
+                    weight: node.weight,
                     resp_address: node.resp_address.clone(),
                 })
                 .collect(),
@@ -588,6 +595,7 @@ impl Cluster {
             incarnation: 0,
             state: wire::NodeState::Up.into(),
             zone: options.zone.clone(),
+            weight: options.weight,
             resp_address: options.resp_address.clone(),
         }
     }
@@ -603,10 +611,19 @@ impl Cluster {
             boot_id: options.identity.boot,
             resp_address: options.resp_address.clone(),
             zone: options.zone.clone(),
+            weight: options.weight,
             bootstrap: options.bootstrap.map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX)),
         }
     }
 }
+
+/// A weight as the ring takes it.
+pub(crate) fn weight(weight: u32) -> usize {
+    usize::try_from(weight.clamp(1, WEIGHT_MAX)).unwrap_or(1)
+}
+
+/// Beyond it a ring would have too many points.
+const WEIGHT_MAX: u32 = 100;
 
 /// What became of a definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use trimaran_replication::group::Member;
 use crate::autoscale::{Scaler, policy};
 use crate::error::Error;
 use crate::liveness::SUSPECT_AFTER;
-use crate::member::Cluster;
+use crate::member::{Cluster, weight};
 use crate::meta::moves::is_moving;
 use crate::meta::{FORMAT, Meta, said};
 
@@ -201,7 +201,7 @@ impl Leader<'_> {
 
     fn nodes(&self) -> Vec<moves::Node> {
         let node = |node: &wire::Node| moves::Node {
-            member: ring::Member { node: node.id, weight: 1, zone: node.zone.clone() },
+            member: ring::Member { node: node.id, weight: weight(node.weight), zone: node.zone.clone() },
             condition: self.condition(node),
         };
         self.meta.nodes.values().map(node).collect()

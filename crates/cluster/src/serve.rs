@@ -1,5 +1,9 @@
 //! What other nodes, clients and operators ask of a node about its cluster.
 
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 use trimaran_net::status::status;
 use trimaran_placement::plan;
@@ -143,6 +147,56 @@ impl Placement for Service {
         }
         Ok(Response::new(meta.table()))
     }
+
+    type WatchTableStream = Pin<Box<dyn Stream<Item = Result<wire::TableChange, Status>> + Send>>;
+
+    async fn watch_table(
+        &self,
+        _request: Request<wire::WatchTableRequest>,
+    ) -> Result<Response<Self::WatchTableStream>, Status> {
+        let groups = self.0.groups().clone();
+        let state = (self.0.meta(), None::<Arc<Meta>>);
+        let changes = futures::stream::unfold(state, |(mut meta, told)| async move {
+            loop {
+                let now = Arc::clone(&meta.borrow_and_update());
+                let change = change(told.as_deref(), &now);
+                if let Some(change) = change.filter(|_| !now.cluster_id.is_empty()) {
+                    return Some((Ok(change), (meta, Some(now))));
+                }
+                // What comes meanwhile is told together.
+                meta.changed().await.ok()?;
+            }
+        });
+        // A stream that never ended would keep the server from stopping.
+        let changes = changes.take_until(async move { groups.left().await });
+        Ok(Response::new(Box::pin(changes)))
+    }
+}
+
+/// What has changed in the table; `None` if nothing has.
+fn change(told: Option<&Meta>, now: &Meta) -> Option<wire::TableChange> {
+    let Some(told) = told else {
+        return Some(wire::TableChange {
+            version: now.version,
+            whole: true,
+            partitions: now.partitions.values().cloned().collect(),
+            removed_partitions: Vec::new(),
+            nodes: now.nodes.values().cloned().collect(),
+        });
+    };
+    let partitions = now.partitions.values().filter(|found| told.partitions.get(&found.id) != Some(found));
+    let nodes = now.nodes.values().filter(|node| told.nodes.get(&node.id) != Some(node));
+    let removed = told.partitions.keys().filter(|id| !now.partitions.contains_key(id));
+    let change = wire::TableChange {
+        version: now.version,
+        whole: false,
+        partitions: partitions.cloned().collect(),
+        removed_partitions: removed.copied().collect(),
+        nodes: nodes.cloned().collect(),
+    };
+    let is_empty =
+        change.partitions.is_empty() && change.removed_partitions.is_empty() && change.nodes.is_empty();
+    (!is_empty).then_some(change)
 }
 
 #[tonic::async_trait]

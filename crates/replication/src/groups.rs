@@ -210,9 +210,16 @@ impl Groups {
         durability: Durability,
         seed: Seed<M>,
     ) -> Result<Group<M>, Error> {
-        let Seed { state, _kept } = seed;
-        // Returns when the part is as safe as the log that it came from.
-        self.begin(id, replica, durability, Start::Split(Box::new(state))).await
+        let Seed { state, _kept: kept } = seed;
+        let opened = self.begin(id, replica, durability, Start::Split(Box::new(state))).await;
+        if let Err(error) = &opened {
+            // The part is lost with this attempt. Where the old log can bring it back it must not be cut, and is read again
+            // by the next start.
+            std::mem::forget(kept);
+            self.inner.failed.send_replace(Some(format!("a part of a split cannot be kept: {error}")));
+        }
+        // Here the part is as safe as the log that it came from.
+        opened
     }
 
     async fn begin<M: Machine>(
@@ -380,7 +387,7 @@ impl Groups {
     }
 
     /// Returns when this node leaves the lines.
-    pub(crate) async fn left(&self) {
+    pub async fn left(&self) {
         let mut left = self.inner.left.subscribe();
         // The sender lives as long as this.
         let _left = left.wait_for(|left| *left).await;
