@@ -35,7 +35,7 @@ const QUIET: u64 = 15;
 const RISE: u64 = 45;
 const HOLD: u64 = 60;
 const FALL: u64 = 15;
-const REST: u64 = 150;
+const REST: u64 = 75;
 
 /// Requests a second at a second.
 fn offered(second: u64) -> u64 {

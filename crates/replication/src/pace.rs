@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 /// Bytes per second that a node sends to fill copies, all of them together.
-pub(crate) const FILL_BYTES_PER_SECOND: u64 = 32 << 20;
+pub(crate) const FILL_BYTES_PER_SECOND: u64 = 16 << 20;
 
 /// What may go at once after a pause.
 const BURST: Duration = Duration::from_millis(50);
