@@ -29,6 +29,8 @@ const WALLS: &[(&str, &[&str])] = &[
     ("sled::Config", &["crates/storage/src/sled.rs"]),
     ("fjall::{Database", &["crates/storage/src/fjall.rs"]),
     ("wasmtime::", &["crates/wasm-host/src/"]),
+    ("bollard::", &["crates/cluster/src/autoscale/docker.rs"]),
+    ("sysinfo::", &["crates/service/src/usage.rs"]),
     ("tracing_subscriber", &["crates/service/src/telemetry.rs"]),
     ("SystemTime::now", &["crates/net/src/clock.rs"]),
     ("from_os_rng", &["crates/service/src/entropy.rs", "client/src/route.rs"]),

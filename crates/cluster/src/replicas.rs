@@ -209,8 +209,7 @@ impl<M: Machine> Keeper<M> {
         let (id, groups) = (partition.id, self.cluster.groups());
         let seed = self.seed(partition);
         let (first, last) = (partition.first_token, partition.last_token);
-        let is_taken = !planted::is(Bug::OpenedBesideTheOld)
-            && self.replicas.all().iter().any(|(_, group)| group.has_any_of(first, last));
+        let is_taken = self.replicas.all().iter().any(|(_, group)| group.has_any_of(first, last));
         if is_taken && seed.is_none() {
             return Ok(None);
         }

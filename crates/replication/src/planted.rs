@@ -12,8 +12,6 @@ pub enum Bug {
     RepliesForgotten,
     /// A snapshot lacks its last piece.
     SnapshotCutShort,
-    /// A new partition is opened while the old one here has not given its tokens up.
-    OpenedBesideTheOld,
     /// What was answered before a split is not known to the new group.
     RepliesLeftBehind,
 }

@@ -56,6 +56,12 @@ impl Probe {
         records.map(Result::unwrap).collect().await
     }
 
+    /// True if the function has no request, running or waiting.
+    async fn is_idle(&self, function: &str) -> bool {
+        let now = self.functions.describe(function).await.unwrap();
+        now.running == 0 && now.queued == 0
+    }
+
     async fn report(&self, function: &str, answer: &Answer) -> Report {
         let id = answer.header("x-trimaran-invocation-id").to_owned();
         assert!(!id.is_empty(), "{answer:?}");
@@ -185,6 +191,8 @@ async fn what_is_written_is_found_by_invocation(kind: Kind) {
     let probe = Probe::start(kind).await;
     probe.deploy("probe", |_| {}).await;
     probe.get("/probe/").await;
+    // A place is given back a moment after the response has come; before, the next one would need another instance.
+    until("the place is free again", async || probe.is_idle("probe").await).await;
     let answer = probe.get("/probe/log").await;
     let report = probe.report("probe", &answer).await;
     assert_eq!((report.status, report.error.as_str()), (204, ""));
@@ -278,10 +286,7 @@ async fn requests_wait_in_a_bounded_queue(kind: Kind) {
         .await;
     assert_eq!(probe.get("/probe/").await.status, 200);
     // A place is given back a moment after the response has come.
-    let is_idle = async || {
-        let now = probe.functions.describe("probe").await.unwrap();
-        now.running == 0 && now.queued == 0
-    };
+    let is_idle = async || probe.is_idle("probe").await;
     until("the place is free again", is_idle).await;
     let asked: Vec<_> = (0..6)
         .map(|_| {
