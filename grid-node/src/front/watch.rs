@@ -224,12 +224,14 @@ impl Watch {
         let events = group.read_now(|machine| machine.events().clone());
         let mut newest = events.newest();
         // Only a watch that began through another node does not know yet.
-        let mut from = group.read_now(|machine| match self.from {
-            Some(from) if from.partition == self.part.partition => from.version,
+        let from = group.read_now(|machine| match self.from {
+            Some(from) if from.partition == self.part.partition => Some(from.version),
             // What came later there was not about the keys here.
-            Some(from) => from.version.min(machine.split_off_at(from.partition).unwrap_or(0)),
-            None => machine.keys().version(),
+            Some(from) => machine.split_off_at(from.partition).map(|at| from.version.min(at)),
+            None => Some(machine.keys().version()),
         });
+        // A copy that is not filled yet does not know where it comes from.
+        let Some(mut from) = from else { return Ended::Away };
         if self.begin(from).await.is_err() {
             return Ended::Unread;
         }
