@@ -75,11 +75,6 @@ impl Router {
         self.inner.routes.partition_at(token).ok_or(Error::NotReady)
     }
 
-    /// The id of the partition that a key lies in.
-    pub fn partition_of(&self, key: &[u8]) -> Result<u64, Error> {
-        self.inner.routes.partition_id_at(token_of(key)).ok_or(Error::NotReady)
-    }
-
     /// The table as this node knows it.
     pub fn table(&self) -> Arc<Table> {
         self.inner.routes.table()
@@ -219,7 +214,7 @@ impl Router {
         // All at once is what was asked for, and two partitions cannot promise it.
         let is_whole = |write: &Numbered| {
             let (first, last) = write.write.tokens;
-            table.find(first).map(|found| found.id) == table.find(last).map(|found| found.id)
+            first == last || table.find(first).map(|found| found.id) == table.find(last).map(|found| found.id)
         };
         let apart: Vec<bool> = writes.iter().map(|write| !is_whole(write)).collect();
         let whole: Vec<Numbered> = writes.into_iter().filter(is_whole).collect();

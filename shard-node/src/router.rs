@@ -221,9 +221,14 @@ impl Router {
             Some(Piece { token: key.token, session: id.session, what: (command, id) })
         });
         let pieces: Vec<Piece<(Bytes, RequestId)>> = pieces.collect();
-        let send = async |partition, commands| {
+        let send = async |partition, commands: Vec<_>| {
+            let count = commands.len();
             let write = Write { router: self, partition, commands };
             let replies = self.until_answered(partition, &write).await?;
+            if replies.len() != count {
+                // What became of the others is not known.
+                return Err(Error::TimedOut { partition });
+            }
             let decode = |reply| {
                 let reply = state::Reply::decode(reply).map_err(|_bad| Error::TimedOut { partition })?;
                 Ok((reply.outcome() != Outcome::WrongPartition).then_some(reply))
@@ -242,6 +247,9 @@ impl Router {
             let reply = self.read_from(partition, Question::Get(wire::Get { rows })).await?;
             if reply.wrong_partition {
                 return Ok(vec![None; count]);
+            }
+            if reply.items.len() != count {
+                return Err(Error::TimedOut { partition });
             }
             Ok(reply.items.into_iter().map(Some).collect())
         };
@@ -263,7 +271,7 @@ impl Router {
             if !reply.wrong_partition {
                 return Ok((partition.clone(), reply));
             }
-            if !self.inner.routes.is_newer(&table, deadline).await {
+            if !self.inner.routes.wait_for_newer(&table, deadline).await {
                 return Err(Error::TimedOut { partition: partition.id });
             }
         }

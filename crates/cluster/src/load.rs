@@ -2,9 +2,10 @@
 //! meta group can see which of them should be split.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use trimaran_placement::token::Token;
 use trimaran_proto::internal::cluster::{NodeLoad, PartitionLoad};
@@ -22,47 +23,58 @@ const SAMPLE_EVERY: u64 = 16;
 type Held = Box<dyn Fn() -> Vec<PartitionLoad> + Send + Sync>;
 
 /// Loads of the partitions of a node.
-#[derive(Default)]
 pub(crate) struct Loads {
-    asked: Mutex<HashMap<u64, Asked>>,
+    asked: RwLock<HashMap<u64, Arc<Asked>>>,
+    /// When operations were told last.
+    told_at: Mutex<Instant>,
     held: OnceLock<Held>,
     /// What was told last of the node as a whole.
     node: Mutex<NodeLoad>,
 }
 
+impl Default for Loads {
+    fn default() -> Self {
+        Self {
+            asked: RwLock::default(),
+            told_at: Mutex::new(Instant::now()),
+            held: OnceLock::new(),
+            node: Mutex::default(),
+        }
+    }
+}
+
 /// What one partition was asked.
+#[derive(Default)]
 struct Asked {
-    /// Since it was told last.
-    operations: u64,
-    since: Instant,
-    sample: Vec<Token>,
+    /// Since they were told last.
+    operations: AtomicU64,
+    sample: Mutex<Sample>,
+}
+
+#[derive(Default)]
+struct Sample {
+    tokens: Vec<Token>,
     next: usize,
-    skip: u64,
 }
 
 impl Loads {
     /// Notes operations on a partition that this node leads; `token` is asked for the token of one of them now and then.
+    /// Requests of different partitions do not wait for each other here, and those of one only for a sample.
     pub(crate) fn note(&self, partition: u64, operations: u64, token: impl FnOnce() -> Option<Token>) {
-        let mut asked = self.asked.lock();
-        let asked = asked.entry(partition).or_insert_with(|| Asked {
-            operations: 0,
-            since: Instant::now(),
-            sample: Vec::new(),
-            next: 0,
-            skip: 0,
-        });
-        asked.operations += operations;
-        if asked.skip > operations {
-            asked.skip -= operations;
+        let known = self.asked.read().get(&partition).cloned();
+        let asked = known.unwrap_or_else(|| Arc::clone(self.asked.write().entry(partition).or_default()));
+        let before = asked.operations.fetch_add(operations, Ordering::Relaxed);
+        if before / SAMPLE_EVERY == (before + operations) / SAMPLE_EVERY {
             return;
         }
-        asked.skip = SAMPLE_EVERY;
         let Some(token) = token() else { return };
-        if asked.sample.len() < SAMPLE {
-            asked.sample.push(token);
+        let mut sample = asked.sample.lock();
+        let Sample { tokens, next } = &mut *sample;
+        if tokens.len() < SAMPLE {
+            tokens.push(token);
         } else {
-            asked.sample[asked.next] = token;
-            asked.next = (asked.next + 1) % SAMPLE;
+            tokens[*next] = token;
+            *next = (*next + 1) % SAMPLE;
         }
     }
 
@@ -93,18 +105,18 @@ impl Loads {
     /// What is told: about the partitions that this node leads. What they were asked is counted anew from here on.
     pub(crate) fn told(&self) -> Vec<PartitionLoad> {
         let mut loads = self.held.get().map_or_else(Vec::new, |held| held());
-        let mut asked = self.asked.lock();
-        asked.retain(|partition, _| loads.iter().any(|load| load.partition_id == *partition));
+        self.asked.write().retain(|partition, _| loads.iter().any(|load| load.partition_id == *partition));
         let now = Instant::now();
+        let since = std::mem::replace(&mut *self.told_at.lock(), now);
+        let seconds = now.saturating_duration_since(since).as_secs_f64().max(0.001);
+        let asked = self.asked.read();
         for load in &mut loads {
-            let Some(asked) = asked.get_mut(&load.partition_id) else { continue };
-            let seconds = now.saturating_duration_since(asked.since).as_secs_f64().max(0.001);
-            load.operations = (asked.operations as f64 / seconds) as u64;
-            (asked.operations, asked.since) = (0, now);
-            if asked.sample.len() == SAMPLE {
-                let mut sorted = asked.sample.clone();
-                sorted.sort_unstable();
-                load.middle_by_operations = sorted[SAMPLE / 2].0;
+            let Some(asked) = asked.get(&load.partition_id) else { continue };
+            load.operations = (asked.operations.swap(0, Ordering::Relaxed) as f64 / seconds) as u64;
+            let mut tokens = asked.sample.lock().tokens.clone();
+            if tokens.len() == SAMPLE {
+                tokens.sort_unstable();
+                load.middle_by_operations = tokens[SAMPLE / 2].0;
             }
         }
         loads
@@ -134,6 +146,6 @@ mod tests {
         assert!((350..650).contains(&told[0].middle_by_operations), "{told:?}");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(loads.told()[0].operations, 0);
-        assert!(!loads.asked.lock().contains_key(&2), "it is led elsewhere");
+        assert!(!loads.asked.read().contains_key(&2), "it is led elsewhere");
     }
 }

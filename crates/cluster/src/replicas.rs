@@ -71,7 +71,8 @@ impl<M: Machine> Replicas<M> {
     ) -> Self {
         let replicas = Self { open: Arc::default() };
         let held = replicas.clone();
-        cluster.inner.loads.held_by(Box::new(move || held.loads()));
+        let split_above = cluster.inner.options.split_above.map_or(u64::MAX, |above| above.bytes);
+        cluster.inner.loads.held_by(Box::new(move || held.loads(split_above)));
         let keeper = Keeper {
             cluster,
             durability,
@@ -89,16 +90,17 @@ impl<M: Machine> Replicas<M> {
         self.open.read().get(&partition).cloned()
     }
 
-    /// What those hold that lead.
-    fn loads(&self) -> Vec<PartitionLoad> {
+    /// What those hold that lead; of one that holds more than `split_above` bytes also where its middle is, which takes a
+    /// look at all of its slots.
+    fn loads(&self, split_above: u64) -> Vec<PartitionLoad> {
         let open = self.open.read();
         let leading = open.iter().filter(|(_, group)| group.is_leader());
         let load = |(&partition_id, group): (&u64, &Group<M>)| {
-            group.read_now(|machine| PartitionLoad {
-                partition_id,
-                bytes: machine.bytes(),
-                middle_by_bytes: machine.middle().unwrap_or(0),
-                ..PartitionLoad::default()
+            group.read_now(|machine| {
+                let bytes = machine.bytes();
+                let middle = if bytes > split_above { machine.middle() } else { None };
+                let middle_by_bytes = middle.unwrap_or(0);
+                PartitionLoad { partition_id, bytes, middle_by_bytes, ..PartitionLoad::default() }
             })
         };
         leading.map(load).collect()
@@ -131,8 +133,9 @@ struct Leading {
 
 impl<M: Machine> Keeper<M> {
     async fn run(self) {
-        let mut meta = self.cluster.meta();
+        let (mut meta, mut seeded) = (self.cluster.meta(), self.cluster.groups().seeded());
         loop {
+            seeded.mark_unchanged();
             let now = Arc::clone(&meta.borrow_and_update());
             // Before the cluster knows of this start, the descriptors name the replicas of the life before: opened
             // without their memory, they would vote under ids that have promised things they no longer know.
@@ -158,7 +161,7 @@ impl<M: Machine> Keeper<M> {
             }
             tokio::select! {
                 changed = meta.changed() => if changed.is_err() { return },
-                () = self.cluster.groups().seeded(), if !waiting.is_empty() => {}
+                _ = seeded.changed(), if !waiting.is_empty() => {}
                 () = tokio::time::sleep(COMPARE_EVERY) => {}
             }
         }
@@ -238,9 +241,7 @@ impl<M: Machine> Keeper<M> {
     /// Nothing of the partition belongs here.
     async fn forget(&self, partition: &wire::Partition) -> Result<Kept, Error> {
         if let Some(seed) = self.seed(partition) {
-            // As a replica, so that all of it is removed; whatever it has in a log is not of this life.
-            let group = self.cluster.groups().open_split(partition.id, 0, self.durability, seed).await?;
-            self.cluster.groups().remove(group.id()).await?;
+            seed.forget().await.map_err(|stop| Error::Failed(stop.to_string()))?;
             info!(partition = partition.id, "a part that does not belong here is removed");
         }
         // Moved away while this node was down.

@@ -3,7 +3,7 @@
 //! A write gets a request id before its first attempt and keeps it through every retry, so that a change of leader
 //! under way neither loses nor repeats it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -268,18 +268,14 @@ impl<M: Machine> Routes<M> {
         let mut left: Vec<usize> = (0..pieces.len()).collect();
         while !left.is_empty() {
             let table = self.table();
-            let mut groups: Vec<((u64, u64), Vec<usize>)> = Vec::new();
+            let mut groups: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
             for at in left.drain(..) {
                 let piece = &pieces[at];
                 let Some(partition) = table.find(piece.token) else {
                     outcomes[at] = Some(Err(lost()));
                     continue;
                 };
-                let to = (partition.id, piece.session);
-                match groups.iter_mut().find(|(known, _)| *known == to) {
-                    Some((_, places)) => places.push(at),
-                    None => groups.push((to, vec![at])),
-                }
+                groups.entry((partition.id, piece.session)).or_default().push(at);
             }
             let sent = groups.into_iter().map(|((partition, _), places)| {
                 let whats = places.iter().map(|&at| pieces[at].what.clone()).collect();
@@ -302,7 +298,7 @@ impl<M: Machine> Routes<M> {
                 }
             }
             left.sort_unstable();
-            if !left.is_empty() && !self.is_newer(&table, deadline).await {
+            if !left.is_empty() && !self.wait_for_newer(&table, deadline).await {
                 break;
             }
         }
@@ -310,7 +306,7 @@ impl<M: Machine> Routes<M> {
     }
 
     /// Returns when this node may have a newer table than this, to look again. False if `deadline` is over.
-    pub async fn is_newer(&self, than: &Table, deadline: Instant) -> bool {
+    pub async fn wait_for_newer(&self, than: &Table, deadline: Instant) -> bool {
         let mut meta = self.inner.cluster.meta();
         let version = than.version();
         let look_again = Instant::now() + TABLE_LOOK_EVERY;

@@ -15,7 +15,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapsh
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::{Mutex, RwLock};
 use prost::Message as _;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use trimaran_proto::state::log as state;
 
 use crate::codec;
@@ -56,7 +56,7 @@ pub(crate) struct Applier<M> {
     voters: Voters,
     seeds: Seeds<M>,
     /// Told of new seeds.
-    seeded: Arc<Notify>,
+    seeded: watch::Sender<()>,
     /// Held for reading by every seed that could be lost with the process.
     log_is_needed: Arc<tokio::sync::RwLock<()>>,
 }
@@ -74,7 +74,7 @@ impl<M: Machine> Applier<M> {
         group: u64,
         start: Start<M>,
         store: Option<Store>,
-        seeded: Arc<Notify>,
+        seeded: watch::Sender<()>,
     ) -> io::Result<Self> {
         let mut current = match &store {
             Some(store) => store.load(group)?.map(|(meta, stored)| (meta, Chunks::File(stored))),
@@ -395,7 +395,7 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
                     let seeds = seeds.into_iter();
                     let seeds = seeds.map(|(group, state)| (group, Seed { state, _kept: kept.clone() }));
                     self.seeds.lock().extend(seeds);
-                    self.seeded.notify_waiters();
+                    self.seeded.send_replace(());
                 }
             }
             // Outside the lock: an answer wakes tasks that will want to read.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use openraft::{SnapshotPolicy, StepDownPolicy};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use trimaran_net::clock::Clock;
 use trimaran_net::peers::Peers;
@@ -140,7 +140,7 @@ struct Shared {
     /// True once this node leaves the lines.
     left: watch::Sender<bool>,
     /// Told when a group has applied a split.
-    seeded: Arc<Notify>,
+    seeded: watch::Sender<()>,
     /// Why a group has stopped that nobody has stopped.
     failed: watch::Sender<Option<String>>,
 }
@@ -179,7 +179,7 @@ impl Groups {
                 durable,
                 open: RwLock::default(),
                 left: watch::Sender::new(false),
-                seeded: Arc::default(),
+                seeded: watch::Sender::default(),
                 failed: watch::Sender::default(),
             }),
         }
@@ -246,7 +246,7 @@ impl Groups {
                 return Err(refused("this node has no data folder".to_owned()));
             }
         };
-        let applier = Applier::new(id, start, store.clone(), Arc::clone(&self.inner.seeded))
+        let applier = Applier::new(id, start, store.clone(), self.inner.seeded.clone())
             .map_err(|error| refused(error.to_string()))?;
         let (state, seeds) = (applier.state(), applier.seeds());
         let timing = self.inner.options.timing;
@@ -375,9 +375,9 @@ impl Groups {
         }
     }
 
-    /// Returns when a group here has applied a split after this was called.
-    pub async fn seeded(&self) {
-        self.inner.seeded.notified().await;
+    /// Changes whenever a group here has applied a split.
+    pub fn seeded(&self) -> watch::Receiver<()> {
+        self.inner.seeded.subscribe()
     }
 
     /// Ends the lines to and from this node, so that its server can stop; groups still open are cut off.

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::apply::State;
 use crate::batch;
 use crate::codec;
-use crate::error::Error;
+use crate::error::{Error, Stop};
 use crate::group::{Group, Member};
 use crate::machine::Machine;
 use crate::types::{Batch, Callback, Config};
@@ -47,9 +47,11 @@ impl<M> std::fmt::Debug for Seed<M> {
 }
 
 impl<M: Machine> Seed<M> {
-    /// The machine, for a part that does not belong here any more.
-    pub fn into_machine(self) -> M {
-        self.state.machine
+    /// Removes a part that does not belong here.
+    pub async fn forget(self) -> Result<(), Stop> {
+        let Self { state: State { mut machine, .. }, _kept } = self;
+        let forgotten = tokio::task::spawn_blocking(move || machine.forget()).await;
+        forgotten.unwrap_or_else(|panicked| Err(Stop::new(panicked.to_string())))
     }
 }
 

@@ -17,7 +17,7 @@ use trimaran_proto::state::meta as state;
 use trimaran_proto::state::meta::meta_command::Command;
 
 use crate::error::Error;
-use crate::member::Cluster;
+use crate::member::{ATTEMPT_TIMEOUT, Cluster};
 use crate::meta::Meta;
 use crate::meta::moves::is_moving;
 
@@ -154,7 +154,9 @@ impl Scaler {
             .collect();
         if staying.len() > wanted && is_settled {
             let own = cluster.node();
-            let leaving = autoscale.actor.started().await;
+            // The leader has other things to look at, too.
+            let leaving = tokio::time::timeout(ATTEMPT_TIMEOUT, autoscale.actor.started()).await;
+            let leaving = leaving.map_err(|elapsed| Error::NotReady(elapsed.to_string()))?;
             let leaving = leaving.map_err(|failed| Error::NotReady(failed.to_string()))?;
             // The newest of those that were started for it; this one last, since it leads.
             let candidates = staying.iter().filter(|node| leaving.contains(&node.address));

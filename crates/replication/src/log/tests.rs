@@ -33,7 +33,8 @@ struct Memory;
 
 impl StoreBuilder<Config, Log, Applier<Nothing>, ()> for Memory {
     async fn build(&self) -> Result<((), Log, Applier<Nothing>), StorageError<Config>> {
-        let applier = Applier::new(1, Start::Opened(Nothing), None, Arc::default()).unwrap();
+        let applier =
+            Applier::new(1, Start::Opened(Nothing), None, tokio::sync::watch::Sender::default()).unwrap();
         Ok(((), Log::in_memory(1), applier))
     }
 }
@@ -47,7 +48,8 @@ struct Shared {
 impl StoreBuilder<Config, Log, Applier<Nothing>, ()> for Shared {
     async fn build(&self) -> Result<((), Log, Applier<Nothing>), StorageError<Config>> {
         let group = self.next.fetch_add(1, Ordering::Relaxed);
-        let applier = Applier::new(group, Start::Opened(Nothing), None, Arc::default()).unwrap();
+        let applier =
+            Applier::new(group, Start::Opened(Nothing), None, tokio::sync::watch::Sender::default()).unwrap();
         Ok(((), Log::durable(group, Arc::clone(&self.wal), None, false).unwrap(), applier))
     }
 }
