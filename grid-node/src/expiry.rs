@@ -1,6 +1,8 @@
 //! Removes keys whose time is over: where this node leads, it proposes their removal, so that every replica does it at
 //! the same place in the log. Nobody sees them meanwhile: a key that is due counts as absent.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use prost::Message as _;
 use tracing::debug;
@@ -13,6 +15,8 @@ use crate::router::Router;
 
 /// Runs until the router's cluster is gone.
 pub async fn run(router: Router) {
+    // What was told last of each partition: most have not changed.
+    let mut told: HashMap<u64, (usize, usize)> = HashMap::new();
     loop {
         tokio::time::sleep(REAP_EVERY).await;
         for (partition, group) in router.replicas() {
@@ -21,7 +25,9 @@ pub async fn run(router: Router) {
                 let keys = machine.keys();
                 (keys.due(now_ms, REAP_KEYS_MAX), keys.len(), keys.bytes())
             });
-            metrics::held(partition, keys, bytes);
+            if told.insert(partition, (keys, bytes)) != Some((keys, bytes)) {
+                metrics::held(partition, keys, bytes);
+            }
             if due.is_empty() || !group.is_leader() {
                 continue;
             }

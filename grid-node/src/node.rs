@@ -126,7 +126,7 @@ impl Node {
         let in_memory = durable.is_none();
         let groups = Groups::new(
             identity.node,
-            groups::Options::default(),
+            groups::Options { boot: identity.boot, ..groups::Options::default() },
             Arc::clone(&clock),
             peers.clone(),
             durable,

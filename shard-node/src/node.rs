@@ -114,7 +114,7 @@ impl Node {
         let peers = Peers::new(Arc::new(TcpDial));
         let groups = Groups::new(
             identity.node,
-            groups::Options::default(),
+            groups::Options { boot: identity.boot, ..groups::Options::default() },
             Arc::clone(&clock),
             peers.clone(),
             durable,

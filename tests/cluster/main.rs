@@ -10,6 +10,7 @@ mod compose_kill;
 mod faults;
 mod grid_kill;
 mod grow_and_shrink;
+mod hibernation;
 mod network;
 mod shard_kill;
 mod splits;

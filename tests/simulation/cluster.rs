@@ -38,6 +38,7 @@ use trimaran_replication::session::Session;
 use crate::invariant::Watcher;
 use crate::journal::{ELSEWHERE, Journal, token_of};
 use crate::network::{SimulatedDial, incoming};
+use crate::scenario::quiet_for;
 
 const PORT: u16 = 7000;
 
@@ -51,6 +52,9 @@ const CLIENTS: u64 = 8;
 
 /// Grace of a dead node: short, as simulated time is dear.
 const REPLACE_AFTER: Duration = Duration::from_secs(4);
+
+/// Time without use after which a group hibernates.
+const HIBERNATE_AFTER: Duration = Duration::from_millis(600);
 
 /// Simulated time under faults, and the time to heal afterwards.
 const TROUBLE: Duration = Duration::from_secs(30);
@@ -79,6 +83,8 @@ pub(crate) struct Outcome {
     pub(crate) cuts: usize,
     pub(crate) moves: usize,
     pub(crate) splits: usize,
+    /// Steps of the simulation that saw a replica asleep.
+    pub(crate) asleep: usize,
 }
 
 /// One run.
@@ -151,7 +157,7 @@ impl Scenario {
             let finished = sim.step().map_err(|error| format!("the simulation failed: {error}"))?;
             clock.advance(Duration::from_millis(5));
             let now = sim.elapsed();
-            look(&world, &watchers)?;
+            outcome.asleep += usize::from(look(&world, &watchers)?);
             if finished {
                 break;
             }
@@ -311,10 +317,13 @@ fn describe(world: &World) -> String {
             life.replicas.all().into_iter().map(move |(id, group)| {
                 let status = group.status();
                 format!(
-                    "{id}:{}@{node} {} term {} voters {:?} learners {:?}",
+                    "{id}:{}@{node} {}{} term {} log {} applied {} voters {:?} learners {:?}",
                     group.replica(),
                     status.state,
+                    if status.is_asleep { " asleep" } else { "" },
                     status.term,
+                    status.last_log,
+                    status.applied,
                     status.voters,
                     status.learners
                 )
@@ -324,17 +333,21 @@ fn describe(world: &World) -> String {
     format!("alive {alive:?}\n nodes {nodes:#?}\n {:#?}\n groups {groups:#?}", meta.partitions)
 }
 
-fn look(world: &Mutex<World>, watchers: &RefCell<BTreeMap<u64, Watcher>>) -> Result<(), String> {
+/// Looks at everything. True if some replica is asleep.
+fn look(world: &Mutex<World>, watchers: &RefCell<BTreeMap<u64, Watcher>>) -> Result<bool, String> {
+    let mut is_asleep = false;
     let mut watchers = watchers.borrow_mut();
     let world = world.lock();
     for (id, group) in world.lives.values().flat_map(|life| life.replicas.all()) {
         let watcher = watchers.entry(id).or_default();
-        let seen = watcher.see_status(group.replica(), &group.status());
+        let status = group.status();
+        is_asleep |= status.is_asleep;
+        let seen = watcher.see_status(group.replica(), &status);
         let seen = seen
             .and_then(|()| group.read_now(|journal| watcher.see_journal(group.replica(), journal.entries())));
         seen.map_err(|error| format!("partition {id}: {error}"))?;
     }
-    Ok(())
+    Ok(is_asleep)
 }
 
 /// What lives at a place, one life after another: a node that is gone from its cluster comes back as another one.
@@ -353,10 +366,15 @@ async fn run_place(
         let founds = world.lock().known.insert(place) && place <= FOUNDERS;
         let peers = Peers::new(Arc::new(SimulatedDial));
         let options = groups::Options {
-            timing: Timing { proposal: Duration::from_secs(2), ..Timing::default() },
+            timing: Timing {
+                proposal: Duration::from_secs(2),
+                hibernate_after: HIBERNATE_AFTER,
+                ..Timing::default()
+            },
             // Short, so that replicas that come need snapshots.
             log_bytes_max: 2 << 10,
             entries_kept: 4,
+            boot: id + 1,
         };
         let groups = Groups::new(id, options, Arc::new(clock.clone()), peers.clone(), None);
         let identity = Identity { node: id, boot: id + 1, cluster: String::new(), machine_restarted: false };
@@ -410,7 +428,7 @@ async fn run_place(
     }
 }
 
-/// Appends without pause, each text once, again with the same id until it is answered.
+/// Appends, each text once, in a quiet time none, again with the same id until it is answered.
 async fn run_client(
     client: u64,
     seed: u64,
@@ -422,6 +440,10 @@ async fn run_client(
     let began = tokio::time::Instant::now();
     let mut number = 0;
     while began.elapsed() < TROUBLE {
+        if let Some(quiet) = quiet_for(began.elapsed()) {
+            tokio::time::sleep(quiet).await;
+            continue;
+        }
         number += 1;
         let text = format!("client {client} write {number}");
         let request = session.begin(1);

@@ -35,21 +35,24 @@ fn option_env(name: &str) -> Option<String> {
 
 #[test]
 fn nothing_acknowledged_is_lost_or_repeated_whatever_the_network_does() {
-    let (mut acknowledged, mut crashes, mut leaders) = (0, 0, 0);
+    let (mut acknowledged, mut crashes, mut leaders, mut asleep) = (0, 0, 0, 0);
     for seed in seeds(SEEDS) {
         match (Scenario { seed, reuse_replica_ids: false }).run() {
             Ok(outcome) => {
                 acknowledged += outcome.acknowledged;
                 crashes += outcome.crashes;
                 leaders += outcome.leaders;
+                asleep += outcome.asleep;
             }
             Err(violation) => panic!(
                 "{violation}\nrepeat with: SIMULATION_SEED={seed} cargo test -p trimaran-tests --test simulation"
             ),
         }
     }
-    println!("{acknowledged} writes acknowledged, {crashes} crashes, {leaders} terms with a leader");
-    assert!(acknowledged > 0 && crashes > 0 && leaders > 1);
+    println!(
+        "{acknowledged} writes acknowledged, {crashes} crashes, {leaders} terms with a leader, {asleep} steps asleep"
+    );
+    assert!(acknowledged > 0 && crashes > 0 && leaders > 1 && asleep > 0);
 }
 
 /// Seeds that CI runs of whole clusters.
@@ -67,6 +70,7 @@ fn a_cluster_heals_and_loses_nothing_whatever_happens_to_its_nodes() {
                 sum.cuts += outcome.cuts;
                 sum.moves += outcome.moves;
                 sum.splits += outcome.splits;
+                sum.asleep += outcome.asleep;
             }
             Err(violation) => panic!(
                 "{violation}\nrepeat with: SIMULATION_SEED={seed} cargo test -p trimaran-tests --test simulation cluster"
@@ -78,7 +82,12 @@ fn a_cluster_heals_and_loses_nothing_whatever_happens_to_its_nodes() {
     let is_one = seeds(CLUSTER_SEEDS).len() == 1;
     assert!(
         is_one
-            || sum.acknowledged > 0 && sum.crashes > 0 && sum.drains > 0 && sum.moves > 0 && sum.splits > 0
+            || sum.acknowledged > 0
+                && sum.crashes > 0
+                && sum.drains > 0
+                && sum.moves > 0
+                && sum.splits > 0
+                && sum.asleep > 0
     );
 }
 

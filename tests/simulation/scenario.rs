@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use trimaran_net::clock::ManualClock;
+use trimaran_net::clock::{Clock as _, ManualClock};
 use trimaran_net::peers::Peers;
 use trimaran_replication::group::{Group, Member};
 use trimaran_replication::groups::{Durability, Groups, Options, Timing};
@@ -27,6 +27,19 @@ const NODES: u64 = 3;
 /// Simulated time under faults, and the time to heal afterwards.
 const TROUBLE: Duration = Duration::from_secs(12);
 const PEACE: Duration = Duration::from_secs(20);
+
+/// Time without use after which the group hibernates.
+const HIBERNATE_AFTER: Duration = Duration::from_millis(600);
+
+/// Nobody begins anything in the last part of every round, so that the group falls asleep, faults or not.
+const ROUND: Duration = Duration::from_secs(4);
+const QUIET: Duration = Duration::from_millis(1500);
+
+/// How long the quiet time lasts that there is now.
+pub(crate) fn quiet_for(elapsed: Duration) -> Option<Duration> {
+    let into = Duration::from_micros((elapsed.as_micros() % ROUND.as_micros()) as u64);
+    (into >= ROUND.saturating_sub(QUIET)).then(|| ROUND.saturating_sub(into))
+}
 
 /// What the meta group would know: who holds the group now. Shared by all simulated nodes.
 struct Placement {
@@ -53,6 +66,8 @@ pub(crate) struct Outcome {
     pub(crate) acknowledged: usize,
     pub(crate) crashes: usize,
     pub(crate) leaders: usize,
+    /// Steps of the simulation that saw a replica asleep.
+    pub(crate) asleep: usize,
 }
 
 fn host(node: u64) -> String {
@@ -94,7 +109,7 @@ impl Scenario {
         }
 
         let watcher = Rc::new(RefCell::new(Watcher::default()));
-        let mut crashes = 0;
+        let (mut crashes, mut asleep) = (0, 0);
         let mut next_fault = Duration::from_secs(1);
         let mut down: Option<(u64, Duration)> = None;
         let mut cut: Option<(u64, u64, bool, Duration)> = None;
@@ -102,7 +117,7 @@ impl Scenario {
             let finished = sim.step().map_err(|error| format!("the simulation failed: {error}"))?;
             clock.advance(Duration::from_millis(2));
             let now = sim.elapsed();
-            look(&live, &watcher)?;
+            asleep += usize::from(look(&live, &watcher)?);
             if finished {
                 break;
             }
@@ -157,7 +172,7 @@ impl Scenario {
             return Err("nothing was acknowledged".to_owned());
         }
         let leaders = watcher.borrow().terms();
-        Ok(Outcome { acknowledged: acknowledged.len(), crashes, leaders })
+        Ok(Outcome { acknowledged: acknowledged.len(), crashes, leaders, asleep })
     }
 }
 
@@ -177,13 +192,17 @@ fn is_whole(placement: &Mutex<Placement>, live: &Mutex<Live>) -> bool {
         && statuses.iter().all(|status| status.applied + 50 >= leader.applied && status.voters.len() == 3)
 }
 
-fn look(live: &Mutex<Live>, watcher: &RefCell<Watcher>) -> Result<(), String> {
+/// Looks at everything. True if some replica is asleep.
+fn look(live: &Mutex<Live>, watcher: &RefCell<Watcher>) -> Result<bool, String> {
     let mut watcher = watcher.borrow_mut();
+    let mut is_asleep = false;
     for group in live.lock().groups.values() {
-        watcher.see_status(group.replica(), &group.status())?;
+        let status = group.status();
+        watcher.see_status(group.replica(), &status)?;
+        is_asleep |= status.is_asleep;
         group.read_now(|journal| watcher.see_journal(group.replica(), journal.entries()))?;
     }
-    Ok(())
+    Ok(is_asleep)
 }
 
 async fn run_node(
@@ -196,11 +215,18 @@ async fn run_node(
     for other in (1..=NODES).filter(|&other| other != node) {
         peers.set(other, &format!("{}:{PORT}", host(other)))?;
     }
+    // Another one for every start: the time of it will do.
+    let boot = clock.now_ms();
     let options = Options {
-        timing: Timing { proposal: Duration::from_secs(2), ..Timing::default() },
+        timing: Timing {
+            proposal: Duration::from_secs(2),
+            hibernate_after: HIBERNATE_AFTER,
+            ..Timing::default()
+        },
         // Short, so that replicas that come back need snapshots.
         log_bytes_max: 4 << 10,
         entries_kept: 8,
+        boot,
     };
     let groups = Groups::new(node, options, Arc::new(clock), peers, None);
     let replica = placement.lock().members.iter().find(|member| member.node == node).unwrap().replica;
@@ -236,7 +262,7 @@ async fn run_node(
     Ok(())
 }
 
-/// Appends without pause, each text once, again with the same id until it is answered.
+/// Appends, each text once, in a quiet time none, again with the same id until it is answered.
 async fn run_client(
     client: u64,
     seed: u64,
@@ -248,6 +274,10 @@ async fn run_client(
     let began = tokio::time::Instant::now();
     let mut number = 0;
     while began.elapsed() < TROUBLE {
+        if let Some(quiet) = quiet_for(began.elapsed()) {
+            tokio::time::sleep(quiet).await;
+            continue;
+        }
         number += 1;
         let text = format!("client {client} write {number}");
         let request = session.begin(1);

@@ -115,6 +115,8 @@ impl Cluster {
         // The meta log is durable, so a node votes in it under one id for ever: its own.
         let replica = options.identity.node;
         let group = groups.open(META_GROUP, replica, options.meta_durability, machine).await?;
+        // All others live by it.
+        group.stay_awake();
         Ok(Self {
             inner: Arc::new(Inner {
                 options,

@@ -134,9 +134,18 @@ struct Leading {
 impl<M: Machine> Keeper<M> {
     async fn run(self) {
         let (mut meta, mut seeded) = (self.cluster.meta(), self.cluster.groups().seeded());
+        let mut before = None;
+        // Of which nothing is to be done, as long as the descriptors stay what they are, the group sleeps, and this node leads
+        // it as before or does not: nobody can have changed it.
+        let mut settled: HashMap<u64, bool> = HashMap::new();
         loop {
+            let is_split = seeded.has_changed().unwrap_or(true);
             seeded.mark_unchanged();
             let now = Arc::clone(&meta.borrow_and_update());
+            // A part of a group may have come that belongs to one of them, or to nobody here.
+            if before.replace(now.version) != Some(now.version) || is_split {
+                settled.clear();
+            }
             // Before the cluster knows of this start, the descriptors name the replicas of the life before: opened
             // without their memory, they would vote under ids that have promised things they no longer know.
             let partitions = now.partitions.values().filter(|_| self.cluster.is_entered());
@@ -147,8 +156,18 @@ impl<M: Machine> Keeper<M> {
                     waiting.insert(partition.id);
                     continue;
                 }
+                let id = partition.id;
+                let here = self.replicas.get(id);
+                let leads = here.as_ref().is_some_and(Group::is_leader);
+                if settled.remove(&id) == Some(leads) && here.is_none_or(|group| group.is_asleep()) {
+                    settled.insert(id, leads);
+                    continue;
+                }
                 match self.keep(partition).await {
-                    Ok(Kept::AsItShouldBe) => {}
+                    Ok(Kept::Settled) => {
+                        settled.insert(id, leads);
+                    }
+                    Ok(Kept::Underway) => {}
                     Ok(Kept::Waiting) => {
                         waiting.insert(partition.id);
                     }
@@ -186,7 +205,7 @@ impl<M: Machine> Keeper<M> {
                 }
                 let Some(wanted) = wanted else { return self.forget(partition).await };
                 if partition.lost {
-                    return Ok(Kept::AsItShouldBe);
+                    return Ok(Kept::Settled);
                 }
                 match self.open(partition, wanted).await? {
                     Some(group) => group,
@@ -200,10 +219,7 @@ impl<M: Machine> Keeper<M> {
             group.found(&members(partition)).await?;
             info!(partition = partition.id, "partition founded");
         }
-        if group.is_leader() {
-            self.lead(partition, group);
-        }
-        Ok(Kept::AsItShouldBe)
+        if group.is_leader() { Ok(self.lead(partition, group)) } else { Ok(Kept::Settled) }
     }
 
     /// Opens this node's replica of a partition. `None` as long as another replica here has its tokens: where rows of
@@ -249,12 +265,12 @@ impl<M: Machine> Keeper<M> {
         if self.cluster.groups().remove_recovered(partition.id, machine).await? {
             info!(partition = partition.id, "replica of the life before removed");
         }
-        Ok(Kept::AsItShouldBe)
+        Ok(Kept::Settled)
     }
 
     /// Begins what this leader has to do for its partition, if it is not at it.
-    fn lead(&self, partition: &wire::Partition, group: Group<M>) {
-        let Ok(seen) = group.members() else { return };
+    fn lead(&self, partition: &wire::Partition, group: Group<M>) -> Kept {
+        let Ok(seen) = group.members() else { return Kept::Underway };
         let wanted: BTreeSet<u64> = members(partition).iter().map(|member| member.replica).collect();
         let confirmed: BTreeSet<u64> = partition.voters.iter().copied().collect();
         let is_as_described = seen.is_settled
@@ -264,12 +280,11 @@ impl<M: Machine> Keeper<M> {
             && !is_moving(partition)
             && partition.leader_hint == group.replica();
         if is_as_described && partition.splitting_off.is_none() {
-            self.offer_leadership(partition, group);
-            return;
+            return self.offer_leadership(partition, group);
         }
         let id = partition.id;
         if !self.leading.lock().changing.insert(id) {
-            return;
+            return Kept::Underway;
         }
         let (cluster, leading) = (self.cluster.clone(), Arc::clone(&self.leading));
         tokio::spawn(async move {
@@ -289,26 +304,30 @@ impl<M: Machine> Keeper<M> {
             }
             leading.lock().changing.remove(&id);
         });
+        Kept::Underway
     }
 
     /// Gives the leadership to the replica that should have it, if it could take it at once.
-    fn offer_leadership(&self, partition: &wire::Partition, group: Group<M>) {
+    fn offer_leadership(&self, partition: &wire::Partition, group: Group<M>) -> Kept {
         let heir = partition.preferred_leader;
+        if heir == group.replica() {
+            return Kept::Settled;
+        }
         let node =
             partition.replicas.iter().find(|replica| replica.id == heir).map(|replica| replica.node_id);
         let meta = self.cluster.meta();
         let is_up = node.is_some_and(|node| {
             meta.borrow().nodes.get(&node).is_some_and(|node| node.state() == NodeState::Up)
         });
-        if heir == group.replica() || !is_up || !group.has_caught_up(heir) {
-            return;
+        if !is_up || !group.has_caught_up(heir) {
+            return Kept::Underway;
         }
         let id = partition.id;
         {
             let mut leading = self.leading.lock();
             let offered = leading.offered.get(&id);
             if offered.is_some_and(|at| at.elapsed() < PREFER_EVERY) {
-                return;
+                return Kept::Underway;
             }
             leading.offered.insert(id, Instant::now());
         }
@@ -318,12 +337,16 @@ impl<M: Machine> Keeper<M> {
                 Err(error) => warn!(partition = id, %error, "leadership was not handed over"),
             }
         });
+        Kept::Underway
     }
 }
 
 /// What became of a partition here.
 enum Kept {
-    AsItShouldBe,
+    /// It is as it should be.
+    Settled,
+    /// It will be, or somebody else sees to it.
+    Underway,
     /// It is to be here, and cannot be opened before another one has given its tokens up.
     Waiting,
 }

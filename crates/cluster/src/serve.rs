@@ -121,6 +121,7 @@ impl ClusterRpc for Service {
                 leader: status.leader.map_or(0, |leader| leader.replica),
                 last_log_index: status.last_log,
                 applied_index: status.applied,
+                asleep: status.is_asleep,
                 voters: status.voters,
                 learners: status.learners,
                 progress: status

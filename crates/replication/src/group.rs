@@ -16,7 +16,9 @@ use tokio::time::timeout;
 use crate::apply::{Applier, State};
 use crate::batch::{self, PROPOSALS_MAX, Proposal};
 use crate::error::{Error, Leader};
+use crate::hibernation::Hibernation;
 use crate::machine::Machine;
+use crate::network::Lines;
 use crate::session::RequestId;
 use crate::split::Seeds;
 use crate::types::{Command, Config, LogId, Place};
@@ -53,6 +55,8 @@ pub struct Member {
 pub struct Status {
     /// "leader", "follower", "candidate", "learner" or "stopped".
     pub state: &'static str,
+    /// Nobody uses it: its leader sends no heartbeats, and nobody misses them.
+    pub is_asleep: bool,
     /// Current term.
     pub term: u64,
     /// Who leads, if known.
@@ -97,6 +101,10 @@ pub(crate) struct Inner<M: Machine> {
     /// Of groups that were split from this one.
     pub(crate) seeds: Seeds<M>,
     pub(crate) proposals: mpsc::Sender<Proposal>,
+    pub(crate) hibernation: Hibernation,
+    pub(crate) lines: Lines,
+    /// Silence after which a follower asks for votes, least and most.
+    pub(crate) election: (Duration, Duration),
     /// How long a leader may serve reads after a majority last heard of it.
     pub(crate) lease: Duration,
     pub(crate) proposal_timeout: Duration,
@@ -156,6 +164,7 @@ impl<M: Machine> Group<M> {
         }
         let commands =
             commands.into_iter().map(|(payload, request_id)| Command { request_id, payload }).collect();
+        self.in_use().await;
         let (reply, answer) = oneshot::channel();
         self.inner.proposals.try_send(Proposal { commands, reply }).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => {
@@ -190,6 +199,10 @@ impl<M: Machine> Group<M> {
     /// Returns when a read of this replica is as fresh as `consistency` asks. One barrier serves any number of reads
     /// that were asked for before it returned.
     pub async fn barrier(&self, consistency: Consistency) -> Result<(), Error> {
+        if consistency == Consistency::Stale {
+            return Ok(());
+        }
+        self.in_use().await;
         let policy = match consistency {
             Consistency::Stale => return Ok(()),
             Consistency::Linearizable if self.holds_lease() => return Ok(()),
@@ -236,7 +249,11 @@ impl<M: Machine> Group<M> {
 
     /// Who leads, as far as this replica knows.
     pub fn leader(&self) -> Option<Leader> {
-        self.status().leader
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let replica = metrics.current_leader?;
+        let place = metrics.membership_config.membership().get_node(&replica)?;
+        Some(Leader { replica, node: place.node })
     }
 
     /// True if this replica leads, as far as it knows.
@@ -244,14 +261,17 @@ impl<M: Machine> Group<M> {
         self.inner.raft.is_leader()
     }
 
+    /// True if nobody uses it and it hibernates: nothing about it changes before it wakes up.
+    pub fn is_asleep(&self) -> bool {
+        self.inner.hibernation.is_asleep()
+    }
+
     /// What the group looks like from here.
     pub fn status(&self) -> Status {
+        let leader = self.leader();
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        let leader = metrics.current_leader.and_then(|replica| {
-            membership.get_node(&replica).map(|place| Leader { replica, node: place.node })
-        });
         Status {
             state: match (&metrics.running_state, metrics.state) {
                 (Err(_), _) | (_, ServerState::Shutdown) => "stopped",
@@ -260,6 +280,7 @@ impl<M: Machine> Group<M> {
                 (_, ServerState::Candidate) => "candidate",
                 (_, ServerState::Learner) => "learner",
             },
+            is_asleep: self.is_asleep(),
             term: metrics.current_term,
             leader,
             last_log: metrics.last_log_index.unwrap_or(0),
@@ -277,6 +298,7 @@ impl<M: Machine> Group<M> {
 
     /// Gives the leadership to another voter. Returns once asked for; watch [`Group::status`] for the outcome.
     pub async fn transfer_leader(&self, to: u64) -> Result<(), Error> {
+        self.in_use().await;
         if let Some(term) = self.leading_term() {
             // Before asking: from then on another replica may lead without waiting for our lease.
             self.inner.ceded_term.store(term, Ordering::Release);

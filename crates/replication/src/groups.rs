@@ -1,8 +1,8 @@
 //! All groups of a node: they share a write-ahead log, the lines to other nodes, a clock and a store of snapshots.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use openraft::{SnapshotPolicy, StepDownPolicy};
@@ -19,10 +19,12 @@ use crate::apply::{Applier, Start};
 use crate::batch::PROPOSALS_MAX;
 use crate::error::{Error, Stop};
 use crate::group::{Group, Inner, Status};
+use crate::hibernation::Hibernation;
 use crate::log::Log;
 use crate::machine::Machine;
 use crate::network::{Lines, Network};
 use crate::rpc::{self, Inbound, Local};
+use crate::sleepers;
 use crate::snapshot::Store;
 use crate::split::Seed;
 
@@ -41,6 +43,8 @@ pub struct Timing {
     pub election: (Duration, Duration),
     /// How long a proposal or a read may wait for a majority.
     pub proposal: Duration,
+    /// How long a group may be left alone before it hibernates.
+    pub hibernate_after: Duration,
 }
 
 impl Default for Timing {
@@ -50,6 +54,7 @@ impl Default for Timing {
             heartbeat: Duration::from_millis(100),
             election: (Duration::from_millis(300), Duration::from_millis(600)),
             proposal: Duration::from_secs(5),
+            hibernate_after: Duration::from_secs(5),
         }
     }
 }
@@ -63,11 +68,13 @@ pub struct Options {
     pub log_bytes_max: usize,
     /// Entries kept behind a snapshot, so that a follower that is a little behind needs none.
     pub entries_kept: u64,
+    /// Names this start of the node: another one must have another number.
+    pub boot: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timing: Timing::default(), log_bytes_max: 32 << 20, entries_kept: 1024 }
+        Self { timing: Timing::default(), log_bytes_max: 32 << 20, entries_kept: 1024, boot: 0 }
     }
 }
 
@@ -130,7 +137,7 @@ pub struct Groups {
     inner: Arc<Shared>,
 }
 
-struct Shared {
+pub(crate) struct Shared {
     node: u64,
     options: Options,
     clock: Arc<dyn Clock>,
@@ -150,6 +157,7 @@ struct Opened {
     log: Log,
     status: Box<dyn Fn() -> Status + Send + Sync>,
     waiting: Box<dyn Fn() -> usize + Send + Sync>,
+    compact: Box<dyn Fn() -> futures::future::BoxFuture<'static, Result<(), Error>> + Send + Sync>,
     forget: Box<dyn Fn() -> futures::future::BoxFuture<'static, Result<(), Stop>> + Send + Sync>,
     stop: Box<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>,
 }
@@ -160,8 +168,19 @@ impl std::fmt::Debug for Groups {
     }
 }
 
+impl Shared {
+    pub(crate) fn has_left(&self) -> bool {
+        *self.left.borrow()
+    }
+
+    /// This node's replicas, of all groups.
+    pub(crate) fn replicas(&self) -> Vec<Arc<dyn Inbound>> {
+        self.open.read().values().map(|opened| Arc::clone(&opened.inbound)).collect()
+    }
+}
+
 impl Groups {
-    /// No groups yet. Without `durable`, only groups in memory can be opened.
+    /// No groups yet. Without `durable`, only groups in memory can be opened. Runs within a tokio runtime.
     pub fn new(
         node: u64,
         options: Options,
@@ -170,19 +189,21 @@ impl Groups {
         durable: Option<Durable>,
     ) -> Self {
         let lines = Lines::new(peers);
-        Self {
-            inner: Arc::new(Shared {
-                node,
-                options,
-                clock,
-                lines,
-                durable,
-                open: RwLock::default(),
-                left: watch::Sender::new(false),
-                seeded: watch::Sender::default(),
-                failed: watch::Sender::default(),
-            }),
-        }
+        let (timing, watched) = (options.timing, lines.clone());
+        let inner = Arc::new(Shared {
+            node,
+            options,
+            clock,
+            lines,
+            durable,
+            open: RwLock::default(),
+            left: watch::Sender::new(false),
+            seeded: watch::Sender::default(),
+            failed: watch::Sender::default(),
+        });
+        tokio::spawn(compact_when_long(Arc::downgrade(&inner)));
+        tokio::spawn(sleepers::watch(Arc::downgrade(&inner), timing, watched));
+        Self { inner }
     }
 
     /// The gRPC service that the other nodes' lines end in; to be served where the peers have this node's address.
@@ -272,6 +293,9 @@ impl Groups {
                 state,
                 seeds,
                 proposals,
+                hibernation: Hibernation::default(),
+                lines: self.inner.lines.clone(),
+                election: timing.election,
                 lease: timing.election.1,
                 proposal_timeout: timing.proposal,
                 ready_term: AtomicU64::new(0),
@@ -281,12 +305,11 @@ impl Groups {
             receiver,
             Arc::clone(&self.inner.clock),
         );
-        tokio::spawn(compact_when_long(group.clone(), log.clone(), self.inner.options.log_bytes_max));
         tokio::spawn(tell_of_failure(group.clone(), self.inner.failed.clone()));
-        let stop_raft = raft.clone();
+        let stop_raft = raft;
         let forgotten = Arc::clone(&group.inner.state);
         let opened = Opened {
-            inbound: Arc::new(Local { replica, group: id, raft, store, receiving: Arc::default() }),
+            inbound: Arc::new(Local { group: group.clone(), store, receiving: Arc::default() }),
             log,
             status: {
                 let group = group.clone();
@@ -295,6 +318,13 @@ impl Groups {
             waiting: {
                 let group = group.clone();
                 Box::new(move || PROPOSALS_MAX - group.inner.proposals.capacity())
+            },
+            compact: {
+                let group = group.clone();
+                Box::new(move || {
+                    let group = group.clone();
+                    Box::pin(async move { group.compact().await })
+                })
             },
             forget: Box::new(move || {
                 let state = Arc::clone(&forgotten);
@@ -414,6 +444,11 @@ impl Groups {
         statuses
     }
 
+    /// Names this start of the node.
+    pub(crate) fn boot(&self) -> u64 {
+        self.inner.options.boot
+    }
+
     pub(crate) fn inbound(&self, id: u64) -> Option<Arc<dyn Inbound>> {
         self.inner.open.read().get(&id).map(|opened| Arc::clone(&opened.inbound))
     }
@@ -464,20 +499,32 @@ async fn tell_of_failure<M: Machine>(group: Group<M>, failed: watch::Sender<Opti
     });
 }
 
-/// Has a snapshot made whenever the log has grown by `bytes_max`.
-async fn compact_when_long<M: Machine>(group: Group<M>, log: Log, bytes_max: usize) {
-    let mut floor = 0;
+/// Has a snapshot made of every group whose log has grown by `log_bytes_max`, until the node leaves its lines. One task for
+/// all groups: as many timers would cost idle groups more than all else.
+async fn compact_when_long(shared: Weak<Shared>) {
+    // What a snapshot leaves in each log (entries kept for followers) is the floor from which growth counts.
+    let mut floors: HashMap<u64, usize> = HashMap::new();
     loop {
         tokio::time::sleep(COMPACT_EVERY).await;
-        let bytes = log.bytes();
-        // What a snapshot leaves (entries kept for followers) is the floor from which growth counts.
-        floor = floor.min(bytes);
-        if bytes - floor < bytes_max {
-            continue;
-        }
-        if group.compact().await.is_err() {
+        let Some(shared) = shared.upgrade() else { return };
+        if shared.has_left() {
             return;
         }
-        floor = bytes;
+        let logs: Vec<(u64, usize)> =
+            shared.open.read().iter().map(|(&id, opened)| (id, opened.log.bytes())).collect();
+        floors.retain(|id, _| logs.iter().any(|(open, _)| open == id));
+        for (id, bytes) in logs {
+            let floor = floors.entry(id).or_default();
+            *floor = bytes.min(*floor);
+            if bytes - *floor < shared.options.log_bytes_max {
+                continue;
+            }
+            *floor = bytes;
+            let compact = shared.open.read().get(&id).map(|opened| (opened.compact)());
+            if let Some(compact) = compact {
+                // Only asked for here. A group that has stopped makes none.
+                let _asked = compact.await;
+            }
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! The way of a command: [`Group::propose`](group::Group::propose) → `batch` (concurrent proposals become one entry)
 //! → openraft → `log` (memory, or one flush for all groups) and `network` (one line a node pair) → `apply` (committed
 //! runs, each request once) → [`Machine`](machine::Machine) → the reply. `rpc` is the receiving end of the line,
-//! `snapshot` what a replica that fell behind gets instead of entries, [`Groups`](groups::Groups) holds all of it.
+//! `snapshot` what a replica that fell behind gets instead of entries, `hibernation` why idle groups cost nothing,
+//! [`Groups`](groups::Groups) holds all of it.
 
 pub mod machine;
 
@@ -25,10 +26,12 @@ mod apply;
 mod batch;
 mod codec;
 mod dedup;
+mod hibernation;
 mod log;
 mod network;
 mod pace;
 mod rpc;
+mod sleepers;
 mod snapshot;
 mod types;
 

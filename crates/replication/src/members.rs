@@ -141,6 +141,7 @@ impl<M: Machine> Group<M> {
         seen: &Members,
         change: ChangeMembers<u64, Place>,
     ) -> Result<Changed, Error> {
+        self.in_use().await;
         let as_seen: [Precondition<Config>; 2] = [
             Precondition::CommittedLeaderId { committed_leader_id: seen.leader },
             Precondition::LastMembershipLogId { last_membership_log_id: seen.at },

@@ -1,7 +1,7 @@
 //! The sending end: one line to each node carries the Raft messages of all groups.
 //!
-//! A line is a bidirectional gRPC stream of frame batches: whatever is queued goes out as one message. Heartbeats wait
-//! up to [`HEARTBEAT_COMPANY`] for those of other groups; appends are pipelined; snapshots take a stream and a
+//! A line is a bidirectional gRPC stream of frame batches: whatever is queued goes out as one message. Heartbeats keep
+//! [`HEARTBEAT_COMPANY`] apart, so that those of many groups travel together; appends are pipelined; snapshots take a stream and a
 //! connection of their own, at a bounded rate, so that they hold up neither. Next: `rpc` (the receiving end).
 
 use std::collections::{BTreeSet, HashMap};
@@ -40,7 +40,7 @@ use crate::pace::{FILL_BYTES_PER_SECOND, Pace};
 use crate::snapshot::Chunks;
 use crate::types::{Config, Place, Vote};
 
-/// How long a heartbeat waits for those of other groups.
+/// Least time between two messages that have nothing but heartbeats: those that come meanwhile wait for each other.
 const HEARTBEAT_COMPANY: Duration = Duration::from_millis(10);
 
 /// Frames that wait for a line; more wait in their groups.
@@ -112,6 +112,16 @@ impl Lines {
             .clone()
     }
 
+    /// Sends one frame and waits for its answer.
+    pub(crate) async fn ask(&self, node: u64, frame: Frame, patience: Duration) -> Option<Body> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.line(node).send(Outgoing { frame, reply }).await.ok()?;
+            answer.await.ok()?.ok()?.body
+        };
+        timeout(patience, asked).await.ok().flatten()
+    }
+
     /// Ends all lines; those that wait for replies get errors.
     pub(crate) fn close(&self) {
         self.lines.lock().clear();
@@ -135,6 +145,7 @@ async fn run_line(node: u64, peers: Peers, mut outbox: mpsc::Receiver<Outgoing>)
         let pending: Arc<Mutex<HashMap<u64, oneshot::Sender<Reply>>>> = Arc::default();
         let opened = client.line(ReceiverStream::new(connection));
         let mut held = Some(first);
+        let mut beat_at: Option<Instant> = None;
         // The answer's head comes with the peer's first words at the latest; do not wait for it before speaking.
         let answers = {
             let pending = Arc::clone(&pending);
@@ -153,7 +164,7 @@ async fn run_line(node: u64, peers: Peers, mut outbox: mpsc::Receiver<Outgoing>)
             }
         };
         let speak = async {
-            while let Some(frames) = gather(&mut held, &mut outbox, &pending, &mut call).await {
+            while let Some(frames) = gather(&mut held, &mut outbox, &pending, &mut call, &mut beat_at).await {
                 if messages.send(Frames { frames }).await.is_err() {
                     return true;
                 }
@@ -195,12 +206,13 @@ async fn refuse_for_a_while(outbox: &mut mpsc::Receiver<Outgoing>) {
     }
 }
 
-/// The frames of the next message; `None` when nobody can send any more.
+/// The frames of the next message; `None` when nobody can send any more. `beat_at` is when heartbeats went out last.
 async fn gather(
     held: &mut Option<Outgoing>,
     outbox: &mut mpsc::Receiver<Outgoing>,
     pending: &Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
     call: &mut u64,
+    beat_at: &mut Option<Instant>,
 ) -> Option<Vec<Frame>> {
     let mut frames = Vec::new();
     let mut bytes = 0;
@@ -222,11 +234,17 @@ async fn gather(
         *call += 1;
         frame.call = *call;
         pending.lock().insert(*call, reply);
+        // The first one after a while goes at once: a group that wakes up waits for it.
         patient_until = match (frame.heartbeat, frames.is_empty(), patient_until) {
-            (true, true, _) => Some(Instant::now() + HEARTBEAT_COMPANY),
+            (true, true, _) => {
+                beat_at.map(|at| at + HEARTBEAT_COMPANY).filter(|&until| until > Instant::now())
+            }
             (true, false, until) => until,
             (false, _, _) => None,
         };
+        if frame.heartbeat {
+            *beat_at = Some(patient_until.unwrap_or_else(Instant::now));
+        }
         bytes += frame.encoded_len();
         frames.push(frame);
         if frames.len() >= FRAMES_MAX || bytes >= FRAMES_BYTES_MAX {

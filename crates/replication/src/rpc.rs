@@ -16,12 +16,15 @@ use tonic::{Request, Response, Status, Streaming};
 use trimaran_proto::internal::replication::frame::Body;
 use trimaran_proto::internal::replication::replication_server::{Replication, ReplicationServer};
 use trimaran_proto::internal::replication::{
-    Frame, Frames, SnapshotChunk, SnapshotHeader, SnapshotReply, TransferLeaderReply, VoteReply,
+    BeatReply, Frame, Frames, SleepReply, SnapshotChunk, SnapshotHeader, SnapshotReply, TransferLeaderReply,
+    VoteReply, Woken,
 };
 
 use crate::apply::Applier;
 use crate::codec::{self, Malformed};
+use crate::group::Group;
 use crate::groups::Groups;
+use crate::hibernation::Sleeper;
 use crate::machine::Machine;
 use crate::network::MESSAGE_BYTES_MAX;
 use crate::snapshot::{Chunks, Store, Writer};
@@ -39,6 +42,7 @@ const APPENDS_MAX: usize = 64;
 /// A group of whatever machine, as the lines see it.
 pub(crate) trait Inbound: Send + Sync {
     fn replica(&self) -> u64;
+    fn sleeper(&self) -> &dyn Sleeper;
     fn append(&self, frame: Frame, session: &mut Option<Appends>, answers: &mpsc::Sender<Frame>);
     fn ask(self: Arc<Self>, frame: Frame) -> Pin<Box<dyn Future<Output = Frame> + Send>>;
     /// Makes room for a snapshot; one at a time.
@@ -85,9 +89,7 @@ pub(crate) struct Appends {
 
 /// The replica of a group on this node.
 pub(crate) struct Local<M: Machine> {
-    pub(crate) replica: u64,
-    pub(crate) group: u64,
-    pub(crate) raft: openraft::Raft<Config, Applier<M>>,
+    pub(crate) group: Group<M>,
     pub(crate) store: Option<Store>,
     pub(crate) receiving: Arc<Mutex<()>>,
 }
@@ -109,7 +111,11 @@ fn refused(frame: &Frame, reason: impl std::fmt::Display) -> Frame {
 
 impl<M: Machine> Inbound for Local<M> {
     fn replica(&self) -> u64 {
-        self.replica
+        self.group.replica()
+    }
+
+    fn sleeper(&self) -> &dyn Sleeper {
+        &self.group
     }
 
     fn append(&self, frame: Frame, session: &mut Option<Appends>, answers: &mpsc::Sender<Frame>) {
@@ -122,7 +128,7 @@ impl<M: Machine> Inbound for Local<M> {
             // The sender gave the stream before up, or it was refused; what is left of it nobody waits for.
             _ => {
                 let (input, frames) = mpsc::channel(APPENDS_MAX);
-                tokio::spawn(run_appends(self.raft.clone(), frames, answers.clone()));
+                tokio::spawn(run_appends(self.group.inner.raft.clone(), frames, answers.clone()));
                 session.insert(Appends { stream, input })
             }
         };
@@ -140,25 +146,34 @@ impl<M: Machine> Inbound for Local<M> {
 
     fn ask(self: Arc<Self>, frame: Frame) -> Pin<Box<dyn Future<Output = Frame> + Send>> {
         Box::pin(async move {
+            let raft = &self.group.inner.raft;
             let answered = match &frame.body {
                 Some(Body::Append(append)) => self.heartbeat(append.clone()).await,
                 Some(Body::Vote(request)) => match codec::get_vote_request(request) {
                     Ok(request) => {
-                        self.raft.vote(request).await.map(|reply| vote(&reply)).map_err(|e| e.to_string())
+                        raft.vote(request).await.map(|reply| vote(&reply)).map_err(|e| e.to_string())
                     }
                     Err(malformed) => Err(malformed.to_string()),
                 },
+                Some(Body::PreVote(_)) if self.group.is_listening() => {
+                    Err("it slept, and gives its leader time to say something".to_owned())
+                }
+                Some(Body::Sleep(sleep)) => {
+                    Ok(Body::SleepReply(SleepReply { accepted: self.group.agree_to_sleep(sleep) }))
+                }
+                // It was woken before this was looked at.
+                Some(Body::Wake(_)) => Ok(Body::Woken(Woken {})),
                 Some(Body::PreVote(request)) => match codec::get_vote_request(request) {
                     Ok(request) => {
-                        self.raft.pre_vote(request).await.map(|reply| vote(&reply)).map_err(|e| e.to_string())
+                        raft.pre_vote(request).await.map(|reply| vote(&reply)).map_err(|e| e.to_string())
                     }
                     Err(malformed) => Err(malformed.to_string()),
                 },
                 Some(Body::TransferLeader(request)) => match codec::get_vote(request.from_leader.as_ref()) {
                     Ok(from) => {
                         let last = request.last_log_id.as_ref().map(codec::get_log_id);
-                        let request = TransferLeaderRequest::new(from, self.replica, last);
-                        let outcome = self.raft.handle_transfer_leader(request).await;
+                        let request = TransferLeaderRequest::new(from, self.replica(), last);
+                        let outcome = raft.handle_transfer_leader(request).await;
                         outcome
                             .map(|accepted| {
                                 Body::TransferLeaderReply(TransferLeaderReply { accepted: accepted.is_ok() })
@@ -185,7 +200,7 @@ impl<M: Machine> Inbound for Local<M> {
             .try_lock_owned()
             .map_err(|_held| Status::unavailable("another snapshot is being received"))?;
         let room = match &self.store {
-            Some(store) => Room::File(store.write(self.group, &meta).map_err(unwritable)?),
+            Some(store) => Room::File(store.write(self.group.id(), &meta).map_err(unwritable)?),
             None => Room::Memory(Vec::new()),
         };
         Ok(Receiving { vote, meta, chunks: 0, room, _only: only })
@@ -206,6 +221,8 @@ impl<M: Machine> Inbound for Local<M> {
             };
             let snapshot = Snapshot { meta: received.meta, snapshot: chunks };
             let reply = self
+                .group
+                .inner
                 .raft
                 .install_full_snapshot(received.vote, snapshot)
                 .await
@@ -224,7 +241,7 @@ impl<M: Machine> Local<M> {
         let request = codec::get_append(append).map_err(|malformed| malformed.to_string())?;
         let prev = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(prev);
-        let reply = self.raft.append_entries(request).await.map_err(|error| error.to_string())?;
+        let reply = self.group.inner.raft.append_entries(request).await.map_err(|error| error.to_string())?;
         if reply.is_conflict() && prev.is_none() {
             return Err("a conflict at nothing".to_owned());
         }
@@ -308,6 +325,13 @@ impl Replication for Service {
                     () = groups.left() => return,
                 };
                 for frame in frames.frames {
+                    if matches!(frame.body, Some(Body::Beat(_))) {
+                        let reply = answer(&frame, Body::BeatReply(BeatReply { boot: groups.boot() }));
+                        if answers.send(reply).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
                     let Some(group) = groups.inbound(frame.group).filter(|group| group.replica() == frame.to)
                     else {
                         let reply = refused(&frame, "this node does not hold the replica");
@@ -316,6 +340,9 @@ impl Replication for Service {
                         }
                         continue;
                     };
+                    if !matches!(frame.body, Some(Body::Sleep(_))) {
+                        group.sleeper().hears();
+                    }
                     if matches!(frame.body, Some(Body::Append(_))) && !frame.heartbeat {
                         group.append(
                             frame.clone(),
@@ -355,6 +382,7 @@ impl Replication for Service {
             .inbound(header.group)
             .filter(|group| group.replica() == header.to)
             .ok_or_else(|| Status::not_found("this node does not hold the replica"))?;
+        group.sleeper().hears();
         let mut receiving = group.receive(header)?;
         let mut next = Some(first);
         while let Some(chunk) = next {

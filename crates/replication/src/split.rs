@@ -65,6 +65,7 @@ impl<M: Machine> Group<M> {
     /// Errors: as of [`Group::propose`]; after [`Error::Unknown`] it may be asked for again.
     pub async fn split(&self, split: Split) -> Result<Split, Error> {
         let group = self.inner.id;
+        self.in_use().await;
         let (reply, answer) = oneshot::channel();
         let respond = move |outcome: ClientWriteResult<Config>| {
             let outcome = outcome.map_err(|refused| batch::error(group, refused));
@@ -115,6 +116,7 @@ impl<M: Machine> Group<M> {
 
     /// Asks the others to elect this replica, without waiting for their patience to end. For a group that was never led.
     pub async fn campaign(&self) -> Result<(), Error> {
+        self.in_use().await;
         self.inner.raft.trigger().elect(true).await.map_err(|_fatal| self.stopped())
     }
 }

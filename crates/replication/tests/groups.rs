@@ -18,7 +18,7 @@ use trimaran_net::peers::Peers;
 use trimaran_replication::Error;
 use trimaran_replication::error::Stop;
 use trimaran_replication::group::{Consistency, Group, Member};
-use trimaran_replication::groups::{Durability, Durable, Groups, Options};
+use trimaran_replication::groups::{Durability, Durable, Groups, Options, Timing};
 use trimaran_replication::machine::{Committed, Machine, Remember, Reply, SnapshotChunks};
 use trimaran_replication::session::{RequestId, Session};
 use trimaran_replication::split::Split;
@@ -319,10 +319,7 @@ async fn a_replica_that_lost_its_memory_comes_back_under_a_new_id_by_snapshot() 
 #[tokio::test]
 async fn without_a_majority_nothing_is_acknowledged() {
     let options = Options {
-        timing: trimaran_replication::groups::Timing {
-            proposal: Duration::from_secs(1),
-            ..Default::default()
-        },
+        timing: Timing { proposal: Duration::from_secs(1), ..Default::default() },
         ..Options::default()
     };
     let (mut nodes, _) = three(false, options).await;
@@ -401,4 +398,85 @@ async fn a_group_that_is_split_is_two_and_a_retry_finds_its_answer_in_the_new_on
         let at = leader(&nodes).await;
         assert_eq!(journal(&nodes[at]), ["m two", "m five", "m six"]);
     }
+}
+
+fn sleepy() -> Options {
+    let timing = Timing { hibernate_after: Duration::from_millis(300), ..Timing::default() };
+    Options { timing, ..Options::default() }
+}
+
+async fn until_all_sleep(nodes: &[Node]) {
+    until("all are asleep", async || nodes.iter().all(|node| node.group.status().is_asleep)).await;
+}
+
+#[tokio::test]
+async fn a_group_that_nobody_uses_falls_asleep_and_wakes_up_when_it_is_asked() {
+    let (nodes, _disks) = three(false, sleepy()).await;
+    let session = Session::new(1);
+    write(&nodes, "a", session.begin(1).id(0)).await;
+    let leads = leader(&nodes).await;
+    until_all_sleep(&nodes).await;
+    let term = nodes[leads].group.status().term;
+
+    // What is stale may be read of those that sleep.
+    let read = nodes[leads].group.read(Consistency::Stale, |journal| journal.texts.len()).await;
+    assert_eq!(read.unwrap(), 1);
+    assert!(nodes[leads].group.status().is_asleep);
+    // A read and a write that come after hours find the same leader, awake.
+    for _ in 0..3 {
+        sleep(Timing::default().election.1 * 2).await;
+        let read = nodes[leads].group.read(Consistency::Linearizable, |journal| journal.texts.len()).await;
+        assert_eq!(read.unwrap(), 1);
+        until_all_sleep(&nodes).await;
+    }
+    let proposed = nodes[leads].group.propose(Bytes::from_static(b"b"), None).await;
+    assert_eq!(proposed.unwrap(), "2");
+    until("all have it", async || nodes.iter().all(|node| node.group.read_now(|it| it.texts.len()) == 2))
+        .await;
+    until_all_sleep(&nodes).await;
+    // A follower that is asked wakes its leader, not an election.
+    let follows = (leads + 1) % 3;
+    let refused = nodes[follows].group.propose(Bytes::from_static(b"c"), None).await;
+    assert!(matches!(refused, Err(Error::NotLeader { leader: Some(_), .. })), "{refused:?}");
+    until_all_sleep(&nodes).await;
+    let statuses: Vec<_> = nodes.iter().map(|node| node.group.status()).collect();
+    assert!(statuses.iter().all(|status| status.term == term), "{statuses:?}");
+    assert!(nodes[leads].group.is_leader());
+}
+
+#[tokio::test]
+async fn a_group_alone_falls_asleep_and_wakes_up() {
+    let node = Node::start(1, 10, None, sleepy()).await;
+    node.group.found(&[Member { replica: 10, node: 1 }]).await.unwrap();
+    for count in 1..=3 {
+        until("it takes a write", async || node.group.propose(Bytes::from_static(b"a"), None).await.is_ok())
+            .await;
+        until("it sleeps", async || node.group.status().is_asleep).await;
+        sleep(Timing::default().election.1 * 2).await;
+        let read = node.group.read(Consistency::Linearizable, |journal| journal.texts.len()).await;
+        assert_eq!(read.unwrap(), count);
+    }
+}
+
+#[tokio::test]
+async fn the_death_of_a_leader_wakes_those_that_slept_under_it() {
+    let (mut nodes, _disks) = three(false, sleepy()).await;
+    write(&nodes, "a", Session::new(1).begin(1).id(0)).await;
+    let leads = leader(&nodes).await;
+    until_all_sleep(&nodes).await;
+    nodes.swap_remove(leads).kill().await;
+    // Nobody asks for anything.
+    until("another one leads", async || nodes.iter().any(|node| node.group.is_leader())).await;
+    let read = async || {
+        for node in &nodes {
+            if let Ok(texts) = node.group.read(Consistency::Linearizable, |it| it.texts.len()).await {
+                return texts == 1;
+            }
+        }
+        false
+    };
+    until("the new leader has it", read).await;
+    // With one of three missing, they stay awake.
+    sleep(sleepy().timing.hibernate_after * 4).await;
+    assert!(nodes.iter().all(|node| !node.group.status().is_asleep));
 }
