@@ -43,9 +43,9 @@ pub(crate) async fn run<S: Future<Output = anyhow::Result<()>>>(
 /// Flags of every node that is part of a cluster with state; the same on all of its nodes.
 #[derive(clap::Args, Serialize)]
 pub(crate) struct Autoscale {
-    /// Start and drain nodes as the load asks for: as processes on this machine, or as containers beside this one
-    /// [default: off]
-    #[arg(long = "autoscale", value_name = "off|process|docker")]
+    /// Start and drain nodes as the load asks for: as processes on this machine, as containers beside this one, or as pods
+    /// of this one's stateful set [default: off]
+    #[arg(long = "autoscale", value_name = "off|process|docker|kubernetes")]
     #[serde(skip_serializing_if = "Option::is_none")]
     actor: Option<String>,
     /// Nodes at least; never fewer than copies of a partition [default: 1]

@@ -136,6 +136,7 @@ impl Node {
             kind: "grid",
             env_prefix: config::ENV_PREFIX,
             grpc_port: options.grpc_listen.port(),
+            address: &options.advertise,
             listens: &["grpc_listen", "resp_listen", "http_listen", "admin_listen"],
             data_folder: options.data_folder.as_deref(),
             options: &options,

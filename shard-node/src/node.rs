@@ -124,6 +124,7 @@ impl Node {
             kind: "shard",
             env_prefix: config::ENV_PREFIX,
             grpc_port: options.grpc_listen.port(),
+            address: &options.advertise,
             listens: &["grpc_listen", "dynamodb_listen", "admin_listen"],
             data_folder: options.data_folder.as_deref(),
             options: &options,

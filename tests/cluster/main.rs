@@ -11,6 +11,7 @@ mod faults;
 mod grid_kill;
 mod grow_and_shrink;
 mod hibernation;
+mod kubernetes;
 mod network;
 mod shard_kill;
 mod splits;

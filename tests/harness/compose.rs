@@ -25,11 +25,55 @@ pub fn docker(arguments: &[&str]) -> Option<String> {
     run(engine(), arguments)
 }
 
+/// The image with the binary of this build, gone with this.
+pub struct Image(String);
+
+impl Image {
+    /// Builds it under a name that nobody else has. `None`, with a word about it, where this machine has not what it takes.
+    pub fn build() -> Option<Self> {
+        if docker(&["info"]).is_none() {
+            skip("no Docker engine answers");
+            return None;
+        }
+        if docker(&["image", "inspect", "debian:bookworm-slim"]).is_none() {
+            skip("there is no image debian:bookworm-slim; deploy/base-image.sh makes it");
+            return None;
+        }
+        let image = Self(format!("trimaran-test-{}-{}:latest", std::process::id(), free_port()));
+        let built = Command::new(root().join("deploy/image.sh"))
+            .arg(binary())
+            .env("IMAGE", &image.0)
+            .env("DOCKER", engine())
+            .output()
+            .unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        Some(image)
+    }
+
+    /// Its name and tag.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _gone = docker(&["rmi", "--force", &self.0]);
+    }
+}
+
+/// Shows the end of what a container has said.
+pub fn show_log(container: &str) {
+    let log = Command::new(engine()).args(["logs", "--tail", "60", container]).output();
+    let log = log.map(|log| [log.stdout, log.stderr].concat()).unwrap_or_default();
+    println!("--- {container} ---\n{}", String::from_utf8_lossy(&log));
+}
+
 /// What was started by the compose file, gone with this.
 pub struct Composed {
     /// Its name, which every container has as a label.
     pub project: String,
-    image: String,
+    image: Image,
     files: Vec<PathBuf>,
     environment: Vec<(String, String)>,
     ports: Vec<(String, u16)>,
@@ -39,27 +83,12 @@ impl Composed {
     /// Starts services of the compose file, all of them if none is named, with other files laid over it. `None`, with a
     /// word about it, where this machine has not what it takes.
     pub fn up(over: &[&str], services: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
-        if docker(&["info"]).is_none() {
-            skip("no Docker engine answers");
-            return None;
-        }
+        let image = Image::build()?;
         if run("docker-compose", &["version"]).is_none() {
             skip("docker-compose is not here");
             return None;
         }
-        if docker(&["image", "inspect", "debian:bookworm-slim"]).is_none() {
-            skip("there is no image debian:bookworm-slim; deploy/base-image.sh makes it");
-            return None;
-        }
         let project = format!("trimaran-test-{}-{}", std::process::id(), free_port());
-        let image = format!("{project}:latest");
-        let built = Command::new(root().join("deploy/image.sh"))
-            .arg(binary())
-            .env("IMAGE", &image)
-            .env("DOCKER", engine())
-            .output()
-            .unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         let of = |kind: &'static str, count| (1..=count).map(move |at| format!("{kind}_{at}_PORT"));
         let ports = of("GRID", 3).chain(of("SHARD", 3)).chain(of("FUNCTION", 2)).chain(of("API", 2));
         let composed = Self {
@@ -80,7 +109,7 @@ impl Composed {
             .args(["-p", &self.project])
             .args(files)
             .args(arguments)
-            .env("TRIMARAN_IMAGE", &self.image)
+            .env("TRIMARAN_IMAGE", self.image.name())
             .envs(self.ports.iter().map(|(name, port)| (name.clone(), port.to_string())))
             .envs(self.environment.iter().cloned())
             .output()
@@ -128,12 +157,9 @@ impl Drop for Composed {
             for container in
                 docker(&["ps", "-aq", "--filter", &project]).unwrap_or_default().split_whitespace()
             {
-                let log = Command::new(engine()).args(["logs", "--tail", "60", container]).output();
-                let log = log.map(|log| [log.stdout, log.stderr].concat()).unwrap_or_default();
-                println!("--- {container} ---\n{}", String::from_utf8_lossy(&log));
+                show_log(container);
             }
         }
         self.compose(&["down", "--volumes", "--remove-orphans", "--timeout", "2"]);
-        let _gone = docker(&["rmi", "--force", &self.image]);
     }
 }

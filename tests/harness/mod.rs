@@ -2,6 +2,7 @@
 
 pub mod compose;
 pub mod http;
+pub mod pods;
 pub mod process;
 
 use std::time::Duration;

@@ -30,6 +30,8 @@ const WALLS: &[(&str, &[&str])] = &[
     ("fjall::{Database", &["crates/storage/src/fjall.rs"]),
     ("wasmtime::", &["crates/wasm-host/src/"]),
     ("bollard::", &["crates/cluster/src/autoscale/docker.rs"]),
+    ("kube::", &["crates/cluster/src/autoscale/kubernetes.rs"]),
+    ("k8s_openapi::", &["crates/cluster/src/autoscale/kubernetes.rs"]),
     ("sysinfo::", &["crates/service/src/usage.rs"]),
     ("tracing_subscriber", &["crates/service/src/telemetry.rs"]),
     ("SystemTime::now", &["crates/net/src/clock.rs"]),

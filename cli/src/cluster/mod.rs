@@ -8,6 +8,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
 use tonic::transport::Channel;
+use trimaran_cluster::autoscale::kubernetes::StatefulSet;
 use trimaran_net::dial::{Dial, TcpDial, channel};
 use trimaran_proto::api::cluster::cluster_admin_client::ClusterAdminClient;
 use trimaran_proto::api::cluster::{
@@ -48,8 +49,11 @@ enum Command {
     },
     /// Move everything away from a node, which then ends for good
     Drain {
-        /// Id or gRPC address
-        node: String,
+        /// Id or gRPC address [default: the node that is asked]
+        node: Option<String>,
+        /// Only if it is a pod that its stateful set is to lose, and not if it is only started anew: for `preStop` hooks
+        #[arg(long)]
+        if_scaled_in: bool,
         /// Return at once instead of when the node is gone
         #[arg(long)]
         no_wait: bool,
@@ -183,9 +187,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 status::explain(&table, &replies, token).context("the cluster has no partitions yet")?;
             args.output.show(&explained, status::explained)?;
         }
-        Command::Drain { node, no_wait } => {
-            let table = connection.table().await?;
-            let node = find(&table, &node)?;
+        Command::Drain { node, if_scaled_in, no_wait } => {
+            let status = connection.status().await?;
+            let table = status.table.unwrap_or_default();
+            let node = find(&table, &node.unwrap_or_else(|| status.node_id.to_string()))?;
+            if if_scaled_in && is_wanted(node).await? {
+                show(format!("node {} stays in its stateful set; nothing is to be done", node.id))?;
+                return Ok(ExitCode::SUCCESS);
+            }
             let request = DrainRequest { node_id: node.id };
             connection.admin()?.drain(request).await.map_err(|status| refused(&status))?;
             if no_wait {
@@ -259,6 +268,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// True unless a node is a pod that its stateful set is to lose.
+async fn is_wanted(node: &Node) -> anyhow::Result<bool> {
+    let set = StatefulSet::of(&node.address)
+        .with_context(|| format!("{} is no address of a pod of a stateful set", node.address))?;
+    set.is_wanted().await.context("it is not known whether the pod is only started anew")
 }
 
 #[derive(Serialize)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::docker::Containers;
+use super::kubernetes::StatefulSet;
 use super::policy::Limits;
 use super::process::{Processes, Template};
 use super::{Actor, Autoscale};
@@ -22,6 +23,8 @@ pub enum Kind {
     Process,
     /// Each node can start containers beside its own.
     Docker,
+    /// Each node is a pod of a stateful set, and may change how many there are.
+    Kubernetes,
 }
 
 /// How the number of nodes follows the load. The same on all nodes.
@@ -76,6 +79,8 @@ pub struct Own<'a, T> {
     pub env_prefix: &'static str,
     /// Where it takes gRPC.
     pub grpc_port: u16,
+    /// How others reach it, "host:port".
+    pub address: &'a str,
     /// Options that are addresses to listen at.
     pub listens: &'a [&'a str],
     /// Where it keeps its data.
@@ -90,6 +95,9 @@ impl Options {
         let actor: Arc<dyn Actor> = match self.actor {
             Kind::Off => return Ok(None),
             Kind::Docker => Arc::new(Containers::new(own.kind, own.env_prefix, own.grpc_port)),
+            Kind::Kubernetes => Arc::new(StatefulSet::of(own.address).ok_or(
+                "--autoscale kubernetes needs --advertise <set>-<number>.<service>…:<port>, as pods of a stateful set are called",
+            )?),
             Kind::Process => {
                 let folder = own.data_folder.ok_or(
                     "--autoscale process needs --data-folder: those of the other nodes are made beside it",
