@@ -1,4 +1,5 @@
-//! One simulated life of a group of three replicas in memory.
+//! One simulated life of a group of three replicas: in memory, where a crash takes the replica for good, or on disks, where it
+//! takes what was not flushed; then all of them crash at once, too.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,8 +14,10 @@ use rand::{Rng as _, SeedableRng as _};
 use trimaran_net::clock::{Clock as _, ManualClock};
 use trimaran_net::peers::Peers;
 use trimaran_replication::group::{Group, Member};
-use trimaran_replication::groups::{Durability, Groups, Options, Timing};
+use trimaran_replication::groups::{Durability, Durable, Groups, Options, Timing};
 use trimaran_replication::session::Session;
+use trimaran_storage::faulty::FaultyDisk;
+use trimaran_storage::wal;
 
 use crate::invariant::Watcher;
 use crate::journal::Journal;
@@ -41,6 +44,9 @@ pub(crate) fn quiet_for(elapsed: Duration) -> Option<Duration> {
     (into >= ROUND.saturating_sub(QUIET)).then(|| ROUND.saturating_sub(into))
 }
 
+/// Smallest files of the log: it begins new ones all the time.
+const SEGMENT_BYTES: u64 = 16 << 10;
+
 /// What the meta group would know: who holds the group now. Shared by all simulated nodes.
 struct Placement {
     members: Vec<Member>,
@@ -51,14 +57,26 @@ struct Placement {
 #[derive(Default)]
 struct Live {
     groups: HashMap<u64, Group<Journal>>,
+    /// Replica that whoever leads is to give its leadership to.
+    heir: Option<u64>,
 }
 
 /// One run.
 #[derive(Clone, Copy)]
 pub(crate) struct Scenario {
     pub(crate) seed: u64,
-    /// The planted bug.
-    pub(crate) reuse_replica_ids: bool,
+    pub(crate) logs: Logs,
+}
+
+/// Where the logs are, and so what a crash takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Logs {
+    /// The replica, which comes back under another id.
+    Memory,
+    /// The planted bug: the replica, which comes back under its old id all the same.
+    MemoryUnderOldIds,
+    /// What was not flushed, sector by sector; all three may crash at once.
+    Disk,
 }
 
 /// What a run that went well saw.
@@ -94,10 +112,12 @@ impl Scenario {
         }));
         let live: Arc<Mutex<Live>> = Arc::default();
         let clock = ManualClock::at(1_000_000);
-        for node in 1..=NODES {
+        let disks: Vec<FaultyDisk> = (0..NODES).map(|_| FaultyDisk::new()).collect();
+        for (node, disk) in (1..=NODES).zip(&disks) {
             let (placement, live, clock) = (Arc::clone(&placement), Arc::clone(&live), clock.clone());
+            let disk = (self.logs == Logs::Disk).then(|| disk.clone());
             sim.host(host(node), move || {
-                run_node(node, Arc::clone(&placement), Arc::clone(&live), clock.clone())
+                run_node(node, Arc::clone(&placement), Arc::clone(&live), clock.clone(), disk.clone())
             });
         }
 
@@ -111,7 +131,7 @@ impl Scenario {
         let watcher = Rc::new(RefCell::new(Watcher::default()));
         let (mut crashes, mut asleep) = (0, 0);
         let mut next_fault = Duration::from_secs(1);
-        let mut down: Option<(u64, Duration)> = None;
+        let mut down: Option<(Vec<u64>, Duration)> = None;
         let mut cut: Option<(u64, u64, bool, Duration)> = None;
         loop {
             let finished = sim.step().map_err(|error| format!("the simulation failed: {error}"))?;
@@ -130,8 +150,8 @@ impl Scenario {
                 }
                 cut = None;
             }
-            if let Some((node, _)) = down.filter(|(_, until)| now >= *until) {
-                if !self.reuse_replica_ids {
+            for node in down.take_if(|(_, until)| now >= *until).map_or(Vec::new(), |(nodes, _)| nodes) {
+                if self.logs == Logs::Memory {
                     let mut placement = placement.lock();
                     let fresh = placement.next_replica;
                     placement.next_replica += 1;
@@ -140,20 +160,30 @@ impl Scenario {
                     }
                 }
                 sim.bounce(host(node));
-                down = None;
             }
             if now < TROUBLE && now >= next_fault && down.is_none() && cut.is_none() {
                 next_fault = now + Duration::from_millis(random.random_range(300..1500));
                 let a = random.random_range(1..=NODES);
                 let b = a % NODES + 1;
                 let lasts = now + Duration::from_millis(random.random_range(100..2500));
-                match random.random_range(0..3) {
-                    // A copy in memory may be lost only while all others are whole; with the planted bug, never mind.
-                    0 if self.reuse_replica_ids || is_whole(&placement, &live) => {
-                        sim.crash(host(a));
-                        live.lock().groups.remove(&a);
-                        crashes += 1;
-                        down = Some((a, lasts));
+                match random.random_range(0..5) {
+                    0 => {
+                        let all = self.logs == Logs::Disk && random.random_bool(0.3);
+                        // A copy in memory may be lost only while all others are whole; with the planted bug, never mind.
+                        let may = self.logs != Logs::Memory || is_whole(&placement, &live);
+                        let victims: Vec<u64> = if all { (1..=NODES).collect() } else { vec![a] };
+                        for &node in victims.iter().filter(|_| may) {
+                            sim.crash(host(node));
+                            live.lock().groups.remove(&node);
+                            disks[node as usize - 1].lose_power(|| random.random_bool(0.5));
+                            crashes += 1;
+                        }
+                        down = may.then_some((victims, lasts));
+                    }
+                    3 => {
+                        let heirs = placement.lock().members.clone();
+                        live.lock().heir =
+                            heirs.iter().find(|member| member.node == a).map(|heir| heir.replica);
                     }
                     1 => {
                         sim.partition_oneway(host(a), host(b));
@@ -210,6 +240,7 @@ async fn run_node(
     placement: Arc<Mutex<Placement>>,
     live: Arc<Mutex<Live>>,
     clock: ManualClock,
+    disk: Option<FaultyDisk>,
 ) -> turmoil::Result {
     let peers = Peers::new(Arc::new(SimulatedDial));
     for other in (1..=NODES).filter(|&other| other != node) {
@@ -228,9 +259,14 @@ async fn run_node(
         entries_kept: 8,
         boot,
     };
-    let groups = Groups::new(node, options, Arc::new(clock), peers, None);
+    let durability = if disk.is_some() { Durability::Flushed } else { Durability::Memory };
+    let durable = disk.map(|disk| {
+        let wal = wal::Options { segment_bytes: SEGMENT_BYTES, ..wal::Options::default() };
+        Durable::open(Arc::new(disk.clone()), Arc::new(disk), wal)
+    });
+    let groups = Groups::new(node, options, Arc::new(clock), peers, durable.transpose()?);
     let replica = placement.lock().members.iter().find(|member| member.node == node).unwrap().replica;
-    let group = groups.open(GROUP, replica, Durability::Memory, Journal::default()).await?;
+    let group = groups.open(GROUP, replica, durability, Journal::default()).await?;
     live.lock().groups.insert(node, group.clone());
     let found = {
         let mut placement = placement.lock();
@@ -250,6 +286,11 @@ async fn run_node(
             let mut ids: Vec<u64> = wanted.iter().map(|member| member.replica).collect();
             ids.sort_unstable();
             let status = group.status();
+            let heir = live.lock().heir.take_if(|_| status.state == "leader");
+            if let Some(heir) = heir.filter(|&heir| heir != group.replica()) {
+                // It may not be ready to lead; then whoever is elected does.
+                let _asked = group.transfer_leader(heir).await;
+            }
             let mut voters = status.voters.clone();
             voters.sort_unstable();
             if status.state == "leader" && (voters != ids || !status.learners.is_empty()) {

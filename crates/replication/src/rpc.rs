@@ -5,12 +5,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use openraft::raft::{StreamAppendError, TransferLeaderRequest};
 use openraft::storage::Snapshot;
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use trimaran_proto::internal::replication::frame::Body;
@@ -38,6 +40,9 @@ const FRAMES_MAX: usize = 512;
 
 /// Appends of one sender that wait for one group.
 const APPENDS_MAX: usize = 64;
+
+/// A sender of a snapshot that is silent for this long is gone, whatever its connection says: another one waits.
+const SNAPSHOT_SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// A group of whatever machine, as the lines see it.
 pub(crate) trait Inbound: Send + Sync {
@@ -398,7 +403,8 @@ impl Replication for Service {
                 return Err(Status::data_loss(format!("chunk {count} of the snapshot is damaged")));
             }
             receiving.chunk(chunk.data).map_err(unwritable)?;
-            next = stream.message().await?;
+            let silent = |_elapsed| Status::deadline_exceeded("the sender of the snapshot is silent");
+            next = timeout(SNAPSHOT_SILENCE_MAX, stream.message()).await.map_err(silent)??;
         }
         Err(Status::data_loss("the snapshot was cut off"))
     }

@@ -13,6 +13,7 @@ use prost::Message as _;
 use trimaran_proto::state::log as state;
 use trimaran_storage::disk::{Disk, DiskFile};
 use trimaran_storage::format;
+use trimaran_storage::progress::Progress;
 
 use crate::codec;
 use crate::error::Stop;
@@ -64,12 +65,14 @@ pub(crate) struct Stored {
 impl Stored {
     fn chunks(&self) -> impl Iterator<Item = Result<Bytes, Stop>> + Send + 'static {
         let (stored, mut at, mut ended) = (self.clone(), 0, false);
+        let mut progress = Progress::new("reading a snapshot", self.file.len().unwrap_or(0));
         std::iter::from_fn(move || {
             while !ended {
                 match stored.record(at) {
                     Ok((KIND_META, _, used)) => at += used,
                     Ok((KIND_CHUNK, payload, used)) => {
                         at += used;
+                        progress.add(used);
                         return Some(Ok(payload));
                     }
                     Ok((KIND_END, ..)) => ended = true,
@@ -107,6 +110,7 @@ impl Stored {
     fn check(&self) -> io::Result<SnapshotMeta> {
         let mut meta = None;
         let mut at = 0;
+        let mut progress = Progress::new("checking a snapshot", self.file.len()?);
         loop {
             let (kind, payload, used) = match self.record(at) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(self.damaged(at)),
@@ -117,7 +121,7 @@ impl Stored {
                     let stored = state::SnapshotMeta::decode(payload).map_err(io::Error::other)?;
                     meta = Some(codec::get_snapshot_meta(&stored).map_err(io::Error::other)?);
                 }
-                KIND_CHUNK => {}
+                KIND_CHUNK => progress.add(used),
                 KIND_END => return meta.ok_or_else(|| self.damaged(at)),
                 _ => return Err(self.damaged(at)),
             }

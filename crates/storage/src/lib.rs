@@ -13,6 +13,8 @@ pub mod format;
 
 pub mod wal;
 
+pub mod progress;
+
 pub mod engine;
 
 pub mod memory;

@@ -20,6 +20,7 @@ use tracing::{error, info};
 
 use crate::disk::{Disk, DiskFile};
 use crate::format::{self, HEADER_BYTES};
+use crate::progress::Progress;
 use crate::{Error, with_causes};
 
 /// Version of the format; in the head of every segment.
@@ -249,6 +250,7 @@ impl Writer {
         let mut recovered = Recovered::default();
         let mut groups: HashMap<u64, Live> = HashMap::new();
         let mut segments: VecDeque<Segment> = VecDeque::new();
+        let mut progress = Progress::new("reading the log", numbers.len() as u64 * options.segment_bytes);
         for (position, &number) in numbers.iter().enumerate() {
             let last = position + 1 == numbers.len();
             let name = segment_name(number);
@@ -256,6 +258,7 @@ impl Writer {
             let bytes = read_all(&*file).map_err(|source| Error::io("read", disk.describe(&name), source))?;
             let replayed = replay(&bytes, number, &mut recovered, &mut groups)
                 .map_err(|found| Error::TooNew { path: disk.describe(&name), found, newest: VERSION })?;
+            progress.add(options.segment_bytes);
             if !replayed.ended && !last {
                 return Err(Error::Damaged {
                     path: disk.describe(&name),
