@@ -541,8 +541,12 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until every node has every partition, or three have if there are more.
+    /// Waits until every node takes requests and has every partition, or three have if there are more.
     pub async fn until_complete(&self) {
+        // Its partitions do, a moment before a node itself does: one that is asked to stop between says that it was not done.
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
+            node.until_ready().await;
+        }
         self.until_settled(self.nodes.len().min(3), |_| true).await;
     }
 

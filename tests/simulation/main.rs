@@ -18,7 +18,7 @@ use scenario::{Logs, Outcome, Scenario};
 use trimaran_replication::planted::Bug;
 
 /// Seeds that CI runs of one group, in memory and on disks each.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 500;
 
 fn seeds(count: u64) -> Vec<u64> {
     let number = |name: &str| option_env(name).and_then(|text| text.parse::<u64>().ok());
@@ -67,7 +67,7 @@ fn nothing_acknowledged_is_lost_or_repeated_on_disks_that_lose_power() {
 }
 
 /// Seeds that CI runs of whole clusters.
-const CLUSTER_SEEDS: u64 = 100;
+const CLUSTER_SEEDS: u64 = 24;
 
 #[test]
 fn a_cluster_heals_and_loses_nothing_whatever_happens_to_its_nodes() {
