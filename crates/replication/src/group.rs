@@ -297,8 +297,12 @@ impl<M: Machine> Group<M> {
     }
 
     /// Gives the leadership to another voter. Returns once asked for; watch [`Group::status`] for the outcome.
+    ///
+    /// Errors: [`Error::NotLeader`], [`Error::NoQuorum`]; nothing was given then.
     pub async fn transfer_leader(&self, to: u64) -> Result<(), Error> {
-        self.in_use().await;
+        // A leader that gives way sends no heartbeats any more: if those who are to elect another one still slept, nobody
+        // would wake them.
+        self.barrier(Consistency::ReadIndex).await?;
         if let Some(term) = self.leading_term() {
             // Before asking: from then on another replica may lead without waiting for our lease.
             self.inner.ceded_term.store(term, Ordering::Release);

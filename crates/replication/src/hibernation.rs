@@ -192,7 +192,9 @@ impl<M: Machine> Group<M> {
         let last = metrics.last_applied.filter(|last| Some(last.index()) == metrics.last_log_index)?;
         let membership = metrics.membership_config.membership();
         let leads = metrics.state == ServerState::Leader && metrics.running_state.is_ok();
-        if !leads || membership.get_joint_config().len() > 1 {
+        // One that gives way waits for another one to be elected.
+        let gives_way = self.inner.ceded_term.load(Ordering::Acquire) == metrics.current_term;
+        if !leads || gives_way || membership.get_joint_config().len() > 1 {
             return None;
         }
         let me = self.inner.replica;
