@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -44,6 +44,9 @@ use crate::logs::Logs;
 use crate::package::Packages;
 use crate::runtime::{Body, Failure, Instance, Prepared, Runtime};
 use crate::spec::Revision;
+
+/// How long a process that broke an answer off has to end before it gets another request.
+const DOUBT: Duration = Duration::from_millis(200);
 
 /// How often a new process is asked whether it listens: first, and at most.
 const PROBE_FIRST: Duration = Duration::from_millis(2);
@@ -110,6 +113,7 @@ impl Prepared for Program {
             has_ended,
             invocations: Mutex::default(),
             idle: Arc::default(),
+            in_doubt: Arc::default(),
             last_lines: Mutex::default(),
         });
         tokio::spawn(supervise(child, Arc::clone(&running), ended));
@@ -221,6 +225,8 @@ struct Running {
     invocations: Mutex<Vec<Weak<Invocation>>>,
     /// Connections without a request.
     idle: Arc<Mutex<Vec<SendRequest<Body>>>>,
+    /// It broke an answer off: it may be about to end, and take what it is sent with it.
+    in_doubt: Arc<AtomicBool>,
     last_lines: Mutex<Vec<String>>,
 }
 
@@ -370,6 +376,12 @@ impl Instance for Running {
         request: Request<Body>,
         invocation: Arc<Invocation>,
     ) -> Result<Response<Body>, Failure> {
+        if self.in_doubt.load(Ordering::Acquire) {
+            if let Ok(why) = timeout(DOUBT, self.ended()).await {
+                return Err(Failure::Undelivered(Box::new(request), Error::Failed(why)));
+            }
+            self.in_doubt.store(false, Ordering::Release);
+        }
         let mut connection = match self.connection().await {
             Ok(connection) => connection,
             Err(error) => {
@@ -384,12 +396,15 @@ impl Instance for Running {
                 let error = Error::Failed(format!("it gave no HTTP response: {}", refused.error()));
                 return Err(match refused.take_message() {
                     Some(request) => Failure::Undelivered(Box::new(request), error),
-                    None => Failure::Failed(error),
+                    None => {
+                        self.in_doubt.store(true, Ordering::Release);
+                        Failure::Failed(error)
+                    }
                 });
             }
         };
-        let idle = Arc::clone(&self.idle);
-        Ok(response.map(|body| Body::new(Answer { body, connection: Some(connection), idle })))
+        let (idle, in_doubt) = (Arc::clone(&self.idle), Arc::clone(&self.in_doubt));
+        Ok(response.map(|body| Body::new(Answer { body, connection: Some(connection), idle, in_doubt })))
     }
 
     async fn ended(&self) -> String {
@@ -414,6 +429,7 @@ struct Answer {
     body: Incoming,
     connection: Option<SendRequest<Body>>,
     idle: Arc<Mutex<Vec<SendRequest<Body>>>>,
+    in_doubt: Arc<AtomicBool>,
 }
 
 impl Answer {
@@ -434,8 +450,10 @@ impl HttpBody for Answer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(None) = frame {
-            self.give_back();
+        match frame {
+            Poll::Ready(None) => self.give_back(),
+            Poll::Ready(Some(Err(_))) => self.in_doubt.store(true, Ordering::Release),
+            _ => {}
         }
         frame.map_err(Into::into)
     }
