@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
 
 use base64::Engine as _;
 use http::{Method, StatusCode};
@@ -16,6 +15,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -37,6 +37,7 @@ struct Scale {
     replicas: AtomicU32,
     /// Grows with every change; who has seen another one may not change it.
     version: AtomicU64,
+    changed: Notify,
     /// The hook is asked about a number that nobody acts upon.
     is_held: AtomicBool,
 }
@@ -64,6 +65,7 @@ impl Scale {
         let replicas = asked["spec"]["replicas"].as_u64().and_then(|count| u32::try_from(count).ok());
         self.replicas.store(replicas.ok_or("Invalid")?, Ordering::SeqCst);
         self.version.store(version + 1, Ordering::SeqCst);
+        self.changed.notify_one();
         Ok(())
     }
 }
@@ -171,11 +173,12 @@ impl Pods {
                     wanted if wanted < running => end(&prefix, running - 1),
                     _ => {}
                 };
-                if wanted != running && !is_held {
-                    tokio::task::spawn_blocking(change).await.unwrap();
-                    running = if wanted > running { running + 1 } else { running - 1 };
+                if wanted == running || is_held {
+                    scale.changed.notified().await;
+                    continue;
                 }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::task::spawn_blocking(change).await.unwrap();
+                running = if wanted > running { running + 1 } else { running - 1 };
             }
         })
     }

@@ -199,10 +199,9 @@ impl<M: Machine> Group<M> {
     /// Returns when a read of this replica is as fresh as `consistency` asks. One barrier serves any number of reads
     /// that were asked for before it returned.
     pub async fn barrier(&self, consistency: Consistency) -> Result<(), Error> {
-        if consistency == Consistency::Stale {
-            return Ok(());
+        if consistency != Consistency::Stale {
+            self.in_use().await;
         }
-        self.in_use().await;
         let policy = match consistency {
             Consistency::Stale => return Ok(()),
             Consistency::Linearizable if self.holds_lease() => return Ok(()),

@@ -309,7 +309,12 @@ impl Groups {
         let stop_raft = raft;
         let forgotten = Arc::clone(&group.inner.state);
         let opened = Opened {
-            inbound: Arc::new(Local { group: group.clone(), store, receiving: Arc::default() }),
+            inbound: Arc::new(Local {
+                group: group.clone(),
+                store,
+                receiving: Arc::default(),
+                attempt: Mutex::default(),
+            }),
             log,
             status: {
                 let group = group.clone();

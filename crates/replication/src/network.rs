@@ -69,7 +69,7 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 const SNAPSHOT_CHUNKS_AHEAD: usize = 2;
 
 /// How long a receiver may take for one chunk, and to install the snapshot once it has all of them.
-const SNAPSHOT_INSTALL_MAX: Duration = Duration::from_secs(60);
+pub(crate) const SNAPSHOT_INSTALL_MAX: Duration = Duration::from_secs(60);
 
 /// A reply to an append that does not come for this long means that the line is broken, whatever TCP thinks.
 const APPEND_SILENCE_MAX: Duration = Duration::from_secs(3);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use openraft::raft::{StreamAppendError, TransferLeaderRequest};
 use openraft::storage::Snapshot;
-use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -28,7 +28,7 @@ use crate::group::Group;
 use crate::groups::Groups;
 use crate::hibernation::Sleeper;
 use crate::machine::Machine;
-use crate::network::MESSAGE_BYTES_MAX;
+use crate::network::{MESSAGE_BYTES_MAX, SNAPSHOT_INSTALL_MAX};
 use crate::snapshot::{Chunks, Store, Writer};
 use crate::types::{Config, SnapshotMeta, Vote};
 
@@ -41,8 +41,9 @@ const FRAMES_MAX: usize = 512;
 /// Appends of one sender that wait for one group.
 const APPENDS_MAX: usize = 64;
 
-/// A sender of a snapshot that is silent for this long is gone, whatever its connection says: another one waits.
-const SNAPSHOT_SILENCE_MAX: Duration = Duration::from_secs(15);
+/// What a sender of a snapshot that is silent for this long has sent is thrown away. As patient as senders are: theirs
+/// share one rate with all others of their nodes.
+const SNAPSHOT_SILENCE_MAX: Duration = SNAPSHOT_INSTALL_MAX;
 
 /// A group of whatever machine, as the lines see it.
 pub(crate) trait Inbound: Send + Sync {
@@ -50,8 +51,12 @@ pub(crate) trait Inbound: Send + Sync {
     fn sleeper(&self) -> &dyn Sleeper;
     fn append(&self, frame: Frame, session: &mut Option<Appends>, answers: &mpsc::Sender<Frame>);
     fn ask(self: Arc<Self>, frame: Frame) -> Pin<Box<dyn Future<Output = Frame> + Send>>;
-    /// Makes room for a snapshot; one at a time.
-    fn receive(&self, header: SnapshotHeader) -> Result<Receiving, Status>;
+    /// Makes room for a snapshot; one at a time. The newest attempt of the newest leader counts: who sends again has given
+    /// its attempt before up, even where nobody has heard of that.
+    fn receive(
+        self: Arc<Self>,
+        header: SnapshotHeader,
+    ) -> Pin<Box<dyn Future<Output = Result<Receiving, Status>> + Send>>;
     fn install(
         self: Arc<Self>,
         received: Receiving,
@@ -64,8 +69,16 @@ pub(crate) struct Receiving {
     meta: SnapshotMeta,
     chunks: u64,
     room: Room,
-    /// Two leaders may send at once; they must not write into one file.
+    /// Becomes true when another attempt takes its place.
+    superseded: watch::Receiver<bool>,
+    /// Two of them must not write into one file.
     _only: OwnedMutexGuard<()>,
+}
+
+/// The attempt to send a snapshot that counts now, and how it is told that it does not any more.
+pub(crate) struct Attempt {
+    vote: Vote,
+    superseded: watch::Sender<bool>,
 }
 
 enum Room {
@@ -97,6 +110,7 @@ pub(crate) struct Local<M: Machine> {
     pub(crate) group: Group<M>,
     pub(crate) store: Option<Store>,
     pub(crate) receiving: Arc<Mutex<()>>,
+    pub(crate) attempt: parking_lot::Mutex<Option<Attempt>>,
 }
 
 fn answer(frame: &Frame, body: Body) -> Frame {
@@ -196,19 +210,38 @@ impl<M: Machine> Inbound for Local<M> {
         })
     }
 
-    fn receive(&self, header: SnapshotHeader) -> Result<Receiving, Status> {
-        let bad = |error: Malformed| Status::invalid_argument(error.to_string());
-        let vote = codec::get_vote(header.vote.as_ref()).map_err(bad)?;
-        let meta = header.meta.as_ref().ok_or_else(|| bad(Malformed("meta of a snapshot")))?;
-        let meta = codec::get_snapshot_meta(meta).map_err(bad)?;
-        let only = Arc::clone(&self.receiving)
-            .try_lock_owned()
-            .map_err(|_held| Status::unavailable("another snapshot is being received"))?;
-        let room = match &self.store {
-            Some(store) => Room::File(store.write(self.group.id(), &meta).map_err(unwritable)?),
-            None => Room::Memory(Vec::new()),
-        };
-        Ok(Receiving { vote, meta, chunks: 0, room, _only: only })
+    fn receive(
+        self: Arc<Self>,
+        header: SnapshotHeader,
+    ) -> Pin<Box<dyn Future<Output = Result<Receiving, Status>> + Send>> {
+        Box::pin(async move {
+            let bad = |error: Malformed| Status::invalid_argument(error.to_string());
+            let vote = codec::get_vote(header.vote.as_ref()).map_err(bad)?;
+            let meta = header.meta.as_ref().ok_or_else(|| bad(Malformed("meta of a snapshot")))?;
+            let meta = codec::get_snapshot_meta(meta).map_err(bad)?;
+            let superseded = {
+                let mut attempt = self.attempt.lock();
+                // One that has ended has nobody who listens.
+                let counts = |held: &&Attempt| held.superseded.receiver_count() > 0;
+                if attempt.as_ref().filter(counts).is_some_and(|held| held.vote > vote) {
+                    return Err(Status::unavailable("a newer leader is sending a snapshot"));
+                }
+                let (sender, receiver) = watch::channel(false);
+                if let Some(before) = attempt.replace(Attempt { vote, superseded: sender }) {
+                    before.superseded.send_replace(true);
+                }
+                receiver
+            };
+            let only = Arc::clone(&self.receiving).lock_owned().await;
+            if *superseded.borrow() {
+                return Err(another_counts());
+            }
+            let room = match &self.store {
+                Some(store) => Room::File(store.write(self.group.id(), &meta).map_err(unwritable)?),
+                None => Room::Memory(Vec::new()),
+            };
+            Ok(Receiving { vote, meta, chunks: 0, room, superseded, _only: only })
+        })
     }
 
     fn install(
@@ -235,6 +268,10 @@ impl<M: Machine> Inbound for Local<M> {
             Ok(SnapshotReply { vote: Some(codec::put_vote(&reply.vote)) })
         })
     }
+}
+
+fn another_counts() -> Status {
+    Status::aborted("another attempt to send the snapshot has begun")
 }
 
 fn unwritable(error: std::io::Error) -> Status {
@@ -388,7 +425,8 @@ impl Replication for Service {
             .filter(|group| group.replica() == header.to)
             .ok_or_else(|| Status::not_found("this node does not hold the replica"))?;
         group.sleeper().hears();
-        let mut receiving = group.receive(header)?;
+        let mut receiving = Arc::clone(&group).receive(header).await?;
+        let mut superseded = receiving.superseded.clone();
         let mut next = Some(first);
         while let Some(chunk) = next {
             let count = receiving.chunks;
@@ -404,7 +442,10 @@ impl Replication for Service {
             }
             receiving.chunk(chunk.data).map_err(unwritable)?;
             let silent = |_elapsed| Status::deadline_exceeded("the sender of the snapshot is silent");
-            next = timeout(SNAPSHOT_SILENCE_MAX, stream.message()).await.map_err(silent)??;
+            next = tokio::select! {
+                _ = superseded.wait_for(|superseded| *superseded) => return Err(another_counts()),
+                message = timeout(SNAPSHOT_SILENCE_MAX, stream.message()) => message.map_err(silent)??,
+            };
         }
         Err(Status::data_loss("the snapshot was cut off"))
     }

@@ -10,11 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
 use trimaran_net::clock::SystemClock;
 use trimaran_net::dial::TcpDial;
 use trimaran_net::peers::Peers;
+use trimaran_proto::internal::replication::replication_client::ReplicationClient;
+use trimaran_proto::internal::replication::{SnapshotChunk, SnapshotHeader};
+use trimaran_proto::state::log::{Membership, SnapshotMeta, Vote};
 use trimaran_replication::Error;
 use trimaran_replication::error::Stop;
 use trimaran_replication::group::{Consistency, Group, Member};
@@ -479,4 +484,44 @@ async fn the_death_of_a_leader_wakes_those_that_slept_under_it() {
     // With one of three missing, they stay awake.
     sleep(sleepy().timing.hibernate_after * 4).await;
     assert!(nodes.iter().all(|node| !node.group.status().is_asleep));
+}
+
+/// Begins to send a snapshot as the leader of a term, and says no more; ends when it is refused.
+fn begin_snapshot(node: &Node, term: u64) -> (mpsc::Sender<SnapshotChunk>, JoinHandle<tonic::Code>) {
+    let header = SnapshotHeader {
+        group: GROUP,
+        from: 20,
+        to: node.group.replica(),
+        vote: Some(Vote { term, replica: 20, committed: true }),
+        meta: Some(SnapshotMeta { membership: Some(Membership::default()), ..SnapshotMeta::default() }),
+    };
+    let data = Bytes::from_static(b"begun");
+    let checksum = trimaran_storage::format::crc(&data);
+    let (chunks, stream) = mpsc::channel(1);
+    chunks.try_send(SnapshotChunk { header: Some(header), data, checksum, total_chunks: 0 }).unwrap();
+    let address = format!("http://{}", node.address);
+    let sent = tokio::spawn(async move {
+        let mut client = ReplicationClient::connect(address).await.unwrap();
+        client.install_snapshot(ReceiverStream::new(stream)).await.unwrap_err().code()
+    });
+    (chunks, sent)
+}
+
+#[tokio::test]
+async fn the_newest_attempt_of_the_newest_leader_to_send_a_snapshot_counts() {
+    let node = Node::start(1, 10, None, Options::default()).await;
+    let (_silent, first) = begin_snapshot(&node, 5);
+    // As long as nothing of the first is there, an older leader's counts, until the first comes.
+    until("an older leader is refused", async || {
+        let (_chunks, older) = begin_snapshot(&node, 4);
+        matches!(timeout(Duration::from_millis(500), older).await, Ok(Ok(tonic::Code::Unavailable)))
+    })
+    .await;
+    assert!(!first.is_finished());
+    // The same leader again: whatever became of the first, nobody waits for it.
+    let (_silent, second) = begin_snapshot(&node, 5);
+    assert_eq!(timeout(PATIENCE, first).await.unwrap().unwrap(), tonic::Code::Aborted);
+    let (_silent, newer) = begin_snapshot(&node, 6);
+    assert_eq!(timeout(PATIENCE, second).await.unwrap().unwrap(), tonic::Code::Aborted);
+    assert!(!newer.is_finished());
 }

@@ -45,7 +45,7 @@ impl StatefulSet {
 
     /// True unless this node's pod is beyond the number of pods that the set should have.
     pub async fn is_wanted(&self) -> Result<bool, Failed> {
-        Ok(i64::from(self.number) < i64::from(replicas(&self.scale().await?)))
+        Ok(self.number < replicas(&self.scale().await?))
     }
 
     /// The interface of Kubernetes, reached as pods reach it, or as `KUBECONFIG` says.

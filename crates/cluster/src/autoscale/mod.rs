@@ -1,8 +1,8 @@
 //! As many nodes as the load needs: the leader of the meta group decides, has the number agreed on, and sees to it.
 //!
 //! [`policy`] says how many; an [`Actor`] starts nodes and clears away what is left of them: [`process`] on this machine,
-//! [`docker`] beside the other containers, [`kubernetes`] as replicas of a stateful set. A node that is not needed is drained first, like any other that leaves. Whoever
-//! leads next goes on from the agreed number.
+//! [`docker`] beside the other containers, [`kubernetes`] as replicas of a stateful set. A node that is not needed is drained
+//! first, like any other that leaves. Whoever leads next goes on from the agreed number.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
