@@ -2,7 +2,7 @@
 //!
 //! Invariant: what has been applied, what is remembered of answered requests and the clock change together, under one
 //! lock, so that a snapshot is of one index; for a machine on disk they are one batch. Next: `dedup`, `snapshot`,
-//! `split`.
+//! `split`, `merge`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
@@ -22,13 +22,14 @@ use crate::codec;
 use crate::dedup::Dedup;
 use crate::error::Stop;
 use crate::machine::{Committed, Machine, Recovered, Remember, Reply, SnapshotChunks};
+use crate::merge::{Merge, Merged};
 use crate::network::Voters;
 use crate::planted::{self, Bug};
 use crate::session::RequestId;
 use crate::snapshot::{Chunks, Store};
 use crate::split::{Seed, Seeds, Split};
 use crate::types::{
-    Batch, Command, Config, LogId, Membership, Place, SnapshotMeta, StoredMembership, log_id,
+    Batch, Command, Config, LogId, Membership, Place, RangeChange, SnapshotMeta, StoredMembership, log_id,
 };
 
 /// Commands applied under one lock, so that reads get in between.
@@ -43,7 +44,19 @@ pub(crate) struct State<M> {
     applied: Option<LogId>,
     membership: StoredMembership,
     dedup: Dedup,
+    range: RangeState,
+}
+
+/// A group that was split off, with this node's part of it.
+type NewGroup<M> = (u64, State<M>);
+
+/// What has become of the group's range: part of the state, so that what is proposed again is known for it.
+#[derive(Clone, Debug, Default)]
+struct RangeState {
     last_split: Option<Split>,
+    /// The merge for which everything is given up.
+    frozen_for: Option<u64>,
+    last_merge: Option<Merged>,
 }
 
 /// The state machine as openraft sees it.
@@ -89,7 +102,7 @@ impl<M: Machine> Applier<M> {
                     applied: None,
                     membership: StoredMembership::default(),
                     dedup: Dedup::default(),
-                    last_split: None,
+                    range: RangeState::default(),
                 };
                 if M::DURABLE {
                     match (state.machine.recover().map_err(io::Error::other)?, &current) {
@@ -169,11 +182,17 @@ impl<M: Machine> State<M> {
     /// Applies a split at `index`. The reply is what was agreed, or nothing if it is impossible.
     fn split(&mut self, index: u64, split: &Split) -> io::Result<(Vec<Bytes>, Option<State<M>>)> {
         let encoded = |split: &Split| vec![codec::put_split(split).encode_to_vec().into()];
-        if let Some(last) = self.last_split.as_ref().filter(|last| last.group == split.group) {
-            return Ok((encoded(last), None));
+        if let Some(last) = &self.range.last_split {
+            if last.group == split.group {
+                return Ok((encoded(last), None));
+            }
+            // Ids of groups grow. What comes late must not take anything a second time: a merge may have brought it back.
+            if last.group > split.group {
+                return Ok((Vec::new(), None));
+            }
         }
         let (first, last) = self.machine.tokens();
-        if split.at <= first || split.at > last {
+        if split.at <= first || split.at > last || self.range.frozen_for.is_some() {
             return Ok((Vec::new(), None));
         }
         let places: BTreeMap<u64, Place> =
@@ -189,21 +208,101 @@ impl<M: Machine> State<M> {
         };
         let dedup = if planted::is(Bug::RepliesLeftBehind) { Dedup::default() } else { self.dedup.clone() };
         let remember = Remember {
-            applied: encode_applied(&meta, self.stamp_ms, None),
+            applied: encode_applied(&meta, self.stamp_ms, &RangeState::default()),
             answered: if M::DURABLE { dedup.records().collect() } else { Vec::new() },
             forget_below: 0,
         };
         let machine = self.machine.split(split.at, split.group, remember).map_err(io::Error::other)?;
-        self.last_split = Some(split.clone());
+        self.range.last_split = Some(split.clone());
         let state = State {
             machine,
             stamp_ms: self.stamp_ms,
             applied: meta.last_log_id,
             membership: meta.last_membership,
             dedup,
-            last_split: None,
+            range: RangeState::default(),
         };
         Ok((encoded(split), Some(state)))
+    }
+
+    /// Applies a change of the range at `index`. The reply says what was agreed, and is none if nothing was; of a split
+    /// there is also the new group's part.
+    fn change(
+        &mut self,
+        index: u64,
+        stamp_ms: u64,
+        change: &RangeChange,
+    ) -> io::Result<(Vec<Bytes>, Option<NewGroup<M>>)> {
+        let merge = match change {
+            RangeChange::Split(split) => {
+                let (replies, part) = self.split(index, split)?;
+                return Ok((replies, part.map(|part| (split.group, part))));
+            }
+            &RangeChange::Freeze(merge) => {
+                if self.range.frozen_for.is_some_and(|later| later > merge) {
+                    return Ok((Vec::new(), None));
+                }
+                self.freeze(Some(merge));
+                merge
+            }
+            &RangeChange::Thaw(merge) => {
+                if self.range.frozen_for == Some(merge) {
+                    self.freeze(None);
+                }
+                merge
+            }
+            RangeChange::Merge(merge) => return Ok((self.merge(index, stamp_ms, merge)?, None)),
+        };
+        self.stamp_ms = self.stamp_ms.max(stamp_ms);
+        // What nobody will ask for any more need not be given to the other group.
+        self.dedup.seal(index, self.stamp_ms);
+        Ok((vec![state::Freeze { merge }.encode_to_vec().into()], None))
+    }
+
+    fn freeze(&mut self, merge: Option<u64>) {
+        self.range.frozen_for = merge;
+        self.machine.freeze(merge.is_some());
+    }
+
+    fn merge(&mut self, index: u64, stamp_ms: u64, merge: &Merge) -> io::Result<Vec<Bytes>> {
+        let encoded = |merged: Merged| vec![codec::put_merged(merged).encode_to_vec().into()];
+        if let Some(last) = self.range.last_merge.filter(|last| last.merge >= merge.merge) {
+            return Ok(encoded(last));
+        }
+        let merged = Merged { merge: merge.merge, taken: !merge.state.is_empty() };
+        self.range.last_merge = Some(merged);
+        self.stamp_ms = self.stamp_ms.max(stamp_ms);
+        if !merged.taken {
+            return Ok(encoded(merged));
+        }
+        if self.machine.tokens().1.checked_add(1) != Some(merge.first) {
+            if M::DURABLE {
+                // A copy that reads a log from its beginning, and has nothing there (any more): see `replicas` in the cluster.
+                return Ok(encoded(merged));
+            }
+            return Err(io::Error::other("a merge with a group that is not the one behind"));
+        }
+        let mut chunks: SnapshotChunks = Box::new(merge.state.clone().into_iter().map(Ok));
+        let Own { state: own, dedup, .. } = read_own(&mut chunks)?;
+        self.stamp_ms = self.stamp_ms.max(own.stamp_ms);
+        self.machine.merge(&mut chunks).map_err(io::Error::other)?;
+        if !planted::is(Bug::RepliesNotMerged) {
+            self.dedup.absorb(&dedup);
+        }
+        self.dedup.seal(index, self.stamp_ms);
+        Ok(encoded(merged))
+    }
+
+    pub(crate) fn frozen_for(&self) -> Option<u64> {
+        self.range.frozen_for
+    }
+
+    pub(crate) fn is_frozen_for(&self, merge: u64) -> bool {
+        self.range.frozen_for == Some(merge)
+    }
+
+    pub(crate) fn last_merge(&self) -> Option<Merged> {
+        self.range.last_merge
     }
 
     /// How many commands from the front were never applied, each id once.
@@ -234,7 +333,12 @@ impl<M: Machine> State<M> {
         let stamp_ms = self.stamp_ms;
         let run: Vec<Committed<'_>> =
             commands.iter().map(|command| Committed { stamp_ms, payload: &command.payload }).collect();
-        let replies = self.machine.apply(&run).map_err(io::Error::other)?;
+        let replies = if self.range.frozen_for.is_some() && !planted::is(Bug::NeverFrozen) {
+            let elsewhere = self.machine.elsewhere();
+            run.iter().map(|_| Reply::Elsewhere(elsewhere.clone())).collect()
+        } else {
+            self.machine.apply(&run).map_err(io::Error::other)?
+        };
         if replies.len() != run.len() {
             return Err(io::Error::other(format!("{} replies to {} commands", replies.len(), run.len())));
         }
@@ -260,7 +364,7 @@ impl<M: Machine> State<M> {
             return Ok(());
         }
         self.machine.commit(Remember {
-            applied: encode_applied(&self.meta(), self.stamp_ms, self.last_split.as_ref()),
+            applied: encode_applied(&self.meta(), self.stamp_ms, &self.range),
             answered,
             forget_below: self.dedup.oldest().unwrap_or(u64::MAX),
         })
@@ -273,7 +377,12 @@ impl<M: Machine> State<M> {
         let meta = codec::get_snapshot_meta(&meta).map_err(io::Error::other)?;
         (self.applied, self.membership, self.stamp_ms) =
             (meta.last_log_id, meta.last_membership, applied.stamp_ms);
-        self.last_split = applied.last_split.as_ref().map(codec::get_split);
+        self.range = RangeState {
+            last_split: applied.last_split.as_ref().map(codec::get_split),
+            frozen_for: Some(applied.frozen_for).filter(|&merge| merge != 0),
+            last_merge: applied.last_merge.map(codec::get_merged),
+        };
+        self.machine.freeze(self.range.frozen_for.is_some());
         for record in answered {
             self.dedup.restore(state::Answered::decode(record).map_err(io::Error::other)?);
         }
@@ -281,13 +390,15 @@ impl<M: Machine> State<M> {
     }
 
     /// Replication's own chunks of a snapshot of the state as it is now, and what the machine adds.
-    fn chunks(&self) -> SnapshotChunks {
+    pub(crate) fn chunks(&self) -> SnapshotChunks {
         let is_forgotten = planted::is(Bug::RepliesForgotten);
         let answered = if is_forgotten { Vec::new() } else { self.dedup.save() };
         let own = state::ReplicationState {
             stamp_ms: self.stamp_ms,
             answered_chunks: u32::try_from(answered.len()).unwrap_or(u32::MAX),
-            last_split: self.last_split.as_ref().map(codec::put_split),
+            last_split: self.range.last_split.as_ref().map(codec::put_split),
+            frozen_for: self.range.frozen_for.unwrap_or(0),
+            last_merge: self.range.last_merge.map(codec::put_merged),
         };
         let own = std::iter::once(own.encode_to_vec());
         let answered = answered.into_iter().map(|chunk| chunk.encode_to_vec());
@@ -297,24 +408,16 @@ impl<M: Machine> State<M> {
     /// Replaces everything by a snapshot.
     fn install(&mut self, meta: &SnapshotMeta, chunks: &Chunks) -> io::Result<()> {
         let mut chunks = chunks.read();
-        let mut next = || {
-            let chunk = chunks.next().ok_or_else(|| io::Error::other("a snapshot that lacks chunks"))?;
-            chunk.map_err(io::Error::other)
-        };
-        let own = state::ReplicationState::decode(next()?).map_err(io::Error::other)?;
-        let mut dedup = Dedup::default();
-        let mut answered = Vec::new();
-        for _ in 0..own.answered_chunks {
-            let chunk = state::AnsweredChunk::decode(next()?).map_err(io::Error::other)?;
-            for record in chunk.records {
-                answered.push((record.index, Bytes::from(record.encode_to_vec())));
-                dedup.restore(record);
-            }
-        }
+        let Own { state: own, dedup, records: answered } = read_own(&mut chunks)?;
         self.machine.restore(&mut chunks).map_err(io::Error::other)?;
         self.stamp_ms = own.stamp_ms;
         self.dedup = dedup;
-        self.last_split = own.last_split.as_ref().map(codec::get_split);
+        self.range = RangeState {
+            last_split: own.last_split.as_ref().map(codec::get_split),
+            frozen_for: Some(own.frozen_for).filter(|&merge| merge != 0),
+            last_merge: own.last_merge.map(codec::get_merged),
+        };
+        self.machine.freeze(self.range.frozen_for.is_some());
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.commit(answered).map_err(io::Error::other)?;
@@ -322,10 +425,41 @@ impl<M: Machine> State<M> {
     }
 }
 
-fn encode_applied(meta: &SnapshotMeta, stamp_ms: u64, last_split: Option<&Split>) -> Bytes {
-    let at = Some(codec::put_snapshot_meta(meta));
-    let last_split = last_split.map(codec::put_split);
-    state::Applied { at, stamp_ms, last_split }.encode_to_vec().into()
+fn encode_applied(meta: &SnapshotMeta, stamp_ms: u64, range: &RangeState) -> Bytes {
+    let applied = state::Applied {
+        at: Some(codec::put_snapshot_meta(meta)),
+        stamp_ms,
+        last_split: range.last_split.as_ref().map(codec::put_split),
+        frozen_for: range.frozen_for.unwrap_or(0),
+        last_merge: range.last_merge.map(codec::put_merged),
+    };
+    applied.encode_to_vec().into()
+}
+
+/// What replication itself has written in front of a machine's chunks.
+struct Own {
+    state: state::ReplicationState,
+    dedup: Dedup,
+    /// What `dedup` was read from, by number.
+    records: Vec<(u64, Bytes)>,
+}
+
+fn read_own(chunks: &mut SnapshotChunks) -> io::Result<Own> {
+    let mut next = || {
+        let chunk = chunks.next().ok_or_else(|| io::Error::other("a snapshot that lacks chunks"))?;
+        chunk.map_err(io::Error::other)
+    };
+    let state = state::ReplicationState::decode(next()?).map_err(io::Error::other)?;
+    let mut dedup = Dedup::default();
+    let mut records = Vec::new();
+    for _ in 0..state.answered_chunks {
+        let chunk = state::AnsweredChunk::decode(next()?).map_err(io::Error::other)?;
+        for record in chunk.records {
+            records.push((record.index, Bytes::from(record.encode_to_vec())));
+            dedup.restore(record);
+        }
+    }
+    Ok(Own { state, dedup, records })
 }
 
 impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
@@ -355,9 +489,16 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
                 if let EntryPayload::Normal(batch) = &entry.payload {
                     commands += batch.commands.len();
                 }
+                let merges = matches!(change_of(&entry.payload), Some(RangeChange::Merge(_)));
                 run.push((entry, responder));
+                if merges {
+                    // What comes behind is to find it committed.
+                    break;
+                }
             }
-            let splits = |(entry, _): &EntryResponder<Config>| matches!(&entry.payload, EntryPayload::Normal(batch) if batch.split.is_some());
+            let splits = |(entry, _): &EntryResponder<Config>| {
+                matches!(change_of(&entry.payload), Some(RangeChange::Split(_)))
+            };
             let mut kept = None;
             if self.is_filed() && run.iter().any(splits) {
                 kept = Some(Arc::new(Arc::clone(&self.log_is_needed).read_owned().await));
@@ -370,11 +511,11 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
                     let index = entry.log_id.index();
                     let replies = match &entry.payload {
                         EntryPayload::Blank => Vec::new(),
-                        EntryPayload::Normal(batch) => match &batch.split {
+                        EntryPayload::Normal(batch) => match batch.change.as_deref() {
                             None => state.apply(index, batch)?,
-                            Some(split) => {
-                                let (replies, part) = state.split(index, split)?;
-                                seeds.extend(part.map(|part| (split.group, part)));
+                            Some(change) => {
+                                let (replies, part) = state.change(index, batch.stamp_ms, change)?;
+                                seeds.extend(part);
                                 replies
                             }
                         },
@@ -452,6 +593,13 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
             .lock()
             .as_ref()
             .map(|(meta, chunks)| Snapshot { meta: meta.clone(), snapshot: chunks.clone() }))
+    }
+}
+
+fn change_of(payload: &EntryPayload<Batch, u64, Place>) -> Option<&RangeChange> {
+    match payload {
+        EntryPayload::Normal(batch) => batch.change.as_deref(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => None,
     }
 }
 

@@ -82,7 +82,7 @@ pub(crate) async fn run<M: Machine>(
         }
         // A hybrid clock: never behind what this replica has applied.
         let stamp_ms = clock.now_ms().max(state.read().stamp_ms);
-        let batch = Batch { stamp_ms, commands: commands.into(), split: None };
+        let batch = Batch { stamp_ms, commands: commands.into(), change: None };
         let respond = move |outcome: ClientWriteResult<Config>| {
             drop(place);
             answer(group, waiting, outcome);

@@ -11,10 +11,12 @@ use trimaran_proto::internal::replication as wire;
 use trimaran_proto::state::log as state;
 
 use crate::group::Member;
+use crate::merge::{Merge, Merged};
 use crate::session::RequestId;
 use crate::split::Split;
 use crate::types::{
-    Batch, Command, Config, Entry, LogId, Membership, Place, SnapshotMeta, StoredMembership, Vote, log_id,
+    Batch, Command, Config, Entry, LogId, Membership, Place, RangeChange, SnapshotMeta, StoredMembership,
+    Vote, log_id,
 };
 
 /// A message that does not hold together, from a peer of another release or a damaged log.
@@ -84,25 +86,60 @@ pub(crate) fn decode_split(split: bytes::Bytes) -> Option<Split> {
     state::Split::decode(split).ok().map(|split| get_split(&split))
 }
 
+pub(crate) fn put_merged(merged: Merged) -> state::Merged {
+    state::Merged { merge: merged.merge, taken: merged.taken }
+}
+
+pub(crate) fn decode_merged(merged: bytes::Bytes) -> Option<Merged> {
+    use prost::Message as _;
+    state::Merged::decode(merged).ok().map(get_merged)
+}
+
+pub(crate) fn get_merged(merged: state::Merged) -> Merged {
+    Merged { merge: merged.merge, taken: merged.taken }
+}
+
+fn put_change(change: Option<&RangeChange>, batch: &mut state::Batch) {
+    match change {
+        None => {}
+        Some(RangeChange::Split(split)) => batch.split = Some(put_split(split)),
+        Some(&RangeChange::Freeze(merge)) => batch.freeze = Some(state::Freeze { merge }),
+        Some(&RangeChange::Thaw(merge)) => batch.thaw = Some(state::Thaw { merge }),
+        Some(RangeChange::Merge(merge)) => {
+            let Merge { merge, first, state } = merge.clone();
+            batch.merge = Some(state::Merge { merge, first_token: first, state });
+        }
+    }
+}
+
+fn get_change(batch: &mut state::Batch) -> Option<RangeChange> {
+    let split = batch.split.as_ref().map(|split| RangeChange::Split(get_split(split)));
+    let freeze = batch.freeze.map(|freeze| RangeChange::Freeze(freeze.merge));
+    let thaw = batch.thaw.map(|thaw| RangeChange::Thaw(thaw.merge));
+    let merge = batch.merge.take().map(|merge| {
+        let state::Merge { merge, first_token: first, state } = merge;
+        RangeChange::Merge(Merge { merge, first, state })
+    });
+    split.or(freeze).or(thaw).or(merge)
+}
+
 pub(crate) fn put_entry(entry: &Entry) -> state::Entry {
     let payload = match &entry.payload {
         EntryPayload::Blank => state::entry::Payload::Blank(state::Blank {}),
-        EntryPayload::Normal(batch) => state::entry::Payload::Batch(state::Batch {
-            stamp_ms: batch.stamp_ms,
-            split: batch.split.as_deref().map(put_split),
-            commands: batch
-                .commands
-                .iter()
-                .map(|command| state::Command {
-                    request_id: command.request_id.map(|id| state::RequestId {
-                        session: id.session,
-                        sequence: id.sequence,
-                        answered_below: id.answered_below,
-                    }),
-                    payload: command.payload.clone(),
-                })
-                .collect(),
-        }),
+        EntryPayload::Normal(batch) => {
+            let command = |command: &Command| state::Command {
+                request_id: command.request_id.map(|id| state::RequestId {
+                    session: id.session,
+                    sequence: id.sequence,
+                    answered_below: id.answered_below,
+                }),
+                payload: command.payload.clone(),
+            };
+            let commands = batch.commands.iter().map(command).collect();
+            let mut put = state::Batch { stamp_ms: batch.stamp_ms, commands, ..state::Batch::default() };
+            put_change(batch.change.as_deref(), &mut put);
+            state::entry::Payload::Batch(put)
+        }
         EntryPayload::Membership(membership) => state::entry::Payload::Membership(put_membership(membership)),
     };
     state::Entry { log_id: Some(put_log_id(&entry.log_id)), payload: Some(payload) }
@@ -112,9 +149,9 @@ pub(crate) fn get_entry(entry: state::Entry) -> Result<Entry, Malformed> {
     let log_id = get_log_id(&entry.log_id.ok_or(Malformed("log id of an entry"))?);
     let payload = match entry.payload.ok_or(Malformed("payload of an entry"))? {
         state::entry::Payload::Blank(_) => EntryPayload::Blank,
-        state::entry::Payload::Batch(batch) => EntryPayload::Normal(Batch {
+        state::entry::Payload::Batch(mut batch) => EntryPayload::Normal(Batch {
             stamp_ms: batch.stamp_ms,
-            split: batch.split.as_ref().map(get_split).map(Arc::new),
+            change: get_change(&mut batch).map(Arc::new),
             commands: batch
                 .commands
                 .into_iter()

@@ -95,6 +95,16 @@ impl Dedup {
         }
     }
 
+    /// Remembers what another group has answered, as part of the record that [`Dedup::seal`] ends. What both know was
+    /// answered before one was split from the other.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        for &id in other.records.iter().flat_map(|record| &record.requests) {
+            if !self.is_old(id) && self.answered(id).is_none() {
+                self.remember(id, other.answered(id).unwrap_or_default());
+            }
+        }
+    }
+
     /// Index of the oldest record; those below are forgotten.
     pub(crate) fn oldest(&self) -> Option<u64> {
         self.records.front().map(|record| record.index)

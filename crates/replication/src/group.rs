@@ -101,6 +101,7 @@ pub(crate) struct Inner<M: Machine> {
     /// Of groups that were split from this one.
     pub(crate) seeds: Seeds<M>,
     pub(crate) proposals: mpsc::Sender<Proposal>,
+    pub(crate) clock: Arc<dyn trimaran_net::clock::Clock>,
     pub(crate) hibernation: Hibernation,
     pub(crate) lines: Lines,
     /// Silence after which a follower asks for votes, least and most.
@@ -119,12 +120,9 @@ pub(crate) struct Inner<M: Machine> {
 }
 
 impl<M: Machine> Group<M> {
-    pub(crate) fn open(
-        inner: Inner<M>,
-        receiver: mpsc::Receiver<Proposal>,
-        clock: Arc<dyn trimaran_net::clock::Clock>,
-    ) -> Self {
+    pub(crate) fn open(inner: Inner<M>, receiver: mpsc::Receiver<Proposal>) -> Self {
         let inner = Arc::new(inner);
+        let clock = Arc::clone(&inner.clock);
         tokio::spawn(batch::run(inner.id, inner.raft.clone(), Arc::clone(&inner.state), clock, receiver));
         Self { inner }
     }

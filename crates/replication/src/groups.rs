@@ -293,6 +293,7 @@ impl Groups {
                 state,
                 seeds,
                 proposals,
+                clock: Arc::clone(&self.inner.clock),
                 hibernation: Hibernation::default(),
                 lines: self.inner.lines.clone(),
                 election: timing.election,
@@ -303,7 +304,6 @@ impl Groups {
                 closed: closed.clone(),
             },
             receiver,
-            Arc::clone(&self.inner.clock),
         );
         tokio::spawn(tell_of_failure(group.clone(), self.inner.failed.clone()));
         let stop_raft = raft;
@@ -373,6 +373,12 @@ impl Groups {
             durable.snapshots.remove(id).map_err(|error| not_removed(id, error))?;
         }
         opened.log.wipe().await.map_err(|error| not_removed(id, error))
+    }
+
+    /// Groups that this node had in its life before and that were not opened since.
+    pub fn recovered(&self) -> Vec<u64> {
+        let durable = self.inner.durable.as_ref();
+        durable.map_or_else(Vec::new, |durable| durable.recovered.lock().keys().copied().collect())
     }
 
     /// Forgets the data of a group that this node had in its life before and that was removed since. True if there was

@@ -14,6 +14,8 @@ pub mod members;
 
 pub mod split;
 
+pub mod merge;
+
 pub mod groups;
 
 pub mod session;

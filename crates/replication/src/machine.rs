@@ -78,6 +78,23 @@ pub trait Machine: Send + Sync + 'static {
         Err(Stop::new("a machine that cannot be split"))
     }
 
+    /// What it answers to a command that is about something it does not have, see [`Reply::Elsewhere`].
+    fn elsewhere(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    /// Says whether another group is to get everything. While that is so no command comes, and whoever reads is to be told
+    /// that it is elsewhere. What it has stays as it is, and [`Machine::tokens`] too.
+    fn freeze(&mut self, _frozen: bool) {}
+
+    /// Takes over what the machine of the group behind it had: the tokens behind its own last one, with the state that
+    /// [`Machine::snapshot`] gave there. Small enough for one entry of the log.
+    ///
+    /// A durable machine writes it in the batch of the next [`Machine::commit`], before which nothing else comes.
+    fn merge(&mut self, _chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+        Err(Stop::new("a machine that cannot be merged"))
+    }
+
     /// The state as it is now; called between runs. What it returns is encoded while later runs are applied.
     fn snapshot(&self) -> SnapshotChunks;
 

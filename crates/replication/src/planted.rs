@@ -14,6 +14,10 @@ pub enum Bug {
     SnapshotCutShort,
     /// What was answered before a split is not known to the new group.
     RepliesLeftBehind,
+    /// What the group behind had answered is not known after a merge.
+    RepliesNotMerged,
+    /// A group goes on carrying out commands after it has given its state to another one.
+    NeverFrozen,
 }
 
 #[cfg(feature = "planted-bugs")]

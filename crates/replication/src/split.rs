@@ -20,7 +20,7 @@ use crate::codec;
 use crate::error::{Error, Stop};
 use crate::group::{Group, Member};
 use crate::machine::Machine;
-use crate::types::{Batch, Callback, Config};
+use crate::types::{Batch, Callback, Config, RangeChange};
 
 /// What is agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +64,17 @@ impl<M: Machine> Group<M> {
     ///
     /// Errors: as of [`Group::propose`]; after [`Error::Unknown`] it may be asked for again.
     pub async fn split(&self, split: Split) -> Result<Split, Error> {
+        let reply = self.propose_change(RangeChange::Split(split)).await?;
+        let agreed = reply.and_then(codec::decode_split);
+        agreed.ok_or_else(|| Error::Refused {
+            group: self.inner.id,
+            action: "split",
+            reason: "the token is not within the group's range".to_owned(),
+        })
+    }
+
+    /// Has the group agree on a change of its range. The reply is what was agreed; `None` = it does not come to that.
+    pub(crate) async fn propose_change(&self, change: RangeChange) -> Result<Option<Bytes>, Error> {
         let group = self.inner.id;
         self.in_use().await;
         let (reply, answer) = oneshot::channel();
@@ -72,12 +83,9 @@ impl<M: Machine> Group<M> {
             // Whoever asked may have given up; it is carried out all the same.
             let _gone = reply.send(outcome.map(|response| response.data));
         };
-        let batch = Batch {
-            // No time passes with it: the group's clock is never behind this.
-            stamp_ms: self.stamp_ms(),
-            commands: Arc::default(),
-            split: Some(Arc::new(split)),
-        };
+        // A hybrid clock, as of every entry.
+        let stamp_ms = self.inner.clock.now_ms().max(self.stamp_ms());
+        let batch = Batch { stamp_ms, commands: Arc::default(), change: Some(Arc::new(change)) };
         let respond = Callback(Box::new(respond));
         self.inner.raft.client_write_ff(batch, Some(respond)).await.map_err(|_fatal| self.stopped())?;
         let replies: Vec<Bytes> = match timeout(self.inner.proposal_timeout, answer).await {
@@ -87,17 +95,17 @@ impl<M: Machine> Group<M> {
                 return Err(Error::Unknown { group, reason: "no majority answered in time" });
             }
         };
-        let agreed = replies.first().and_then(|reply| codec::decode_split(reply.clone()));
-        agreed.ok_or_else(|| Error::Refused {
-            group,
-            action: "split",
-            reason: "the token is not within the group's range".to_owned(),
-        })
+        Ok(replies.into_iter().next())
     }
 
     /// This node's part of a new group, once: after that it is for whoever has it.
     pub fn take_seed(&self, group: u64) -> Option<Seed<M>> {
         self.inner.seeds.lock().remove(&group)
+    }
+
+    /// The new groups of which there is a part that was not taken yet.
+    pub fn seeds(&self) -> Vec<u64> {
+        self.inner.seeds.lock().keys().copied().collect()
     }
 
     /// All of them.
@@ -108,7 +116,9 @@ impl<M: Machine> Group<M> {
     /// True if the machine, or a part that was not taken yet, has any of these tokens, both ends inclusive.
     pub fn has_any_of(&self, first: u64, last: u64) -> bool {
         let state = self.inner.state.read();
-        let overlaps = |(own_first, own_last): (u64, u64)| own_first <= last && first <= own_last;
+        let overlaps = |(own_first, own_last): (u64, u64)| {
+            own_first <= own_last && own_first <= last && first <= own_last
+        };
         // Parts are put there under the same lock.
         let seeds = self.inner.seeds.lock();
         overlaps(state.machine.tokens()) || seeds.values().any(|seed| overlaps(seed.state.machine.tokens()))

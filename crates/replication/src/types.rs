@@ -8,6 +8,7 @@ use openraft::alias::{CommittedLeaderIdOf, LogIdOf, SnapshotMetaOf, StoredMember
 use openraft::impls::leader_id_std;
 use openraft::raft::responder::Responder;
 
+use crate::merge::Merge;
 use crate::session::RequestId;
 use crate::split::Split;
 
@@ -23,7 +24,20 @@ pub(crate) struct Batch {
     pub(crate) stamp_ms: u64,
     pub(crate) commands: Arc<[Command]>,
     /// Then there are no commands.
-    pub(crate) split: Option<Arc<Split>>,
+    pub(crate) change: Option<Arc<RangeChange>>,
+}
+
+/// A change of what tokens the group has.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum RangeChange {
+    /// Another group gets the end of the range.
+    Split(Split),
+    /// Nothing is carried out any more, for this merge.
+    Freeze(u64),
+    /// That merge did not come about.
+    Thaw(u64),
+    /// What the group behind had is part of this one, or will not be.
+    Merge(Merge),
 }
 
 /// One of them.
@@ -35,7 +49,12 @@ pub(crate) struct Command {
 
 impl Batch {
     pub(crate) fn bytes(&self) -> usize {
-        self.commands.iter().map(|command| command.payload.len() + COMMAND_OVERHEAD_BYTES).sum()
+        let commands = self.commands.iter().map(|command| command.payload.len() + COMMAND_OVERHEAD_BYTES);
+        let merged = match self.change.as_deref() {
+            Some(RangeChange::Merge(merge)) => merge.bytes(),
+            _ => 0,
+        };
+        commands.sum::<usize>() + merged
     }
 }
 

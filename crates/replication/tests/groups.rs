@@ -25,6 +25,7 @@ use trimaran_replication::error::Stop;
 use trimaran_replication::group::{Consistency, Group, Member};
 use trimaran_replication::groups::{Durability, Durable, Groups, Options, Timing};
 use trimaran_replication::machine::{Committed, Machine, Remember, Reply, SnapshotChunks};
+use trimaran_replication::merge::{Merge, Merged};
 use trimaran_replication::session::{RequestId, Session};
 use trimaran_replication::split::Split;
 use trimaran_storage::faulty::FaultyDisk;
@@ -38,11 +39,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Journal {
     texts: Vec<Bytes>,
     tokens: (u64, u64),
+    is_frozen: bool,
 }
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { texts: Vec::new(), tokens: (0, u64::MAX) }
+        Self { texts: Vec::new(), tokens: (0, u64::MAX), is_frozen: false }
     }
 }
 
@@ -71,11 +73,27 @@ impl Machine for Journal {
     }
 
     fn split(&mut self, at: u64, _group: u64, _remember: Remember) -> Result<Self, Stop> {
-        let new = Self { texts: Vec::new(), tokens: (at, self.tokens.1) };
+        let new = Self { tokens: (at, self.tokens.1), ..Self::default() };
         self.tokens.1 = at - 1;
         let (stay, go) = std::mem::take(&mut self.texts).into_iter().partition(|text| token(text[0]) < at);
         self.texts = stay;
         Ok(Self { texts: go, ..new })
+    }
+
+    fn elsewhere(&self) -> Bytes {
+        Bytes::from_static(b"elsewhere")
+    }
+
+    fn freeze(&mut self, frozen: bool) {
+        self.is_frozen = frozen;
+    }
+
+    fn merge(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+        let mut behind = Self::default();
+        behind.restore(chunks)?;
+        self.tokens.1 = behind.tokens.1;
+        self.texts.extend(behind.texts);
+        Ok(())
     }
 
     fn snapshot(&self) -> SnapshotChunks {
@@ -402,6 +420,83 @@ async fn a_group_that_is_split_is_two_and_a_retry_finds_its_answer_in_the_new_on
         assert_eq!(write(&nodes, "m six", session.begin(1).id(0)).await, "3");
         let at = leader(&nodes).await;
         assert_eq!(journal(&nodes[at]), ["m two", "m five", "m six"]);
+    }
+}
+
+/// A split, and back again: what each of the two has done is known to the one that there is then, whoever loses power.
+#[tokio::test]
+async fn a_group_takes_over_what_the_one_behind_it_has_and_a_retry_finds_its_answer_there() {
+    for durability in [Durability::Memory, Durability::Log] {
+        let (mut nodes, disks) = three(durability == Durability::Log, Options::default()).await;
+        let session = Session::new(5);
+        write(&nodes, "a one", session.begin(1).id(0)).await;
+        let before = session.begin(1);
+        assert_eq!(write(&nodes, "m two", before.id(0)).await, "2");
+        let old: Vec<Group<Journal>> = nodes.iter().map(|node| node.group.clone()).collect();
+        let at = leader(&nodes).await;
+        let members = nodes.iter().map(|node| Member { replica: node.id * 100, node: node.id }).collect();
+        let split = Split { at: token(b'm'), group: NEW, members };
+        old[at].split(split.clone()).await.unwrap();
+        for node in &mut nodes {
+            open_new(node, durability).await;
+        }
+        nodes[at].group.campaign().await.unwrap();
+        let behind = session.begin(1);
+        assert_eq!(write(&nodes, "m three", behind.id(0)).await, "2");
+
+        let given_up = nodes[leader(&nodes).await].group.freeze(5).await.unwrap();
+        assert_eq!(nodes[leader(&nodes).await].group.freeze(5).await.unwrap(), given_up, "asked for again");
+        assert_eq!(write(&nodes, "m four", session.begin(1).id(0)).await, "elsewhere");
+        let frozen = &nodes[leader(&nodes).await].group;
+        frozen.thaw(4).await.unwrap();
+        assert_eq!(write(&nodes, "m four", session.begin(1).id(0)).await, "elsewhere", "not for that one");
+        frozen.thaw(5).await.unwrap();
+        assert_eq!(frozen.frozen_for(), None);
+        assert_eq!(write(&nodes, "m four", session.begin(1).id(0)).await, "3");
+
+        let frozen = &nodes[leader(&nodes).await].group;
+        let state = frozen.freeze(6).await.unwrap();
+        assert!(frozen.freeze(5).await.is_err(), "that one is over");
+        let mut leads = None;
+        until("the old group has a leader", async || {
+            for group in &old {
+                if group.barrier(Consistency::Linearizable).await.is_ok() {
+                    leads = Some(group.clone());
+                }
+            }
+            leads.is_some()
+        })
+        .await;
+        let leads = leads.unwrap();
+        let merge = Merge { merge: 6, first: token(b'm'), state };
+        let taken = Merged { merge: 6, taken: true };
+        assert_eq!(leads.merge(merge.clone()).await.unwrap(), taken);
+        // By a leader that did not hear of it, and gave it up: what was decided first counts.
+        assert_eq!(leads.merge(Merge { state: Vec::new(), ..merge.clone() }).await.unwrap(), taken);
+        assert!(leads.merge(Merge { merge: 5, ..merge }).await.is_err(), "a later one is decided");
+        // A split that comes late does not take anything a second time.
+        leads.split(split).await.unwrap();
+        for (node, group) in nodes.iter_mut().zip(&old) {
+            node.group = group.clone();
+            node.groups.remove(NEW).await.unwrap();
+        }
+        let texts = ["a one", "m two", "m three", "m four"];
+        assert_eq!(write(&nodes, "m two", before.id(0)).await, "2", "it was done before the split");
+        assert_eq!(write(&nodes, "m three", behind.id(0)).await, "2", "it was done behind");
+        assert_eq!(journal(&nodes[leader(&nodes).await]), texts);
+        if durability == Durability::Log {
+            for node in nodes.drain(..) {
+                node.kill().await;
+            }
+            for (id, disk) in (1..=3).zip(&disks) {
+                disk.lose_power(|| false);
+                nodes.push(Node::start(id, id * 10, Some(disk), Options::default()).await);
+            }
+            introduce(&nodes.iter().collect::<Vec<_>>());
+            assert_eq!(write(&nodes, "m three", behind.id(0)).await, "2", "still known");
+        }
+        assert_eq!(write(&nodes, "m five", session.begin(1).id(0)).await, "5");
+        assert_eq!(nodes[leader(&nodes).await].group.last_merge(), Some(taken));
     }
 }
 
