@@ -1,7 +1,7 @@
 //! A node as a member of its cluster: it finds or founds it, enters itself, and answers what others ask.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prost::Message as _;
@@ -33,6 +33,7 @@ use crate::identity::{self, Identity};
 use crate::join::{self, BOOTSTRAP_MAX, Promise, ROUND_EVERY};
 use crate::liveness::{self, Heard};
 use crate::load::Loads;
+use crate::merger::Freezer;
 use crate::meta::{FORMAT, META_GROUP, Meta, MetaMachine};
 use crate::mover;
 use crate::serve::Service;
@@ -98,6 +99,8 @@ pub(crate) struct Inner {
     pub(crate) promise: Promise,
     pub(crate) heard: Heard,
     pub(crate) loads: Loads,
+    /// Where partitions that are led here are frozen.
+    pub(crate) freezer: OnceLock<Freezer>,
     /// What the leader of the meta group made of this node last.
     pub(crate) told: watch::Sender<wire::NodeState>,
 }
@@ -127,6 +130,7 @@ impl Cluster {
                 promise: Promise::default(),
                 heard: Heard::default(),
                 loads: Loads::default(),
+                freezer: OnceLock::new(),
                 told: watch::Sender::new(wire::NodeState::Unspecified),
             }),
         })

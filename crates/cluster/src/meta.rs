@@ -16,14 +16,15 @@ use trimaran_replication::machine::{Committed, Machine, Reply, SnapshotChunks};
 
 pub(crate) mod moves;
 
+mod merges;
 mod splits;
 
 /// The id of the meta group; partitions have others.
 pub const META_GROUP: u64 = 0;
 
-/// The newest format of commands, of this group and of partitions' logs, that this release knows: 2 has splits. A cluster
-/// uses it once every member knows it; from then on a node that does not is refused.
-pub const FORMAT: u32 = 2;
+/// The newest format of commands, of this group and of partitions' logs, that this release knows: 2 has splits, 3 has
+/// merges. A cluster uses it once every member knows it; from then on a node that does not is refused.
+pub const FORMAT: u32 = 3;
 
 /// The format of everything that carries no number.
 pub const FIRST_FORMAT: u32 = 1;
@@ -75,6 +76,16 @@ pub struct Definition {
 }
 
 impl Meta {
+    /// True if there was such a partition and is not any more: it became part of another one.
+    pub fn is_merged_away(&self, partition: u64) -> bool {
+        let splitting = self.partitions.values().filter_map(|found| found.splitting_off.as_deref());
+        let is_there = self.partitions.contains_key(&partition);
+        partition != META_GROUP
+            && partition < self.next_partition
+            && !is_there
+            && splitting.into_iter().all(|found| found.id != partition)
+    }
+
     /// As clients see it.
     pub fn table(&self) -> wire::Table {
         wire::Table {
@@ -123,6 +134,8 @@ impl Meta {
                 self.start_split(&start, now_ms)
             }
             Command::ConfirmSplit(confirm) => self.confirm_split(&confirm, now_ms),
+            Command::StartMerge(start) => self.start_merge(&start, now_ms),
+            Command::ConfirmMerge(confirm) => self.confirm_merge(&confirm, now_ms),
             Command::Scale(scale) => {
                 self.wanted_nodes = scale.to_nodes;
                 self.version += 1;

@@ -1,4 +1,4 @@
-//! What the leader of the meta group does for its cluster: says who is up, plans moves and splits and records each before
+//! What the leader of the meta group does for its cluster: says who is up, plans moves, splits and merges and records each before
 //! it is taken, takes back those that cannot be done, and keeps the meta group itself on nodes that are there.
 //!
 //! All of it follows from the agreed state and from who is heard of; nothing has to be remembered, so that whoever
@@ -12,14 +12,15 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use trimaran_placement::moves::{self, Condition, Limits, Reason};
 use trimaran_placement::ring;
-use trimaran_placement::splits;
 use trimaran_placement::token::Token;
+use trimaran_placement::{merges, splits};
 use trimaran_proto::api::placement as wire;
 use trimaran_proto::api::placement::{NodeState, ReplicaState};
 use trimaran_proto::internal::cluster::PartitionLoad;
 use trimaran_proto::state::meta as state;
 use trimaran_proto::state::meta::meta_command::Command;
 use trimaran_replication::group::Member;
+use trimaran_replication::merge::MERGE_BYTES_MAX;
 
 use crate::autoscale::{Scaler, policy};
 use crate::error::Error;
@@ -95,7 +96,7 @@ impl Leader<'_> {
         self.raise_format().await?;
         self.give_up_moves().await?;
         self.begin_moves().await?;
-        self.begin_split(&mut remembered.hot).await?;
+        self.begin_split_or_merge(&mut remembered.hot).await?;
         remembered.scaler.look(self.cluster, self.meta, self.loads(), self.now).await?;
         self.prefer_leaders().await?;
         self.dismiss().await?;
@@ -154,8 +155,8 @@ impl Leader<'_> {
         }
     }
 
-    /// Begins the next split that is due, some time after the one before.
-    async fn begin_split(&self, hot: &mut Hot) -> Result<(), Error> {
+    /// Begins the next split or merge that is due, some time after the one before.
+    async fn begin_split_or_merge(&self, hot: &mut Hot) -> Result<(), Error> {
         let Some(thresholds) = self.cluster.inner.options.split_above else { return Ok(()) };
         if self.meta.format < 2 || self.meta.balancing_paused {
             return Ok(());
@@ -165,13 +166,22 @@ impl Leader<'_> {
             told.flat_map(|&node| self.cluster.inner.heard.loads(self.meta, node, self.since)).collect();
         let loads = hot.loads(&told, thresholds.operations, self.now);
         let up = self.meta.nodes.values().filter(|node| node.state() == NodeState::Up).count();
-        let Some(split) = splits::next_split(&self.partitions(), &loads, up, thresholds) else {
-            return Ok(());
-        };
-        if hot.last_split.is_some_and(|at| self.now.saturating_duration_since(at) < SPLIT_PAUSE) {
+        let partitions = self.partitions();
+        if hot.last_change.is_some_and(|at| self.now.saturating_duration_since(at) < SPLIT_PAUSE) {
             return Ok(());
         }
-        hot.last_split = Some(self.now);
+        let Some(split) = splits::next_split(&partitions, &loads, up, thresholds) else {
+            // What it holds is told in memory, and is encoded for it: half leaves room for what goes with it.
+            let due = merges::next_merge(&partitions, &loads, thresholds, MERGE_BYTES_MAX / 2);
+            return match due.filter(|_| self.meta.format >= 3) {
+                Some(merge) => {
+                    hot.last_change = Some(self.now);
+                    self.begin_merge(merge).await
+                }
+                None => Ok(()),
+            };
+        };
+        hot.last_change = Some(self.now);
         info!(?split, "a partition is to be split");
         let epoch = self.meta.partitions.get(&split.partition).map_or(0, |partition| partition.epoch);
         let start = state::StartSplit {
@@ -185,6 +195,19 @@ impl Leader<'_> {
             .into(),
         };
         self.cluster.change(Command::StartSplit(start)).await.map(drop)
+    }
+
+    async fn begin_merge(&self, merge: merges::Merge) -> Result<(), Error> {
+        info!(?merge, "two partitions are to become one");
+        let epoch = |id: u64| self.meta.partitions.get(&id).map_or(0, |partition| partition.epoch);
+        let start = state::StartMerge {
+            partition_id: merge.into,
+            epoch: epoch(merge.into),
+            from_partition_id: merge.from,
+            from_epoch: epoch(merge.from),
+            reason: state::MergeReason::Cold.into(),
+        };
+        self.cluster.change(Command::StartMerge(start)).await.map(drop)
     }
 
     /// What can be expected of a node.
@@ -208,7 +231,13 @@ impl Leader<'_> {
     }
 
     fn partitions(&self) -> Vec<trimaran_placement::table::Partition> {
-        self.meta.partitions.values().map(trimaran_net::placement::get).collect()
+        let partition = |partition: &wire::Partition| {
+            let mut found = trimaran_net::placement::get(partition);
+            // It would be refused.
+            found.range_changes |= self.meta.must_have_no_unproven_part(partition.id).is_err();
+            found
+        };
+        self.meta.partitions.values().map(partition).collect()
     }
 
     /// A copy on its way to a node that is not there any more is waited for by nobody.
@@ -303,11 +332,12 @@ struct Remembered {
     scaler: Scaler,
 }
 
-/// Since when partitions are asked much.
+/// Since when partitions are asked much, or next to nothing.
 #[derive(Default)]
 struct Hot {
     since: HashMap<u64, Instant>,
-    last_split: Option<Instant>,
+    cold_since: HashMap<u64, Instant>,
+    last_change: Option<Instant>,
 }
 
 impl Hot {
@@ -318,12 +348,23 @@ impl Hot {
         for load in told.iter().filter(is_hot) {
             self.since.entry(load.partition_id).or_insert(now);
         }
+        let is_cold = |load: &&PartitionLoad| load.operations <= operations / merges::COLD_SHARE;
+        // One that nobody tells of may be asked somewhere.
+        self.cold_since
+            .retain(|partition, _| told.iter().any(|load| load.partition_id == *partition && is_cold(&load)));
+        for load in told.iter().filter(is_cold) {
+            self.cold_since.entry(load.partition_id).or_insert(now);
+        }
         let token = |token: u64| Some(Token(token)).filter(|token| token.0 != 0);
         told.iter()
             .map(|load| splits::Load {
                 partition: load.partition_id,
                 bytes: load.bytes,
                 hot_for: self.since.get(&load.partition_id).map(|&at| now.saturating_duration_since(at)),
+                cold_for: self
+                    .cold_since
+                    .get(&load.partition_id)
+                    .map(|&at| now.saturating_duration_since(at)),
                 operations: load.operations,
                 middle_by_bytes: token(load.middle_by_bytes),
                 middle_by_operations: token(load.middle_by_operations),

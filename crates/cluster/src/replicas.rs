@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -17,7 +18,7 @@ use trimaran_proto::api::placement::{NodeState, ReplicaState};
 use trimaran_proto::internal::cluster::PartitionLoad;
 use trimaran_proto::state::meta as state;
 use trimaran_proto::state::meta::meta_command::Command;
-use trimaran_replication::group::{Group, Member};
+use trimaran_replication::group::{Consistency, Group, Member};
 use trimaran_replication::groups::Durability;
 use trimaran_replication::machine::Machine;
 use trimaran_replication::members::Changed;
@@ -26,6 +27,8 @@ use trimaran_replication::split::{Seed, Split};
 
 use crate::error::Error;
 use crate::member::Cluster;
+use crate::merger;
+use crate::meta::Meta;
 use crate::meta::moves::{is_moving, wanted};
 
 /// How often what is there is compared with what should be, besides on every change of the descriptors.
@@ -40,6 +43,10 @@ const STEP_EVERY: Duration = Duration::from_millis(50);
 /// How often the first leader of a new group asks for votes, and how many times, before it waits like everybody else.
 const CAMPAIGN_EVERY: Duration = Duration::from_millis(20);
 const CAMPAIGNS_MAX: usize = 50;
+
+/// How long the replicas of a partition stay that became part of another one: its leader tells the others how it ended, and
+/// they whoever watches it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Pause between two attempts to give a leadership to the replica that should have it. An attempt that fails costs
 /// lease reads until the next election.
@@ -73,6 +80,20 @@ impl<M: Machine> Replicas<M> {
         let held = replicas.clone();
         let split_above = cluster.inner.options.split_above.map_or(u64::MAX, |above| above.bytes);
         cluster.inner.loads.held_by(Box::new(move || held.loads(split_above)));
+        let held = replicas.clone();
+        let freeze = move |partition: u64, merge: u64| {
+            let group = held.get(partition);
+            let frozen = async move {
+                let group = group.ok_or_else(|| Error::NotReady("it has no replica here".to_owned()))?;
+                group.freeze(merge).await.map_err(|error| match error {
+                    trimaran_replication::Error::Refused { reason, .. } => Error::Refused(reason),
+                    other => other.into(),
+                })
+            };
+            frozen.boxed()
+        };
+        // There is one keeper of replicas in a process.
+        let _second = cluster.inner.freezer.set(Box::new(freeze));
         let keeper = Keeper {
             cluster,
             durability,
@@ -134,7 +155,7 @@ struct Leading {
 impl<M: Machine> Keeper<M> {
     async fn run(self) {
         let (mut meta, mut seeded) = (self.cluster.meta(), self.cluster.groups().seeded());
-        let mut before = None;
+        let (mut before, mut cleared, mut ended) = (None, None, HashMap::new());
         // Of which nothing is to be done, as long as the descriptors stay what they are, the group sleeps, and this node leads
         // it as before or does not: nobody can have changed it.
         let mut settled: HashMap<u64, bool> = HashMap::new();
@@ -150,6 +171,15 @@ impl<M: Machine> Keeper<M> {
             // without their memory, they would vote under ids that have promised things they no longer know.
             let partitions = now.partitions.values().filter(|_| self.cluster.is_entered());
             let mut waiting = BTreeSet::new();
+            if cleared != Some(now.version) || is_split {
+                match self.clear(&now, &mut ended).await {
+                    Ok(()) if ended.is_empty() => cleared = Some(now.version),
+                    Ok(()) => {}
+                    Err(error) => {
+                        warn!(%error, cause = ?std::error::Error::source(&error), "a partition that became part of another one is still here");
+                    }
+                }
+            }
             // A partition is older than those that were split from it: it has its turn before them.
             for partition in partitions {
                 if waiting.contains(&partition.split_from) {
@@ -184,6 +214,42 @@ impl<M: Machine> Keeper<M> {
                 () = tokio::time::sleep(COMPARE_EVERY) => {}
             }
         }
+    }
+
+    /// Removes what is left here of partitions that became part of others. `ended` says since when that is known.
+    async fn clear(&self, meta: &Meta, ended: &mut HashMap<u64, Instant>) -> Result<(), Error> {
+        let groups = self.cluster.groups();
+        let open = self.replicas.all();
+        ended.retain(|id, _| open.iter().any(|(open, _)| open == id));
+        for (id, group) in open.into_iter().filter(|(id, _)| meta.is_merged_away(*id)) {
+            if ended.entry(id).or_insert_with(Instant::now).elapsed() < LAST_WORDS {
+                continue;
+            }
+            ended.remove(&id);
+            self.replicas.open.write().remove(&id);
+            self.parts.lock().extend(group.take_seeds());
+            groups.remove(id).await?;
+            info!(partition = id, "replica removed: the partition is part of another one");
+        }
+        for id in groups.recovered().into_iter().filter(|&id| meta.is_merged_away(id)) {
+            // Its range is what its own disk says, if anything.
+            let nothing = wire::Partition { id, first_token: 1, last_token: 0, ..wire::Partition::default() };
+            groups.remove_recovered(id, || (self.machine)(&nothing)).await?;
+            info!(partition = id, "replica of the life before removed: the partition is part of another one");
+        }
+        let seeds = self
+            .replicas
+            .all()
+            .into_iter()
+            .flat_map(|(_, group)| group.seeds().into_iter().map(move |id| (id, group.clone())));
+        let seeds: Vec<_> = seeds.filter(|(id, _)| meta.is_merged_away(*id)).collect();
+        let mut seeds: Vec<Seed<M>> =
+            seeds.into_iter().filter_map(|(id, group)| group.take_seed(id)).collect();
+        seeds.extend(self.parts.lock().extract_if(|id, _| meta.is_merged_away(*id)).map(|(_, seed)| seed));
+        for seed in seeds {
+            seed.forget().await.map_err(|stop| Error::Failed(stop.to_string()))?;
+        }
+        Ok(())
     }
 
     async fn keep(&self, partition: &wire::Partition) -> Result<Kept, Error> {
@@ -278,21 +344,30 @@ impl<M: Machine> Keeper<M> {
             && seen.voters == wanted
             && confirmed == wanted
             && !is_moving(partition)
+            && !partition.unproven
             && partition.leader_hint == group.replica();
-        if is_as_described && partition.splitting_off.is_none() {
-            return self.offer_leadership(partition, group);
-        }
         let id = partition.id;
+        let merging = partition.merging;
+        let thawed =
+            group.frozen_for().filter(|&merge| merging.is_none_or(|merging| merging.number != merge));
+        let is_taking = merging.is_some_and(|merging| merging.into == id);
+        if is_as_described && thawed.is_none() && !is_taking && partition.splitting_off.is_none() {
+            return match merging {
+                None => self.offer_leadership(partition, group),
+                Some(_) => Kept::Underway,
+            };
+        }
         if !self.leading.lock().changing.insert(id) {
             return Kept::Underway;
         }
         let (cluster, leading) = (self.cluster.clone(), Arc::clone(&self.leading));
         tokio::spawn(async move {
             let work = async {
-                if is_as_described {
-                    split(&cluster, id, &group).await
-                } else {
-                    change_members(&cluster, id, &group).await
+                match thawed {
+                    _ if !is_as_described => change_members(&cluster, id, &group).await,
+                    Some(merge) => merger::thaw(&cluster, id, &group, merge).await,
+                    None if is_taking => merger::merge(&cluster, id, &group).await,
+                    None => split(&cluster, id, &group).await,
                 }
             };
             match tokio::time::timeout(CHANGE_TIMEOUT, work).await {
@@ -356,8 +431,13 @@ enum Kept {
 /// about the rest.
 fn as_founded<M: Machine>(partition: &wire::Partition) -> wire::Partition {
     let mut founded = partition.clone();
-    if let Some(range) = partition.founded_with.filter(|_| !M::DURABLE) {
-        (founded.first_token, founded.last_token) = (range.first_token, range.last_token);
+    if let Some(range) = partition.founded_with {
+        if M::DURABLE {
+            // What came later by a merge is in the log.
+            founded.last_token = founded.last_token.min(range.last_token);
+        } else {
+            (founded.first_token, founded.last_token) = (range.first_token, range.last_token);
+        }
     }
     founded
 }
@@ -422,6 +502,10 @@ async fn change_members<M: Machine>(cluster: &Cluster, id: u64, group: &Group<M>
         match changed {
             Changed::Underway => tokio::time::sleep(STEP_EVERY).await,
             Changed::Done => {
+                if partition.unproven {
+                    // Everything that the group began with is with a majority of its own once that has agreed on anything.
+                    group.barrier(Consistency::ReadIndex).await?;
+                }
                 let voters = if planted::is(Bug::ConfirmedBeforeAgreed) {
                     members(partition).iter().map(|member| member.replica).collect()
                 } else {

@@ -52,6 +52,8 @@ pub trait Ask<M: Machine>: Sync {
 pub enum Unanswered<E> {
     /// A majority of the partition's copies is gone for good.
     Lost,
+    /// There is no such partition any more: it has become part of another one.
+    Merged,
     /// Nobody answered in time, or this node leaves.
     TimedOut,
     /// An answer that asking again would not change.
@@ -203,8 +205,10 @@ impl<M: Machine> Routes<M> {
         let deadline = Instant::now() + patience;
         let mut backoff = Backoff::default();
         loop {
-            if self.inner.table.load().get(partition).is_some_and(|found| found.lost) {
-                return Err(Unanswered::Lost);
+            match self.inner.table.load().get(partition) {
+                Some(found) if found.lost => return Err(Unanswered::Lost),
+                Some(_) => {}
+                None => return Err(Unanswered::Merged),
             }
             let target = self.target(partition);
             let asked = match &target {
@@ -224,6 +228,8 @@ impl<M: Machine> Routes<M> {
             };
             match error.class() {
                 Class::Elsewhere | Class::Later | Class::Unknown => {}
+                // Its replica here was closed just now.
+                _ if self.is_merged_away(partition) => return Err(Unanswered::Merged),
                 _ => return Err(Unanswered::Refused(error)),
             }
             let wait = backoff.next(&mut *self.inner.random.lock());
@@ -232,6 +238,10 @@ impl<M: Machine> Routes<M> {
             }
             sleep(wait).await;
         }
+    }
+
+    fn is_merged_away(&self, partition: u64) -> bool {
+        self.inner.cluster.meta().borrow().is_merged_away(partition)
     }
 
     /// Returns when another node than the one that was asked is known to lead. A node that is cut off, or gone with its
@@ -249,8 +259,8 @@ impl<M: Machine> Routes<M> {
     }
 
     /// Sends pieces to the partitions that they belong to, all at once; those of one partition stay together and in order.
-    /// `send` answers each piece, or says by `None` that the partition does not have it: it was split meanwhile, and the
-    /// piece is sent to where it belongs by then. The outcomes stand as the pieces do.
+    /// `send` answers each piece, or says by `None` that the partition does not have it: it was split or merged meanwhile, and
+    /// the piece is sent to where it belongs by then. The outcomes stand as the pieces do.
     ///
     /// `lost` says what is wrong if a piece finds no partition for `patience`.
     pub async fn spread<T: Clone, O, E: Clone, F>(

@@ -102,6 +102,14 @@ impl ClusterRpc for Service {
         answer(self.0.version_here().await.map(|version| rpc::VersionReply { version }))
     }
 
+    async fn freeze(
+        &self,
+        request: Request<rpc::FreezeRequest>,
+    ) -> Result<Response<rpc::FreezeReply>, Status> {
+        let rpc::FreezeRequest { partition_id, merge } = request.into_inner();
+        answer(self.0.freeze_here(partition_id, merge).await.map(|state| rpc::FreezeReply { state }))
+    }
+
     async fn status(
         &self,
         _request: Request<rpc::StatusRequest>,
@@ -243,6 +251,21 @@ impl ClusterAdmin for Service {
         answer(reply.map(told))
     }
 
+    async fn merge(
+        &self,
+        request: Request<admin::MergeRequest>,
+    ) -> Result<Response<admin::MergeReply>, Status> {
+        let into = request.into_inner().partition_id;
+        let start = asked_merge(&self.0.inner.meta.borrow(), into);
+        let start = start.map_err(|refused| status(&Error::Refused(refused)))?;
+        let reply = self.0.change(Command::StartMerge(start)).await;
+        let told = |reply: state::MetaReply| admin::MergeReply {
+            from_partition_id: start.from_partition_id,
+            version: reply.version,
+        };
+        answer(reply.map(told))
+    }
+
     async fn balance(
         &self,
         request: Request<admin::BalanceRequest>,
@@ -299,6 +322,21 @@ fn asked_split(meta: &Meta, request: admin::SplitRequest) -> Result<state::Start
     })
 }
 
+fn asked_merge(meta: &Meta, into: u64) -> Result<state::StartMerge, String> {
+    let partition = meta.partitions.get(&into).ok_or_else(|| format!("there is no partition {into}"))?;
+    let behind = partition.last_token.checked_add(1);
+    let behind = meta.partitions.values().find(|found| Some(found.first_token) == behind);
+    let behind =
+        behind.ok_or_else(|| format!("no partition is behind partition {into}: it has the last token"))?;
+    Ok(state::StartMerge {
+        partition_id: into,
+        epoch: partition.epoch,
+        from_partition_id: behind.id,
+        from_epoch: behind.epoch,
+        reason: state::MergeReason::Asked.into(),
+    })
+}
+
 fn text(meta: &Meta, what: What) -> String {
     let node = |id: u64| match meta.nodes.get(&id) {
         Some(node) => format!("node {id} ({})", node.address),
@@ -319,6 +357,20 @@ fn text(meta: &Meta, what: What) -> String {
             };
             let step = if event.done { "has given" } else { "is to give" };
             format!("partition {id} {step} everything from token {at} on to partition {fresh}{reason}")
+        }
+        What::Merge(event) => {
+            let (into, from) = (event.partition_id, event.from_partition_id);
+            let reason = match event.reason() {
+                state::MergeReason::Unspecified => "",
+                state::MergeReason::Asked => ": somebody asked for it",
+                state::MergeReason::Cold => ": neither holds or is asked much",
+            };
+            let (step, end) = match event.step() {
+                state::MergeStep::Unspecified | state::MergeStep::Started => ("is to become", reason),
+                state::MergeStep::Done => ("has become", ""),
+                state::MergeStep::GivenUp => ("does not become", " after all"),
+            };
+            format!("partition {from} {step} part of partition {into}{end}")
         }
         What::Format(raise) => {
             format!("every node knows commands of format {}, and they are used from now on", raise.format)

@@ -4,7 +4,7 @@ use trimaran_placement::table::{self, Partition, Replica, ReplicaState, Table};
 use trimaran_placement::token::Token;
 use trimaran_proto::api::placement as wire;
 
-/// As a message, for a partition that is not being split.
+/// As a message, for a partition with a range that does not change.
 pub fn put(partition: &Partition) -> wire::Partition {
     wire::Partition {
         id: partition.id,
@@ -32,6 +32,8 @@ pub fn put(partition: &Partition) -> wire::Partition {
         split_from: partition.split_from.unwrap_or(0),
         splitting_off: None,
         founded_with: None,
+        merging: None,
+        unproven: false,
     }
 }
 
@@ -59,7 +61,7 @@ pub fn get(partition: &wire::Partition) -> Partition {
         leader_hint: Some(partition.leader_hint).filter(|&replica| replica != 0),
         preferred_leader: Some(partition.preferred_leader).filter(|&replica| replica != 0),
         lost: partition.lost,
-        is_splitting: partition.splitting_off.is_some(),
+        range_changes: partition.splitting_off.is_some() || partition.merging.is_some(),
         split_from: Some(partition.split_from).filter(|&partition| partition != 0),
     }
 }

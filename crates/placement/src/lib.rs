@@ -3,7 +3,7 @@
 //! Pure: no time, no I/O, no randomness, so that every node and every client computes the same. The way of a key:
 //! [`token`] (key → 64-bit token) → [`table`] (token → partition, as it *is*); [`ring`] and [`plan`] say where the
 //! replicas of a partition *should* be, [`moves`] how they get there, [`splits`]
-//! when one partition should become two.
+//! when one partition should become two, [`merges`] when two should become one.
 
 pub mod token;
 
@@ -16,6 +16,8 @@ pub mod plan;
 pub mod moves;
 
 pub mod splits;
+
+pub mod merges;
 
 /// A node of a cluster: drawn at random on its first start and kept in its data folder.
 pub type NodeId = u64;

@@ -83,7 +83,7 @@ pub fn next_moves(partitions: &[Partition], nodes: &[Node], limits: Limits) -> V
     let mut plan = Plan::new(partitions, nodes, limits);
     let mut idle: Vec<&Partition> = partitions
         .iter()
-        .filter(|partition| !partition.is_moving() && !partition.is_splitting && !partition.lost)
+        .filter(|partition| !partition.is_moving() && !partition.range_changes && !partition.lost)
         .collect();
     // The most endangered first.
     idle.sort_by_key(|partition| (plan.sound(partition).count(), partition.id));

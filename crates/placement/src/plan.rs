@@ -91,7 +91,7 @@ pub fn first_placement(
                 preferred_leader: replicas.first().map(|replica| replica.id),
                 replicas,
                 lost: false,
-                is_splitting: false,
+                range_changes: false,
                 split_from: None,
             }
         })

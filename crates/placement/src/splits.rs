@@ -10,6 +10,9 @@ use crate::token::Token;
 /// How long a partition must be asked much before it is split: longer than a burst lasts.
 pub const HOT_FOR: Duration = Duration::from_secs(10);
 
+/// How long two partitions must have been cold before they become one again, unless somebody says otherwise.
+pub const MERGE_AFTER: Duration = Duration::from_secs(600);
+
 /// What a partition carries, as its leader says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
@@ -19,6 +22,8 @@ pub struct Load {
     pub bytes: u64,
     /// Since when it has been asked more than [`Thresholds::operations`]; absent = it is not.
     pub hot_for: Option<Duration>,
+    /// Since when it has been asked next to nothing; absent = it is asked.
+    pub cold_for: Option<Duration>,
     /// Reads and writes per second.
     pub operations: u64,
     /// Where half of the bytes are on each side, if that is known.
@@ -38,11 +43,19 @@ pub struct Thresholds {
     pub by_size_max: usize,
     /// Likewise for its heat: more of them make smaller batches.
     pub by_heat_max: usize,
+    /// How long two must have been cold before they become one again, see [`crate::merges`]; absent = never.
+    pub merge_after: Option<Duration>,
 }
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Self { bytes: 512 << 20, operations: 20_000, by_size_max: 64, by_heat_max: 8 }
+        Self {
+            bytes: 512 << 20,
+            operations: 20_000,
+            by_size_max: 64,
+            by_heat_max: 8,
+            merge_after: Some(MERGE_AFTER),
+        }
     }
 }
 
@@ -73,7 +86,7 @@ pub fn next_split(
     nodes: usize,
     thresholds: Thresholds,
 ) -> Option<Split> {
-    if partitions.iter().any(|partition| partition.is_splitting) {
+    if partitions.iter().any(|partition| partition.range_changes) {
         return None;
     }
     let has_room = |for_each_node: usize| partitions.len() < for_each_node * nodes;
@@ -115,7 +128,7 @@ mod tests {
     }
 
     const THRESHOLDS: Thresholds =
-        Thresholds { bytes: 100, operations: 1000, by_size_max: 4, by_heat_max: 2 };
+        Thresholds { bytes: 100, operations: 1000, by_size_max: 4, by_heat_max: 2, merge_after: None };
 
     fn check(partitions: &[Partition], loads: &[Load], nodes: usize, expected: Option<(u64, u64, Reason)>) {
         let found = next_split(partitions, loads, nodes, THRESHOLDS);
@@ -153,7 +166,7 @@ mod tests {
         two[0].replicas[0].state = crate::table::ReplicaState::Leaving;
         check(&two, &[load], 3, None);
         let mut two = partitions(2);
-        two[1].is_splitting = true;
+        two[1].range_changes = true;
         check(&two, &[load], 3, None);
     }
 }

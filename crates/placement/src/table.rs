@@ -52,8 +52,8 @@ pub struct Partition {
     pub preferred_leader: Option<ReplicaId>,
     /// A majority of the copies is gone and cannot come back.
     pub lost: bool,
-    /// The end of the range is about to become a partition of its own.
-    pub is_splitting: bool,
+    /// The end of the range is about to become a partition of its own, or the range to be part of a larger one.
+    pub range_changes: bool,
     /// The partition that this one was split from, if it was.
     pub split_from: Option<PartitionId>,
 }
@@ -195,7 +195,7 @@ mod tests {
             leader_hint: None,
             preferred_leader: None,
             lost: false,
-            is_splitting: false,
+            range_changes: false,
             split_from: None,
         }
     }

@@ -24,6 +24,15 @@ pub(crate) fn is_moving(partition: &wire::Partition) -> bool {
 }
 
 impl Meta {
+    /// Refuses to take a replica away that another partition may still need to begin with.
+    pub(crate) fn must_have_no_unproven_part(&self, id: u64) -> Result<(), String> {
+        let needs = |part: &&wire::Partition| part.split_from == id && part.unproven && !part.lost;
+        match self.partitions.values().find(needs) {
+            Some(part) => Err(format!("partition {} was split from partition {id} just now", part.id)),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn seen(&mut self, partition_id: u64, epoch: u64) -> Result<&mut wire::Partition, String> {
         let partition = self.partitions.get_mut(&partition_id);
         let partition = partition.ok_or_else(|| format!("there is no partition {partition_id}"))?;
@@ -42,6 +51,7 @@ impl Meta {
                 return Err(format!("node {node} is {}", super::said(found.state())));
             }
         }
+        self.must_have_no_unproven_part(start.partition_id)?;
         let fresh = self.next_replica;
         let partition = self.seen(start.partition_id, start.epoch)?;
         let id = partition.id;
@@ -54,6 +64,7 @@ impl Meta {
         if partition.splitting_off.is_some() {
             return Err(format!("partition {id} is being split"));
         }
+        super::merges::must_not_merge(partition)?;
         if target.is_some_and(|node| partition.replicas.iter().any(|replica| replica.node_id == node)) {
             return Err(format!("node {} has a copy of partition {id} already", start.add_on_node));
         }
@@ -110,9 +121,11 @@ impl Meta {
         let voters: BTreeSet<u64> = confirm.voters.iter().copied().collect();
         let done = is_moving(partition)
             && wanted(partition).map(|replica| replica.id).collect::<BTreeSet<_>>() == voters;
-        if !done && partition.leader_hint == confirm.leader && partition.voters == confirm.voters {
+        let is_known = partition.leader_hint == confirm.leader && partition.voters == confirm.voters;
+        if !done && is_known && !partition.unproven {
             return Ok(());
         }
+        partition.unproven = false;
         partition.leader_hint = confirm.leader;
         partition.voters.clone_from(&confirm.voters);
         if done {
@@ -177,6 +190,7 @@ impl Meta {
             }
         }
         for partition_id in lost {
+            self.give_up_merge_into(partition_id, now_ms);
             self.tell(now_ms, What::Lost(state::LostEvent { partition_id }));
         }
     }

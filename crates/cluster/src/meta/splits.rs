@@ -9,7 +9,7 @@ use trimaran_proto::api::placement as wire;
 use trimaran_proto::state::meta as state;
 use trimaran_proto::state::meta::event::What;
 
-use super::{Meta, PARTITIONS_MAX, moves};
+use super::{Meta, PARTITIONS_MAX, merges, moves};
 
 impl Meta {
     pub(super) fn start_split(&mut self, start: &state::StartSplit, now_ms: u64) -> Result<(), String> {
@@ -22,6 +22,7 @@ impl Meta {
             return Err(format!("there are PARTITIONS_MAX = {PARTITIONS_MAX} partitions"));
         }
         let (id, mut fresh, at) = (self.next_partition, self.next_replica, start.at_token);
+        let is_to_prove = self.format >= 3;
         let partition = self.seen(start.partition_id, start.epoch)?;
         if partition.lost {
             return Err(format!("partition {} is lost", partition.id));
@@ -32,6 +33,7 @@ impl Meta {
         if partition.splitting_off.is_some() {
             return Err(format!("partition {} is being split already", partition.id));
         }
+        merges::must_not_merge(partition)?;
         let is_within = partition.first_token < at && at <= partition.last_token;
         if !is_within || !plan::is_boundary(Token(at)) {
             return Err(format!(
@@ -54,6 +56,7 @@ impl Meta {
             epoch: partition.epoch + 1,
             replicas,
             split_from: partition.id,
+            unproven: is_to_prove,
             ..wire::Partition::default()
         }));
         self.next_partition += 1;

@@ -313,3 +313,87 @@ fn a_node_of_an_older_release_is_refused_once_its_cluster_uses_what_it_does_not_
     assert!(meta.apply(old(302), 0).refused.contains("newer release"));
     join(&mut meta, 3, 302);
 }
+
+fn merge(meta: &mut Meta, into: u64, from: u64) -> String {
+    let epoch = |id: u64| meta.partitions[&id].epoch;
+    let start = state::StartMerge {
+        partition_id: into,
+        epoch: epoch(into),
+        from_partition_id: from,
+        from_epoch: epoch(from),
+        reason: state::MergeReason::Asked.into(),
+    };
+    meta.apply(Command::StartMerge(start), 0).refused
+}
+
+#[test]
+fn two_partitions_become_one_only_when_the_first_ones_group_has_decided_so() {
+    let mut meta = founded();
+    assert!(merge(&mut meta, 1, 2).contains("not every node knows"));
+    meta.apply(Command::RaiseFormat(state::RaiseFormat { format: 3 }), 0);
+    assert!(merge(&mut meta, 2, 1).contains("not behind"));
+    assert_eq!(merge(&mut meta, 1, 2), "");
+    let number = meta.partitions[&1].merging.unwrap().number;
+    // Nothing else is done with either of them.
+    assert!(merge(&mut meta, 1, 2).contains("becoming part of partition 1"));
+    assert!(split(&mut meta, 1, 1 << 62).contains("taking over partition 2"));
+    assert!(split(&mut meta, 2, 3 << 62).contains("becoming part of partition 1"));
+    for id in [1, 2] {
+        let (epoch, remove_replica) = (meta.partitions[&id].epoch, meta.partitions[&id].replicas[0].id);
+        let start =
+            state::StartMove { partition_id: id, epoch, remove_replica, ..state::StartMove::default() };
+        assert!(ask(&mut meta, Command::StartMove(start)).unwrap_err().contains("partition"), "{id}");
+    }
+    // One that was given up leaves them as they were, and what is said of it later counts for nothing.
+    let decided = |meta: &mut Meta, number, taken| {
+        let confirm = state::ConfirmMerge { partition_id: 1, number, taken };
+        assert_eq!(meta.apply(Command::ConfirmMerge(confirm), 0).refused, "");
+    };
+    let before = meta.table();
+    decided(&mut meta, number, false);
+    assert!(meta.partitions.values().all(|partition| partition.merging.is_none() && partition.epoch == 3));
+    assert_eq!(before.partitions.len(), 2);
+    assert_eq!(merge(&mut meta, 1, 2), "");
+    let again = meta.partitions[&1].merging.unwrap().number;
+    assert!(again > number);
+    let begun = meta.clone();
+    decided(&mut meta, number, true);
+    assert_eq!(meta, begun, "the one before is over");
+    assert!(!meta.is_merged_away(2));
+    decided(&mut meta, again, true);
+    let whole = &meta.partitions[&1];
+    assert_eq!((whole.first_token, whole.last_token, whole.merging), (0, u64::MAX, None));
+    let founded_with = wire::TokenRange { first_token: 0, last_token: (1 << 63) - 1 };
+    assert_eq!(whole.founded_with, Some(founded_with));
+    assert!(meta.is_merged_away(2) && !meta.is_merged_away(1) && !meta.is_merged_away(3));
+    trimaran_net::placement::get_table(&meta.table()).unwrap();
+    let done = meta.clone();
+    decided(&mut meta, again, true);
+    assert_eq!(meta, done, "a repeated confirmation is one");
+    assert_eq!(Meta::restore(meta.save()), meta);
+}
+
+/// Its replicas may still have to get their part from those of the one that it was split from.
+#[test]
+fn nothing_is_taken_from_under_a_partition_that_was_split_off_just_now() {
+    let mut meta = founded();
+    meta.apply(Command::RaiseFormat(state::RaiseFormat { format: 3 }), 0);
+    assert_eq!(split(&mut meta, 2, 3 << 62), "");
+    let leader = meta.partitions[&2].replicas[0].id;
+    let fresh = meta.partitions[&2].splitting_off.as_deref().unwrap();
+    let voters: Vec<u64> = fresh.replicas.iter().map(|replica| replica.id).collect();
+    let confirmed =
+        state::ConfirmSplit { partition_id: 2, new_partition_id: 3, voters: voters.clone(), leader };
+    assert_eq!(meta.apply(Command::ConfirmSplit(confirmed), 0).refused, "");
+    assert!(meta.partitions[&3].unproven);
+    assert!(merge(&mut meta, 1, 2).contains("partition 3 was split from partition 2 just now"));
+    assert!(merge(&mut meta, 2, 3).contains("partition 3 was split off just now"));
+    let epoch = meta.partitions[&2].epoch;
+    let start =
+        state::StartMove { partition_id: 2, epoch, remove_replica: leader, ..state::StartMove::default() };
+    assert!(ask(&mut meta, Command::StartMove(start)).unwrap_err().contains("just now"));
+    // A majority of its own has agreed on something.
+    confirm(&mut meta, 3, &voters).unwrap();
+    assert!(!meta.partitions[&3].unproven);
+    assert_eq!(merge(&mut meta, 1, 2), "");
+}
