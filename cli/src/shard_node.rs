@@ -75,6 +75,11 @@ pub(crate) struct Args {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     split_above_operations: Option<u64>,
+    /// Two partitions that were one become one again if both are small and asked next to nothing for so long, seconds;
+    /// 0 = never [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    merge_after_s: Option<u64>,
     /// How the number of nodes follows the load
     #[command(flatten)]
     autoscale: node::Autoscale,

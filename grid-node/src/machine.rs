@@ -6,7 +6,7 @@ use trimaran_placement::token::{self, Token};
 use trimaran_proto::api::placement::Partition;
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::reply::Outcome;
-use trimaran_proto::state::grid::{Command, Item, Origin, Reply, SnapshotChunk, SnapshotHead};
+use trimaran_proto::state::grid::{Absorbed, Command, Item, Origin, Reply, SnapshotChunk, SnapshotHead};
 use trimaran_replication::error::Stop;
 use trimaran_replication::machine::{self, Committed, Machine, Remember, SnapshotChunks};
 
@@ -16,6 +16,9 @@ use crate::watch::Events;
 /// About how many bytes of items go into one chunk of a snapshot.
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// Partitions that became part of this one and are remembered, for watches.
+const ABSORBED_KEPT: usize = 64;
+
 /// The keys of one partition, and who watches them.
 #[derive(Debug)]
 pub struct GridMachine {
@@ -23,13 +26,22 @@ pub struct GridMachine {
     keys: Keys,
     events: Events,
     origins: Vec<Origin>,
+    absorbed: Vec<Absorbed>,
+    is_frozen: bool,
 }
 
 impl GridMachine {
     /// An empty partition.
     pub fn new(partition: &Partition) -> Self {
         let keys = Keys::new(Token(partition.first_token), Token(partition.last_token));
-        Self { partition: partition.id, keys, events: Events::default(), origins: Vec::new() }
+        Self {
+            partition: partition.id,
+            keys,
+            events: Events::default(),
+            origins: Vec::new(),
+            absorbed: Vec::new(),
+            is_frozen: false,
+        }
     }
 
     /// The keys.
@@ -47,12 +59,22 @@ impl GridMachine {
         self.origins.iter().find(|origin| origin.partition == partition).map(|origin| origin.version)
     }
 
+    /// What is remembered of a partition that became part of this one.
+    pub fn absorbed(&self, partition: u64) -> Option<Absorbed> {
+        self.absorbed.iter().rev().find(|absorbed| absorbed.partition == partition).copied()
+    }
+
+    /// True if nothing is to be looked up here: another partition has the keys, or is about to.
+    pub fn is_elsewhere(&self) -> bool {
+        self.is_frozen
+    }
+
     fn command(&mut self, payload: &Bytes, now_ms: u64) -> Result<Reply, Stop> {
         let body = Command::decode(payload.clone()).ok().and_then(|command| command.body);
         if let Some(body) = &body
             && !is_here(&self.keys, body)
         {
-            return Ok(Reply { outcome: Outcome::WrongPartition.into(), ..Reply::default() });
+            return Ok(wrong_partition());
         }
         let keys = &mut self.keys;
         Ok(match body {
@@ -104,7 +126,29 @@ impl Machine for GridMachine {
         let events = self.events.of(|key| token::slot(key) >= slot);
         let origin = Origin { partition: self.partition, version: self.keys.version() };
         let origins = self.origins.iter().copied().chain([origin]).collect();
-        Ok(Self { partition: group, keys: self.keys.split(Token(at)), events, origins })
+        let absorbed = self.absorbed.clone();
+        let keys = self.keys.split(Token(at));
+        Ok(Self { partition: group, keys, events, origins, absorbed, is_frozen: false })
+    }
+
+    fn elsewhere(&self) -> Bytes {
+        wrong_partition().encode_to_vec().into()
+    }
+
+    fn freeze(&mut self, frozen: bool) {
+        self.is_frozen = frozen;
+    }
+
+    fn merge(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+        let (head, keys) = read(chunks)?;
+        let last_version = keys.version();
+        self.keys.merge(keys);
+        let at_version = self.keys.version();
+        if self.absorbed.len() == ABSORBED_KEPT {
+            self.absorbed.remove(0);
+        }
+        self.absorbed.push(Absorbed { partition: head.partition, last_version, at_version });
+        Ok(())
     }
 
     fn snapshot(&self) -> SnapshotChunks {
@@ -114,34 +158,45 @@ impl Machine for GridMachine {
             first_token: first.0,
             last_token: last.0,
             origins: self.origins.clone(),
+            partition: self.partition,
+            absorbed: self.absorbed.clone(),
         };
         Box::new(chunks(head, self.keys.entries()))
     }
 
     fn restore(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
-        let mut keys = None;
-        let mut version = 0;
-        for chunk in chunks {
-            let chunk = SnapshotChunk::decode(chunk?).map_err(|bad| Stop::new(format!("snapshot: {bad}")))?;
-            if let Some(head) = chunk.head {
-                // The partition may have been split since this copy was made.
-                keys = Some(Keys::new(Token(head.first_token), Token(head.last_token)));
-                version = head.version;
-                self.origins = head.origins;
-            }
-            let keys = keys.as_mut().ok_or_else(|| Stop::new("a snapshot without its head"))?;
-            for item in chunk.items {
-                let value = Value::String(Bytes::copy_from_slice(&item.value));
-                let entry = Entry { value, version: item.version, expires_at_ms: item.expires_at_ms };
-                keys.restore(&item.key, entry);
-            }
-        }
-        let mut keys = keys.ok_or_else(|| Stop::new("an empty snapshot"))?;
-        keys.restore_version(version);
+        // The range of now: the partition may have been split or merged since this copy was made.
+        let (head, keys) = read(chunks)?;
+        (self.origins, self.absorbed) = (head.origins, head.absorbed);
+        self.events.forget_until(keys.version());
         self.keys = keys;
-        self.events.forget_until(version);
         Ok(())
     }
+}
+
+fn wrong_partition() -> Reply {
+    Reply { outcome: Outcome::WrongPartition.into(), ..Reply::default() }
+}
+
+/// Reads a snapshot: its head and the keys.
+fn read(chunks: &mut SnapshotChunks) -> Result<(SnapshotHead, Keys), Stop> {
+    let mut read: Option<(SnapshotHead, Keys)> = None;
+    for chunk in chunks {
+        let chunk = SnapshotChunk::decode(chunk?).map_err(|bad| Stop::new(format!("snapshot: {bad}")))?;
+        if let Some(head) = chunk.head {
+            let keys = Keys::new(Token(head.first_token), Token(head.last_token));
+            read = Some((head, keys));
+        }
+        let (_, keys) = read.as_mut().ok_or_else(|| Stop::new("a snapshot without its head"))?;
+        for item in chunk.items {
+            let value = Value::String(Bytes::copy_from_slice(&item.value));
+            let entry = Entry { value, version: item.version, expires_at_ms: item.expires_at_ms };
+            keys.restore(&item.key, entry);
+        }
+    }
+    let (head, mut keys) = read.ok_or_else(|| Stop::new("an empty snapshot"))?;
+    keys.restore_version(head.version);
+    Ok((head, keys))
 }
 
 /// True if all that a command is about is in this partition. What is reaped may have gone meanwhile.

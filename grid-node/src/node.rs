@@ -170,6 +170,8 @@ impl Node {
                 split_above: Some(Thresholds {
                     bytes: options.split_above_mib << 20,
                     operations: options.split_above_operations,
+                    merge_after: Some(Duration::from_secs(options.merge_after_s))
+                        .filter(|after| !after.is_zero()),
                     ..Thresholds::default()
                 }),
                 lost_memory,

@@ -221,8 +221,11 @@ impl Router {
         let mut replies = Vec::new();
         if !whole.is_empty() {
             match self.until_answered(partition, &Ask::Write { writes: whole }).await? {
-                Answers::Encoded(encoded) => replies = encoded,
-                Answers::Read(_) => return Err(Error::TimedOut { partition }),
+                Some(Answers::Encoded(encoded)) => replies = encoded,
+                Some(Answers::Read(_)) => return Err(Error::TimedOut { partition }),
+                None => {
+                    return Ok(apart.iter().map(|apart| apart.then_some(Err(Error::CrossSlot))).collect());
+                }
             }
         }
         let mut replies = replies.into_iter();
@@ -238,10 +241,12 @@ impl Router {
     pub async fn read(&self, reads: Vec<(Token, Query)>) -> Vec<Result<QueryReply, Error>> {
         let pieces: Vec<Piece<Query>> =
             reads.into_iter().map(|(token, what)| Piece { token, session: 0, what }).collect();
-        let read_from = async |partition, queries| {
+        let read_from = async |partition, queries: Vec<Query>| {
+            let count = queries.len();
             let replies = match self.until_answered(partition, &Ask::Read { queries }).await? {
-                Answers::Read(replies) => replies,
-                Answers::Encoded(replies) => replies
+                None => return Ok(vec![None; count]),
+                Some(Answers::Read(replies)) => replies,
+                Some(Answers::Encoded(replies)) => replies
                     .into_iter()
                     .map(|reply| QueryReply::decode(reply).map_err(|_bad| Error::TimedOut { partition }))
                     .collect::<Result<_, _>>()?,
@@ -311,14 +316,17 @@ impl Router {
         group.read_now(|machine| queries.iter().map(|query| answer_query(machine, query, now_ms)).collect())
     }
 
-    async fn until_answered(&self, partition: u64, ask: &Ask) -> Result<Answers, Error> {
+    /// `None` if there is no such partition any more.
+    async fn until_answered(&self, partition: u64, ask: &Ask) -> Result<Option<Answers>, Error> {
         let asked = Asked { router: self, partition, ask };
         let outcome = self.inner.routes.until_answered(partition, &asked, REQUEST_TIMEOUT).await;
-        outcome.map_err(|unanswered| match unanswered {
-            Unanswered::Lost => Error::PartitionLost { partition },
-            Unanswered::TimedOut => Error::TimedOut { partition },
-            Unanswered::Refused(error) => error,
-        })
+        match outcome {
+            Ok(answers) => Ok(Some(answers)),
+            Err(Unanswered::Merged) => Ok(None),
+            Err(Unanswered::Lost) => Err(Error::PartitionLost { partition }),
+            Err(Unanswered::TimedOut) => Err(Error::TimedOut { partition }),
+            Err(Unanswered::Refused(error)) => Err(error),
+        }
     }
 
     fn link(&self, node: u64) -> Option<Pipeline> {
@@ -497,6 +505,7 @@ fn answer_query(machine: &GridMachine, query: &Query, now_ms: u64) -> QueryReply
     let elsewhere = || QueryReply { wrong_partition: true, ..QueryReply::default() };
     let (first, last) = machine.keys().range();
     match &query.body {
+        _ if machine.is_elsewhere() => elsewhere(),
         Some(QueryBody::Get(key) | QueryBody::Exists(key) | QueryBody::Ttl(key))
             if !machine.keys().has_place_for(key) =>
         {

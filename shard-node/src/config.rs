@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use trimaran_cluster::autoscale;
+use trimaran_placement::splits;
 use trimaran_service::telemetry::LogFormat;
 
 /// Where the rows are kept.
@@ -51,6 +52,8 @@ pub struct Options {
     pub split_above_mib: u64,
     /// Reads and writes per second that a partition may be asked for long before it is split.
     pub split_above_operations: u64,
+    /// How long two partitions that were one must be asked next to nothing before they are one again, seconds; 0 = never.
+    pub merge_after_s: u64,
     /// How the number of nodes follows the load.
     pub autoscale: autoscale::options::Options,
     /// Move everything away before the node stops, for good.
@@ -81,6 +84,7 @@ impl Default for Options {
             replace_after_s: 300,
             split_above_mib: 512,
             split_above_operations: 20_000,
+            merge_after_s: splits::MERGE_AFTER.as_secs(),
             autoscale: autoscale::options::Options::default(),
             drain: false,
             zone: String::new(),

@@ -11,11 +11,11 @@ use trimaran_replication::error::Stop;
 use trimaran_replication::machine::{
     Committed, Machine, Persist, Recovered, Remember, Reply, SnapshotChunks,
 };
-use trimaran_storage::engine::{Engine, Order};
+use trimaran_storage::engine::Order;
 
 use crate::key::{parse_head, token_range};
 use crate::op;
-use crate::store::{Found, Row, Stats, Store, Stored, View};
+use crate::store::{Found, Row, Shared, Stats, Store, Stored, View};
 
 /// Bytes of one chunk of a snapshot.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -24,6 +24,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct ShardMachine {
     store: Store,
+    is_frozen: bool,
 }
 
 /// Stops this copy: what the disk says cannot be trusted.
@@ -33,9 +34,14 @@ pub(crate) fn stop(error: impl std::error::Error) -> Stop {
 }
 
 impl ShardMachine {
-    /// A partition of these tokens, both inclusive, whose rows are in `engine`.
-    pub fn new(engine: Arc<dyn Engine>, partition: u64, first: Token, last: Token) -> Self {
-        Self { store: Store::new(engine, partition, first, last) }
+    /// A partition of these tokens, both inclusive, whose rows are with those of the node's other partitions.
+    pub fn new(shared: Arc<Shared>, partition: u64, first: Token, last: Token) -> Self {
+        Self { store: Store::new(shared, partition, first, last), is_frozen: false }
+    }
+
+    /// True if nothing is to be looked up here: another partition has the rows, or is about to.
+    pub fn is_elsewhere(&self) -> bool {
+        self.is_frozen || self.store.is_taken()
     }
 
     /// The rows as they are committed now.
@@ -102,6 +108,7 @@ impl Machine for ShardMachine {
 
     fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<Reply>, Stop> {
         let mut replies = Vec::with_capacity(run.len());
+        self.store.look_for_owner();
         for committed in run {
             self.store.begin(committed.stamp_ms);
             let reply = self.command(committed.payload)?;
@@ -124,7 +131,28 @@ impl Machine for ShardMachine {
     }
 
     fn split(&mut self, at: u64, group: u64, remember: Remember) -> Result<Self, Stop> {
-        Ok(Self { store: self.store.split(Token(at), group, &remember.applied, remember.answered) })
+        let store = self.store.split(Token(at), group, &remember.applied, remember.answered);
+        Ok(Self { store, is_frozen: false })
+    }
+
+    fn elsewhere(&self) -> Bytes {
+        op::reply(state::reply::Outcome::WrongPartition).encode_to_vec().into()
+    }
+
+    fn freeze(&mut self, frozen: bool) {
+        self.is_frozen = frozen;
+    }
+
+    fn merge(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+        let mut head = None;
+        let mut rows = Vec::new();
+        for chunk in chunks {
+            let chunk = state::SnapshotChunk::decode(chunk?).map_err(stop)?;
+            head = head.or(chunk.head);
+            rows.extend(chunk.rows.into_iter().map(row));
+        }
+        self.store.merge(head.ok_or_else(|| Stop::new("a snapshot without its head"))?, rows);
+        Ok(())
     }
 
     fn commit(&mut self, remember: Remember) -> Result<(), Stop> {
@@ -157,6 +185,8 @@ impl Machine for ShardMachine {
             last_token: last.0,
             tables: tables.clone(),
             dropped_tables: self.store.dropped(),
+            partition: self.store.partition(),
+            absorbed: self.store.absorbed().to_vec(),
         };
         let view = self.store.view();
         let rows = tables
@@ -170,16 +200,16 @@ impl Machine for ShardMachine {
         for chunk in chunks {
             let chunk = state::SnapshotChunk::decode(chunk?).map_err(stop)?;
             if let Some(head) = chunk.head {
-                let tokens = (Token(head.first_token), Token(head.last_token));
-                let version = head.state.map_or(0, |state| state.version);
-                self.store.restore_head(version, tokens, head.tables, head.dropped_tables).map_err(stop)?;
+                self.store.restore_head(head).map_err(stop)?;
             }
-            let rows = chunk.rows.into_iter();
-            let rows = rows.map(|row| (row.row, row.version, Stored { size: row.size, bytes: row.item }));
-            self.store.restore_rows(rows).map_err(stop)?;
+            self.store.restore_rows(chunk.rows.into_iter().map(row)).map_err(stop)?;
         }
         Ok(())
     }
+}
+
+fn row(row: state::Row) -> Row {
+    (row.row, row.version, Stored { size: row.size, bytes: row.item })
 }
 
 fn chunks(

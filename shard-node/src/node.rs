@@ -29,6 +29,7 @@ use trimaran_storage::wal;
 use crate::config::{self, Options};
 use crate::machine::ShardMachine;
 use crate::router::Router;
+use crate::store::Shared;
 use crate::{front, metrics, sweep};
 
 /// How long connections have to end when the node stops.
@@ -154,6 +155,8 @@ impl Node {
                 split_above: Some(Thresholds {
                     bytes: options.split_above_mib << 20,
                     operations: options.split_above_operations,
+                    merge_after: Some(Duration::from_secs(options.merge_after_s))
+                        .filter(|after| !after.is_zero()),
                     ..Thresholds::default()
                 }),
                 lost_memory: in_memory,
@@ -166,11 +169,11 @@ impl Node {
         // Later than `stop`: a node that is drained serves until it is empty.
         let ending = CancellationToken::new();
         let leaving = CancellationToken::new();
-        let machines = Arc::clone(&engine);
+        let shared = Arc::new(Shared::new(Arc::clone(&engine)));
         let replicas =
             Replicas::keep(cluster.clone(), durability(groups::Durability::Log), move |partition| {
                 let (first, last) = (Token(partition.first_token), Token(partition.last_token));
-                ShardMachine::new(Arc::clone(&machines), partition.id, first, last)
+                ShardMachine::new(Arc::clone(&shared), partition.id, first, last)
             });
         let router = Router::new(cluster.clone(), replicas, clock, random.random(), leaving.clone());
 

@@ -224,7 +224,9 @@ impl Router {
         let send = async |partition, commands: Vec<_>| {
             let count = commands.len();
             let write = Write { router: self, partition, commands };
-            let replies = self.until_answered(partition, &write).await?;
+            let Some(replies) = self.until_answered(partition, &write).await? else {
+                return Ok(vec![None; count]);
+            };
             if replies.len() != count {
                 // What became of the others is not known.
                 return Err(Error::TimedOut { partition });
@@ -244,10 +246,9 @@ impl Router {
         let pieces: Vec<Piece<Bytes>> = pieces.collect();
         let send = async |partition, rows: Vec<Bytes>| {
             let count = rows.len();
-            let reply = self.read_from(partition, Question::Get(wire::Get { rows })).await?;
-            if reply.wrong_partition {
+            let Some(reply) = self.read_from(partition, Question::Get(wire::Get { rows })).await? else {
                 return Ok(vec![None; count]);
-            }
+            };
             if reply.items.len() != count {
                 return Err(Error::TimedOut { partition });
             }
@@ -267,8 +268,7 @@ impl Router {
         loop {
             let table = self.inner.routes.table();
             let partition = table.find(token).ok_or(Error::NotReady)?;
-            let reply = self.read_from(partition.id, question(partition)).await?;
-            if !reply.wrong_partition {
+            if let Some(reply) = self.read_from(partition.id, question(partition)).await? {
                 return Ok((partition.clone(), reply));
             }
             if !self.inner.routes.wait_for_newer(&table, deadline).await {
@@ -285,21 +285,28 @@ impl Router {
         Ok(last.checked_add(1).map(Token))
     }
 
-    async fn read_from(&self, partition: u64, question: Question) -> Result<wire::ReadReply, Error> {
+    /// `None` if the partition does not have what is asked for (any more).
+    async fn read_from(&self, partition: u64, question: Question) -> Result<Option<wire::ReadReply>, Error> {
         let reply = self.until_answered(partition, &Read { router: self, partition, question }).await?;
-        if reply.table_dropped { Err(Error::TableDropped) } else { Ok(reply) }
+        match reply {
+            Some(reply) if reply.table_dropped => Err(Error::TableDropped),
+            reply => Ok(reply.filter(|reply| !reply.wrong_partition)),
+        }
     }
 
-    async fn until_answered<A>(&self, partition: u64, ask: &A) -> Result<A::Answer, Error>
+    /// `None` if there is no such partition any more.
+    async fn until_answered<A>(&self, partition: u64, ask: &A) -> Result<Option<A::Answer>, Error>
     where
         A: route::Ask<ShardMachine, Error = Error>,
     {
         let outcome = self.inner.routes.until_answered(partition, ask, REQUEST_TIMEOUT).await;
-        outcome.map_err(|unanswered| match unanswered {
-            Unanswered::Lost => Error::Lost { partition },
-            Unanswered::TimedOut => Error::TimedOut { partition },
-            Unanswered::Refused(error) => error,
-        })
+        match outcome {
+            Ok(answer) => Ok(Some(answer)),
+            Err(Unanswered::Merged) => Ok(None),
+            Err(Unanswered::Lost) => Err(Error::Lost { partition }),
+            Err(Unanswered::TimedOut) => Err(Error::TimedOut { partition }),
+            Err(Unanswered::Refused(error)) => Err(error),
+        }
     }
 
     /// What another node forwards: answered here or not at all, so that two nodes that each take the other for the
@@ -350,7 +357,8 @@ impl Router {
         let elsewhere = || Ok(wire::ReadReply { wrong_partition: true, ..wire::ReadReply::default() });
         let view = group.read_now(|machine| {
             let (own_first, own_last) = machine.tokens();
-            let is_here = rows.iter().all(|row| machine.has_place_for(row))
+            let is_here = !machine.is_elsewhere()
+                && rows.iter().all(|row| machine.has_place_for(row))
                 && last.is_none_or(|last| own_first <= last && last <= own_last);
             let is_there =
                 |row: &&Bytes| parse_head(row).is_some_and(|(table, _)| machine.stats(table).is_some());
@@ -359,25 +367,27 @@ impl Router {
         // From here on without the machine's lock: the view does not change.
         let Some(view) = view else { return elsewhere() };
         let Some(view) = view else { return dropped() };
-        match question {
-            Question::Get(get) => get_item::read(&view, &get.rows),
+        let reply = match question {
+            Question::Get(get) => get_item::read(&view, &get.rows)?,
             Question::Page(wanted) => {
                 let _place = self.inner.scans.acquire().await.map_err(|_closed| Error::NotReady)?;
                 let read = tokio::task::spawn_blocking(move || page::read(&view, wanted)).await;
-                read.map_err(|panicked| Error::Storage(panicked.to_string()))?
+                read.map_err(|panicked| Error::Storage(panicked.to_string()))??
             }
             Question::Stats(wanted) => {
                 match group.read_now(|machine| (machine.stats(wanted.table), machine.tokens())) {
-                    (None, _) => dropped(),
-                    (Some(stats), (_, last)) => Ok(wire::ReadReply {
+                    (None, _) => return dropped(),
+                    (Some(stats), (_, last)) => wire::ReadReply {
                         table_items: stats.items,
                         table_bytes: stats.bytes,
                         last_token: Some(last),
                         ..wire::ReadReply::default()
-                    }),
+                    },
                 }
             }
-        }
+        };
+        // Another partition has taken the rows over, and may have written to them while they were read.
+        if group.read_now(ShardMachine::is_elsewhere) { elsewhere() } else { Ok(reply) }
     }
 
     async fn propose(

@@ -6,7 +6,8 @@
 //! changes, and what replication wants to remember with it, is one batch.
 //!
 //! Keys, one byte of space first: `C` rows, `H` history, `A` what replication said last and the state, `D` answered
-//! requests, `T` counts of tables, `X` dropped tables, `G` the range of tokens, `R` "is being restored". Rows stand by
+//! requests, `T` counts of tables, `X` dropped tables, `G` the range of tokens and the
+//! partitions that are part of this one by now, `R` "is being restored". Rows stand by
 //! their tokens, whatever partition has them: a split moves none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use trimaran_placement::token::Token;
-use trimaran_proto::state::shard::TableStats;
+use trimaran_proto::state::shard::{SnapshotHead, TableStats};
 use trimaran_storage::engine::{Batch, Engine, Order, Range};
 
 use crate::key::{parse_head, token_range};
@@ -135,6 +136,7 @@ impl Counts {
 
 /// The rows of one partition.
 pub struct Store {
+    shared: Arc<Shared>,
     engine: Arc<dyn Engine>,
     partition: u64,
     first: Token,
@@ -154,6 +156,10 @@ pub struct Store {
     restoring: bool,
     /// The engine does not know of the range yet.
     tokens_changed: bool,
+    /// Partitions that became part of this one, oldest first.
+    absorbed: Vec<u64>,
+    /// What the next commit takes over.
+    merging: Option<Merging>,
 }
 
 impl std::fmt::Debug for Store {
@@ -180,9 +186,10 @@ pub enum Found {
 
 impl Store {
     /// An empty one; [`Store::open`] reads what the engine has.
-    pub fn new(engine: Arc<dyn Engine>, partition: u64, first: Token, last: Token) -> Self {
+    pub fn new(shared: Arc<Shared>, partition: u64, first: Token, last: Token) -> Self {
         Self {
-            engine,
+            engine: Arc::clone(shared.engine()),
+            shared,
             partition,
             first,
             last,
@@ -197,6 +204,8 @@ impl Store {
             answered: VecDeque::new(),
             restoring: false,
             tokens_changed: true,
+            absorbed: Vec::new(),
+            merging: None,
         }
     }
 
@@ -210,11 +219,18 @@ impl Store {
 
     /// Reads what the engine has of this partition.
     pub fn open(&mut self) -> Result<Found, StorageError> {
+        let given = (self.first, self.last);
         self.read_tokens()?;
         if self.engine.get(&self.own(b'R', &[]))?.is_some() {
             return Ok(Found::Interrupted);
         }
-        let Some(mut applied) = self.engine.get(&self.own(b'A', &[]))? else { return Ok(Found::Nothing) };
+        let Some(mut applied) = self.engine.get(&self.own(b'A', &[]))? else {
+            if self.first <= self.last {
+                (self.first, self.last) = given;
+            }
+            self.write_tokens()?;
+            return Ok(Found::Nothing);
+        };
         let damaged = |what: &str| StorageError::Damaged {
             path: format!("partition {}", self.partition),
             offset: 0,
@@ -250,8 +266,17 @@ impl Store {
             && let (Ok(first), Ok(last)) = (tokens.try_get_u64(), tokens.try_get_u64())
         {
             (self.first, self.last, self.tokens_changed) = (Token(first), Token(last), false);
+            self.absorbed = std::iter::from_fn(|| tokens.try_get_u64().ok()).collect();
         }
         Ok(())
+    }
+
+    /// Says durably what the range is, as soon as there is one: whoever takes it over finds it.
+    fn write_tokens(&mut self) -> Result<(), StorageError> {
+        let mut batch = Batch::default();
+        batch.put(self.own(b'G', &[]), self.encode_tokens());
+        self.tokens_changed = false;
+        self.engine.write(batch)
     }
 
     /// Gives up the rows of the tokens from `at` on to the partition `partition`, in the batch of the next
@@ -259,7 +284,8 @@ impl Store {
     /// table go is estimated.
     pub fn split(&mut self, at: Token, partition: u64, applied: &[u8], answered: Vec<(u64, Bytes)>) -> Self {
         let share = (self.last.0 - at.0) as f64 / (self.last.0 - self.first.0) as f64;
-        let mut new = Self::new(Arc::clone(&self.engine), partition, at, self.last);
+        let mut new = Self::new(Arc::clone(&self.shared), partition, at, self.last);
+        new.absorbed.clone_from(&self.absorbed);
         // Whoever reads rows that go now goes on reading them as they are.
         new.pins = Arc::clone(&self.pins);
         new.version = self.version;
@@ -291,7 +317,19 @@ impl Store {
     }
 
     fn encode_tokens(&self) -> Bytes {
-        Bytes::from([self.first.0.to_be_bytes(), self.last.0.to_be_bytes()].concat())
+        let absorbed = self.absorbed.iter().copied();
+        let numbers = [self.first.0, self.last.0].into_iter().chain(absorbed);
+        numbers.flat_map(u64::to_be_bytes).collect::<Vec<u8>>().into()
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> u64 {
+        self.partition
+    }
+
+    /// Partitions that became part of this one, oldest first.
+    pub fn absorbed(&self) -> &[u64] {
+        &self.absorbed
     }
 
     /// The engine.
@@ -431,7 +469,21 @@ impl Store {
             batch.delete(self.own(b'R', &[]));
         }
         let removed = self.forget_history(&mut batch);
-        self.engine.write(batch)?;
+        match self.merging.take() {
+            Some(merging) => self.write_merged(merging, batch)?,
+            None => {
+                let shared = Arc::clone(&self.shared);
+                let taken = shared.writing();
+                if taken.contains(&self.partition) {
+                    // No row of the batch counts any more.
+                    self.give_up();
+                    batch = Batch::default();
+                    batch.put(self.own(b'A', &[]), [&self.version.to_be_bytes(), applied].concat());
+                    batch.put(self.own(b'G', &[]), self.encode_tokens());
+                }
+                self.engine.write(batch)?;
+            }
+        }
         self.pins.forget(removed);
         (self.restoring, self.tokens_changed) = (false, false);
         self.fresh.clear();
@@ -482,6 +534,7 @@ impl Store {
         }
         self.fresh.clear();
         self.batch = Batch::default();
+        self.merging = None;
         self.pins.forget(self.history.len());
         self.history.clear();
         self.stats.clear();
@@ -502,15 +555,22 @@ impl Store {
         self.engine.flush()
     }
 
-    /// Takes over what a snapshot says beside the rows. The partition may have been split since this copy was made.
-    pub fn restore_head(
-        &mut self,
-        version: u64,
-        (first, last): (Token, Token),
-        tables: Vec<TableStats>,
-        dropped: Vec<u64>,
-    ) -> Result<(), StorageError> {
-        self.version = version;
+    /// Takes over what a snapshot says beside the rows. The partition may have been split or merged since this copy was
+    /// made.
+    pub fn restore_head(&mut self, head: SnapshotHead) -> Result<(), StorageError> {
+        let SnapshotHead { tables, dropped_tables: dropped, absorbed, .. } = head;
+        let (first, last) = (Token(head.first_token), Token(head.last_token));
+        self.version = head.state.map_or(0, |state| state.version);
+        self.absorbed = absorbed;
+        if self.shared.is_taken(self.partition) {
+            self.give_up();
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        let mut taken = self.shared.taking();
+        self.take(&mut taken, &mut batch)?;
+        self.engine.write(batch)?;
+        drop(taken);
         if (first, last) != (self.first, self.last) {
             (self.first, self.last, self.tokens_changed) = (first, last, true);
             // What was wiped before were the rows of the range that this copy had.
@@ -533,20 +593,47 @@ impl Store {
         for (row, version, item) in rows {
             batch.put(keyed(b'C', &[&row]), Current::encode(version, &item));
         }
-        self.engine.write(batch)
+        let writing = self.shared.writing();
+        if writing.contains(&self.partition) { Ok(()) } else { self.engine.write(batch) }
     }
 
     /// Removes this partition's part of a space of rows, of every table that has rows there.
     fn wipe_rows(&self, space: u8) -> Result<(), StorageError> {
-        let mut table = 0_u64;
-        loop {
-            let rest = Range::new(keyed(space, &[&table.to_be_bytes()]), vec![space + 1]);
-            let Some(pair) = self.engine.scan(rest, Order::Ascending).next() else { return Ok(()) };
-            let (key, _) = pair?;
-            let Some((found, _)) = parse_head(&key[1..]) else { return Ok(()) };
-            self.wipe(&in_space(space, &token_range(found, self.first, self.last)))?;
-            table = found + 1;
+        if self.first > self.last {
+            return Ok(());
         }
+        for range in self.ranges(space, self.first, self.last) {
+            let range = range?;
+            loop {
+                let writing = self.shared.writing();
+                if writing.contains(&self.partition)
+                    || remove_some(&*self.engine, &range, WIPE_ROWS)? < WIPE_ROWS
+                {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where rows of these tokens, both inclusive, are in a space: a range for each table that has any.
+    fn ranges(
+        &self,
+        space: u8,
+        first: Token,
+        last: Token,
+    ) -> impl Iterator<Item = Result<Range, StorageError>> + use<'_> {
+        let mut next = Some(0_u64);
+        std::iter::from_fn(move || {
+            let rest = Range::new(keyed(space, &[&next?.to_be_bytes()]), vec![space + 1]);
+            let key = match self.engine.scan(rest, Order::Ascending).next()? {
+                Ok((key, _)) => key,
+                Err(error) => return Some(Err(error)),
+            };
+            let (table, _) = parse_head(&key[1..])?;
+            next = table.checked_add(1);
+            Some(Ok(in_space(space, &token_range(table, first, last))))
+        })
     }
 
     fn wipe(&self, range: &Range) -> Result<(), StorageError> {
@@ -585,8 +672,12 @@ fn damaged_row() -> StorageError {
     StorageError::Damaged { path: "a row".to_owned(), offset: 0, what: "it is too short".to_owned() }
 }
 
+mod merge;
+mod shared;
 mod view;
 
+use merge::Merging;
+pub use shared::Shared;
 use view::Pins;
 pub use view::View;
 

@@ -12,7 +12,8 @@ use trimaran_cluster::autoscale::kubernetes::StatefulSet;
 use trimaran_net::dial::{Dial, TcpDial, channel};
 use trimaran_proto::api::cluster::cluster_admin_client::ClusterAdminClient;
 use trimaran_proto::api::cluster::{
-    BalanceRequest, DrainRequest, EventsRequest, MoveRequest, RemoveRequest, SplitReply, SplitRequest,
+    BalanceRequest, DrainRequest, EventsRequest, MergeReply, MergeRequest, MoveRequest, RemoveRequest,
+    SplitReply, SplitRequest,
 };
 use trimaran_proto::api::placement::{Node, NodeState, Table};
 use trimaran_proto::internal::cluster::cluster_client::ClusterClient;
@@ -84,6 +85,14 @@ enum Command {
         /// First token of the new partition, hexadecimal, as `status` shows them; a multiple of 2^50 [default: the middle]
         #[arg(long, value_name = "HEX")]
         at: Option<String>,
+        /// Return at once instead of when it is done
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Make a partition and the one behind it one, if that one is small (8 MiB)
+    Merge {
+        /// Id of the partition that stays
+        partition: u64,
         /// Return at once instead of when it is done
         #[arg(long)]
         no_wait: bool,
@@ -246,6 +255,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 "partition {partition} {done} everything from token {at_token:016x} on to partition {new_partition_id}"
             ))?;
         }
+        Command::Merge { partition, no_wait } => {
+            let request = MergeRequest { partition_id: partition };
+            let merge = connection.admin()?.merge(request).await.map_err(|status| refused(&status))?;
+            let MergeReply { from_partition_id: from, version } = merge.into_inner();
+            if !no_wait && !is_merged(&connection, partition, from, version).await? {
+                bail!(
+                    "partition {from} stays what it is; the log of the node that leads partition {partition} says why"
+                );
+            }
+            let done = if no_wait { "is to become" } else { "has become" };
+            show(format!("partition {from} {done} part of partition {partition}"))?;
+        }
         Command::Balance { state } => {
             let request = BalanceRequest { paused: state == "off" };
             connection.admin()?.balance(request).await.map_err(|status| refused(&status))?;
@@ -324,6 +345,18 @@ async fn wait_until_split(connection: &Connection, new: u64) -> anyhow::Result<(
             return Ok(());
         }
         // It is a matter of milliseconds, unless a majority of the copies is not there.
+        tokio::time::sleep(LOOK_EVERY / 10).await;
+    }
+}
+
+/// Returns when a merge is decided: true if there is one partition now.
+async fn is_merged(connection: &Connection, into: u64, from: u64, begun: u64) -> anyhow::Result<bool> {
+    loop {
+        let table = connection.table().await?;
+        let found = table.partitions.iter().find(|partition| partition.id == into);
+        if table.version >= begun && found.is_none_or(|partition| partition.merging.is_none()) {
+            return Ok(table.partitions.iter().all(|partition| partition.id != from));
+        }
         tokio::time::sleep(LOOK_EVERY / 10).await;
     }
 }

@@ -140,6 +140,7 @@ fn partition(table: &Table, replies: &[StatusReply], partition: &wire::Partition
         state: match (partition.lost, moving.is_empty(), wanted == voters) {
             (true, _, _) => "lost",
             _ if partition.splitting_off.is_some() => "splitting",
+            _ if partition.merging.is_some() => "merging",
             (_, false, _) => "moving",
             (_, _, true) => "complete",
             (_, _, false) => "changing",

@@ -290,6 +290,17 @@ impl Keys {
         Self { first: at, last, slots, due: goes, version: self.version, count, bytes, events: Vec::new() }
     }
 
+    /// Takes over the keys of the partition behind. Versions go on from the greater one.
+    pub fn merge(&mut self, behind: Self) {
+        let Self { first: _, last, slots, due, version, count, bytes, events: _ } = behind;
+        self.last = last;
+        self.slots.extend(slots);
+        self.due.extend(due);
+        self.version = self.version.max(version);
+        self.count += count;
+        self.bytes += bytes;
+    }
+
     /// Puts an entry of a snapshot back as it was.
     pub fn restore(&mut self, key: &[u8], entry: Entry) {
         let version = self.version;

@@ -2,7 +2,8 @@
 //!
 //! A watch follows each partition wherever it is: on this node's own copy if there is one, else through a node that has
 //! one, and on from where it was when the copy moves away or its node ends. The versions of a partition are the same
-//! on all of its copies. When it is split, what it gives up is watched on in the new partition, whose versions go on from there.
+//! on all of its copies. When it is split, what it gives up is watched on in the new partition, whose versions go on from there;
+//! when it becomes part of another one, it is watched to its end first.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tonic::{Code, Status};
 use tracing::debug;
 use trimaran_net::status::status;
 use trimaran_placement::table::{Partition, Table};
-use trimaran_placement::token::Token;
+use trimaran_placement::token::{self, Token};
 use trimaran_proto::api::grid::grid_client::GridClient;
 use trimaran_proto::api::grid::{Position, WatchEvent, WatchEvents, WatchRequest, watch_event};
 use trimaran_replication::group::Group;
@@ -23,6 +24,7 @@ use crate::front::check_key;
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::machine::GridMachine;
 use crate::router::{Router, token_of};
+use crate::watch::Compacted;
 
 /// Events of one message.
 const EVENTS_MAX: usize = 256;
@@ -73,6 +75,7 @@ pub(super) async fn begin(
             messages: messages.clone(),
             from,
             has_begun: false,
+            is_at_end: false,
         };
         watch.spawn(stop);
     }
@@ -107,7 +110,8 @@ fn position(table: &Table, partition: u64, known: &[Position]) -> Option<Positio
         }
         at = table.get(partition).and_then(|found| found.split_from);
     }
-    None
+    // It may have become part of this one.
+    known.iter().find(|position| table.get(position.partition).is_none()).copied()
 }
 
 /// A watch of one partition.
@@ -120,6 +124,8 @@ struct Watch {
     /// to begin.
     from: Option<Position>,
     has_begun: bool,
+    /// The partition is part of another one by now, and everything that happened in it was sent.
+    is_at_end: bool,
 }
 
 /// Why a copy does not serve a watch any more.
@@ -145,6 +151,12 @@ impl Watch {
         });
     }
 
+    /// True if the partition is part of another one by now.
+    fn is_merged_away(&self) -> bool {
+        let table = self.router.table();
+        table.version() > 0 && table.get(self.part.partition).is_none()
+    }
+
     /// True if the partition has less than what is watched.
     fn is_split(&self) -> bool {
         let found = self.router.table().get(self.part.partition).map(|found| (found.first, found.last));
@@ -167,6 +179,7 @@ impl Watch {
                 messages: self.messages.clone(),
                 from: self.from,
                 has_begun: false,
+                is_at_end: false,
             };
             watch.spawn(stop);
         }
@@ -176,11 +189,12 @@ impl Watch {
 
     async fn run(mut self, stop: &CancellationToken) {
         loop {
-            if self.is_split() && !self.part_ways(stop) {
+            let is_only_here = self.request.only_partition != 0;
+            let here = self.router.replica(self.part.partition).ok().filter(|_| !self.is_at_end);
+            let is_over = self.is_merged_away() && here.is_none() && !is_only_here;
+            if (is_over || self.is_split()) && !self.part_ways(stop) {
                 return;
             }
-            let here = self.router.replica(self.part.partition).ok();
-            let is_only_here = self.request.only_partition != 0;
             let mut ended = match here {
                 Some(group) => self.follow_here(group).await,
                 None if is_only_here => {
@@ -206,6 +220,7 @@ impl Watch {
             match ended {
                 Ended::Unread => return,
                 Ended::Split => {}
+                Ended::Away if self.is_at_end && !is_only_here => {}
                 Ended::Compacted(status) => {
                     let _gone = self.messages.send(Err(status)).await;
                     return;
@@ -224,61 +239,104 @@ impl Watch {
         let events = group.read_now(|machine| machine.events().clone());
         let mut newest = events.newest();
         // Only a watch that began through another node does not know yet.
-        let from = group.read_now(|machine| match self.from {
-            Some(from) if from.partition == self.part.partition => Some(from.version),
-            // What came later there was not about the keys here.
-            Some(from) => machine.split_off_at(from.partition).map(|at| from.version.min(at)),
-            None => Some(machine.keys().version()),
-        });
-        // A copy that is not filled yet does not know where it comes from.
-        let Some(mut from) = from else { return Ended::Away };
+        let mut from = match group.read_now(|machine| self.place(machine)) {
+            Ok(Some(from)) => from,
+            // A copy that is not filled yet does not know where it comes from.
+            Ok(None) => return Ended::Away,
+            Err(compacted) => return self.compacted(compacted),
+        };
         if self.begin(from).await.is_err() {
             return Ended::Unread;
         }
         let mut table = self.router.table_version();
+        let mut is_closed = false;
         loop {
             newest.mark_unchanged();
             table.mark_unchanged();
             if self.is_split() {
                 return Ended::Split;
             }
+            // Before the changes are looked at: there are none behind its end.
+            let is_at_end = is_closed || (self.is_merged_away() && group.read_now(GridMachine::is_elsewhere));
             let found = events.after(from, EVENTS_MAX, |key| self.wants(key));
             let batch: Vec<WatchEvent> = match found {
                 Ok((changes, upto)) => {
                     from = upto;
                     changes.into_iter().map(|event| watch_event(self.part.partition, event)).collect()
                 }
-                Err(compacted) => {
-                    let error = Error::Compacted { partition: self.part.partition, oldest: compacted.oldest };
-                    // OUT_OF_RANGE, as the API says: it is not the class's usual code.
-                    let refused = status(&error);
-                    let details = refused.details().to_vec().into();
-                    return Ended::Compacted(Status::with_details(
-                        Code::OutOfRange,
-                        refused.message(),
-                        details,
-                    ));
-                }
+                Err(compacted) => return self.compacted(compacted),
             };
             let is_idle = batch.is_empty();
             if !is_idle && self.send(batch).await.is_err() {
                 return Ended::Unread;
             }
             self.from = Some(self.at(from));
+            if is_idle && is_at_end {
+                self.is_at_end = !is_closed;
+                return Ended::Away;
+            }
             if is_idle {
                 tokio::select! {
                     changed = newest.changed() => if changed.is_err() { return Ended::Away },
                     _ = table.changed() => {}
-                    () = group.closed() => return Ended::Away,
+                    () = group.closed() => is_closed = true,
+                    () = tokio::time::sleep(LOOK_AGAIN_AFTER), if self.is_merged_away() => {}
                     () = self.messages.closed() => return Ended::Unread,
                 }
             }
         }
     }
 
+    /// Where to begin in a copy of the partition: the version up to which everything was sent. `None` if the copy does not
+    /// know yet.
+    fn place(&self, machine: &GridMachine) -> Result<Option<u64>, Compacted> {
+        let own = self.part.partition;
+        let table = self.router.table();
+        // What the reader has seen of partitions that are part of this one by now.
+        for seen in self.request.from.iter().filter(|seen| table.get(seen.partition).is_none()) {
+            let Some(absorbed) = machine.absorbed(seen.partition) else { continue };
+            let is_newer = |from: Position| from.partition == own && from.version >= absorbed.at_version;
+            if seen.version < absorbed.last_version && !self.from.is_some_and(is_newer) {
+                return Err(Compacted { oldest: absorbed.at_version });
+            }
+        }
+        let Some(from) = self.from else { return Ok(Some(machine.keys().version())) };
+        if from.partition == own {
+            return Ok(Some(from.version));
+        }
+        // What came later there was not about the keys here.
+        if let Some(at) = machine.split_off_at(from.partition) {
+            return Ok(Some(from.version.min(at)));
+        }
+        let (first, last) = machine.keys().range();
+        match machine.absorbed(from.partition) {
+            Some(absorbed) if from.version >= absorbed.last_version => Ok(Some(absorbed.at_version)),
+            Some(absorbed) => Err(Compacted { oldest: absorbed.at_version }),
+            // Of a partition that is long gone.
+            None if table.get(from.partition).is_none()
+                && first <= self.part.first
+                && token::slot_start(token::slot_of(self.part.last)) <= last =>
+            {
+                Err(Compacted { oldest: machine.keys().version() })
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn compacted(&self, compacted: Compacted) -> Ended {
+        let error = Error::Compacted { partition: self.part.partition, oldest: compacted.oldest };
+        // OUT_OF_RANGE, as the API says: it is not the class's usual code.
+        let refused = status(&error);
+        let details = refused.details().to_vec().into();
+        Ended::Compacted(Status::with_details(Code::OutOfRange, refused.message(), details))
+    }
+
     async fn follow_there(&mut self, client: GridClient<tonic::transport::Channel>) -> Ended {
+        let table = self.router.table();
+        let merged = self.request.from.iter().filter(|seen| table.get(seen.partition).is_none()).copied();
+        let merged = merged.filter(|seen| self.from.is_none_or(|from| from.partition != seen.partition));
         let request = WatchRequest {
-            from: self.from.into_iter().collect(),
+            from: self.from.into_iter().chain(merged).collect(),
             only_partition: self.part.partition,
             ..self.request.clone()
         };

@@ -190,12 +190,14 @@ fn a_split_is_between_slots_in_the_middle_of_what_is_there() {
 }
 
 proptest! {
-    /// Two parts of a partition answer as the whole would have, each what is about its keys, and refuse the rest.
+    /// Two parts of a partition answer as the whole would have, each what is about its keys, and refuse the rest; and so does
+    /// the one that they become again.
     #[test]
     fn two_parts_go_on_as_the_whole_would_have(
         bodies in proptest::collection::vec(any_body(), 1..120),
         cut in 0..120_usize,
         at in 1..16_384_u64,
+        again in 0..240_usize,
     ) {
         let mut whole = machine();
         let mut parts = vec![machine()];
@@ -206,6 +208,15 @@ proptest! {
                 let part = parts[0].split(at, 2, Remember::default()).unwrap();
                 prop_assert_eq!(part.split_off_at(1), Some(whole.keys().version()));
                 parts.push(part);
+            }
+            if step >= again && parts.len() == 2 {
+                let mut behind = parts.remove(1);
+                behind.freeze(true);
+                parts[0].merge(&mut behind.snapshot()).unwrap();
+                let absorbed = parts[0].absorbed(2).unwrap();
+                prop_assert_eq!(absorbed.last_version, behind.keys().version());
+                prop_assert_eq!(absorbed.at_version, parts[0].keys().version());
+                prop_assert!(absorbed.at_version >= absorbed.last_version);
             }
             now_ms += 7;
             let expected = apply(&mut whole, now_ms, body.clone());

@@ -16,7 +16,7 @@ use crate::op::encode;
 const TABLE: u64 = 4;
 
 fn machine(engine: &FaultyEngine) -> ShardMachine {
-    ShardMachine::new(Arc::new(engine.clone()), 1, Token(0), Token(u64::MAX))
+    ShardMachine::new(Arc::new(Shared::new(Arc::new(engine.clone()))), 1, Token(0), Token(u64::MAX))
 }
 
 fn row(number: u8) -> Bytes {
@@ -223,7 +223,7 @@ fn two_parts_have_what_the_whole_would_have_whatever_the_power_takes() {
         };
         left = machine(&engine);
         let left_did = came_to_20(&mut left);
-        right = ShardMachine::new(Arc::new(engine.clone()), 2, at, Token(u64::MAX));
+        right = ShardMachine::new(Arc::new(Shared::new(Arc::new(engine.clone()))), 2, at, Token(u64::MAX));
         let right_did = came_to_20(&mut right);
         assert_eq!(left.tokens().1 == at.0 - 1, right_did.is_some(), "seed {seed}: both or none");
         if right_did.is_none() {
@@ -277,5 +277,100 @@ fn two_parts_have_what_the_whole_would_have_whatever_the_power_takes() {
             rest.len(),
             keys(&whole).iter().filter(|(row, _)| parse_head(row).unwrap().1 >= at).count()
         );
+    }
+}
+
+/// A partition takes over the one behind it, on a node whose own copy of that one is behind: whatever the power takes, and
+/// whatever that copy does afterwards, the rows are those that the other one gave.
+#[test]
+fn what_is_taken_over_is_not_touched_by_a_copy_that_is_behind_whatever_the_power_takes() {
+    for seed in 0..60 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let is_on_a_row = |payload: &Bytes| {
+            let body = state::Command::decode(payload.clone()).unwrap().body;
+            !matches!(body, Some(Body::DropTable(_)))
+        };
+        let mut entry =
+            || -> Vec<Bytes> { (0..20).map(|_| command(&mut random)).filter(is_on_a_row).collect() };
+        let (undisturbed, engine, elsewhere) =
+            (FaultyEngine::default(), FaultyEngine::default(), FaultyEngine::default());
+        let mut whole = machine(&undisturbed);
+        let open = |engine: &FaultyEngine, parts: [(u64, Token, Token); 2]| {
+            let shared = Arc::new(Shared::new(Arc::new(engine.clone())));
+            parts.map(|(id, first, last)| ShardMachine::new(Arc::clone(&shared), id, first, last))
+        };
+        let at = Token((seed % 39 + 1) << 50);
+        let parts = [(1, Token(0), Token(at.0 - 1)), (2, at, Token(u64::MAX))];
+        let [mut left, mut behind] = open(&engine, parts);
+        let [_, mut right] = open(&elsewhere, parts);
+        for machine in [&mut left, &mut behind, &mut right] {
+            assert!(matches!(machine.recover().unwrap(), Recovered::Nothing));
+        }
+        let mut missed = Vec::new();
+        for index in 1..20 {
+            let entry = entry();
+            apply(&mut whole, index, &entry);
+            apply(&mut left, index, &entry);
+            apply(&mut right, index, &entry);
+            if index < 10 {
+                apply(&mut behind, index, &entry);
+            } else {
+                missed.push((index, entry));
+            }
+        }
+        (left.persist())().unwrap();
+        right.freeze(true);
+        let given: Vec<Bytes> = right.snapshot().map(Result::unwrap).collect();
+        let take = |left: &mut ShardMachine| {
+            left.merge(&mut (Box::new(given.clone().into_iter().map(Ok)) as SnapshotChunks)).unwrap();
+            let applied = Bytes::from(20_u64.to_be_bytes().to_vec());
+            left.commit(Remember { applied, ..Remember::default() }).unwrap();
+        };
+        // Applied by a copy that does not know yet, and written after the rows were taken.
+        let (index, entry_10) = missed.remove(0);
+        let run: Vec<_> =
+            entry_10.iter().map(|payload| Committed { stamp_ms: index * 10, payload }).collect();
+        behind.apply(&run).unwrap();
+        take(&mut left);
+        behind.commit(Remember { applied: Bytes::from_static(b"behind"), ..Remember::default() }).unwrap();
+        assert!(behind.is_elsewhere());
+        engine.lose_power(seed as usize % 3);
+        [left, behind] = open(&engine, parts);
+        let Recovered::Applied { applied, .. } = left.recover().unwrap() else { panic!("seed {seed}") };
+        behind.recover().unwrap();
+        let is_taken = applied == 20_u64.to_be_bytes()[..];
+        assert_eq!(left.tokens().1 == u64::MAX, is_taken, "seed {seed}: both or none");
+        assert_eq!(behind.is_elsewhere(), is_taken, "seed {seed}: both or none");
+        if !is_taken {
+            take(&mut left);
+        }
+        let keys = |machine: &ShardMachine| -> Vec<(Bytes, Stored)> {
+            state_of(machine).0.into_iter().map(|(row, _, item)| (row, item)).collect()
+        };
+        assert_eq!(keys(&left), keys(&whole), "seed {seed}");
+        assert_eq!(left.stats(TABLE), whole.stats(TABLE), "seed {seed}");
+        for (index, entry) in &missed {
+            let replies = apply(&mut behind, *index, entry);
+            assert!(replies.iter().all(|reply| *reply == behind.elsewhere()), "seed {seed}");
+        }
+        for index in 21..25 {
+            let entry = entry();
+            assert_eq!(
+                apply(&mut whole, index, &entry).len(),
+                apply(&mut left, index, &entry).len(),
+                "seed {seed}"
+            );
+        }
+        behind.forget().unwrap();
+        assert_eq!(keys(&left), keys(&whole), "seed {seed}: nothing of it goes with the other copy");
+        // A copy that comes later gets all of it, where the other one was before.
+        let [mut late, mut stale] = open(&elsewhere, parts);
+        stale.recover().unwrap();
+        late.restore(&mut left.snapshot()).unwrap();
+        late.commit(Remember { applied: Bytes::from_static(b"x"), ..Remember::default() }).unwrap();
+        assert!(stale.is_elsewhere(), "seed {seed}");
+        apply(&mut stale, 20, &entry());
+        stale.forget().unwrap();
+        assert_eq!(state_of(&late).0, state_of(&left).0, "seed {seed}");
     }
 }

@@ -18,7 +18,7 @@ fn row(number: u32) -> Bytes {
 }
 
 fn store(engine: &Arc<dyn Engine>) -> Store {
-    Store::new(Arc::clone(engine), 9, Token(0), Token(u64::MAX))
+    Store::new(Arc::new(Shared::new(Arc::clone(engine))), 9, Token(0), Token(u64::MAX))
 }
 
 type Model = BTreeMap<Bytes, Stored>;
@@ -95,8 +95,9 @@ fn a_view_never_changes_whatever_is_written_under_it() {
 fn partitions_of_one_engine_leave_each_other_alone() {
     let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::default());
     let half = Token(1 << 63);
-    let mut low = Store::new(Arc::clone(&engine), 1, Token(0), Token(half.0 - 1));
-    let mut high = Store::new(Arc::clone(&engine), 2, half, Token(u64::MAX));
+    let shared = Arc::new(Shared::new(Arc::clone(&engine)));
+    let mut low = Store::new(Arc::clone(&shared), 1, Token(0), Token(half.0 - 1));
+    let mut high = Store::new(Arc::clone(&shared), 2, half, Token(u64::MAX));
     for table in [1, 2, u64::from(u32::MAX)] {
         for (store, token) in [(&mut low, Token(7)), (&mut high, Token(half.0 + 7))] {
             store.begin(1);
@@ -105,7 +106,7 @@ fn partitions_of_one_engine_leave_each_other_alone() {
         }
     }
     low.begin_restore().unwrap();
-    assert!(matches!(Store::new(Arc::clone(&engine), 1, Token(0), half).open().unwrap(), Found::Interrupted));
+    assert!(matches!(Store::new(shared, 1, Token(0), half).open().unwrap(), Found::Interrupted));
     let rows = |store: &Store| store.view().scan(Range::new(vec![0], vec![255]), Order::Ascending).count();
     assert_eq!(rows(&high), 3, "all that is left in the engine");
     assert!(matches!(high.open().unwrap(), Found::Committed { .. }));

@@ -1,0 +1,117 @@
+//! How a partition's rows become another one's, on a node that may have a copy of either, of both, or of none.
+//!
+//! The rows come with the log of the partition that takes them; what a copy of the other one has here may be older, and that
+//! copy may still be at work. So who takes rows says so first, to those that run and on disk, and whoever finds that its rows
+//! are taken writes none any more.
+
+use std::collections::{BTreeSet, HashMap};
+
+use bytes::Bytes;
+use trimaran_placement::token::Token;
+use trimaran_proto::state::shard::{SnapshotHead, TableStats};
+use trimaran_storage::engine::{Batch, Order};
+
+use super::{Current, Row, StorageError, Store, keyed};
+use crate::key::parse_head;
+
+/// The range of a partition that has no tokens.
+const NONE: (Token, Token) = (Token(1), Token(0));
+
+/// Partitions that became part of one and are remembered: as many as may still have a replica here that is behind.
+const ABSORBED_KEPT: usize = 64;
+
+/// The rows of another partition, and its tokens, both inclusive.
+pub(super) struct Merging {
+    first: Token,
+    last: Token,
+    rows: Vec<Row>,
+}
+
+impl Store {
+    /// True if another partition has the rows by now.
+    pub fn is_taken(&self) -> bool {
+        self.first > self.last || self.shared.is_taken(self.partition)
+    }
+
+    /// Gives the tokens up if another partition has the rows by now.
+    pub fn look_for_owner(&mut self) {
+        if self.shared.is_taken(self.partition) {
+            self.give_up();
+        }
+    }
+
+    pub(super) fn give_up(&mut self) {
+        ((self.first, self.last), self.tokens_changed) = (NONE, true);
+        self.batch = Batch::default();
+        self.fresh.clear();
+    }
+
+    /// Takes over everything of the partition behind, with the batch of the next [`Store::commit`].
+    pub fn merge(&mut self, behind: SnapshotHead, rows: Vec<Row>) {
+        self.version = self.version.max(behind.state.map_or(0, |state| state.version));
+        for table in behind.dropped_tables {
+            if !self.is_dropped(table) {
+                self.drop_table(table);
+            }
+        }
+        for TableStats { table, items, bytes, estimated } in behind.tables {
+            if !self.is_dropped(table) {
+                let counts = self.stats.entry(table).or_default();
+                counts.add(items.cast_signed(), bytes.cast_signed());
+                counts.is_estimated |= estimated;
+                self.stats_changed.insert(table);
+            }
+        }
+        let is_kept = |(row, _, _): &Row| parse_head(row).is_some_and(|(table, _)| !self.is_dropped(table));
+        let rows = rows.into_iter().filter(is_kept).collect();
+        let (first, last) = (Token(behind.first_token), Token(behind.last_token));
+        self.merging = Some(Merging { first, last, rows });
+        (self.last, self.tokens_changed) = (last, true);
+        self.absorb(behind.partition);
+    }
+
+    fn absorb(&mut self, partition: u64) {
+        if self.absorbed.len() == ABSORBED_KEPT {
+            self.absorbed.remove(0);
+        }
+        self.absorbed.push(partition);
+    }
+
+    /// Has the partitions that are part of this one write no rows any more, from this batch on.
+    pub(super) fn take(&self, taken: &mut BTreeSet<u64>, batch: &mut Batch) -> Result<(), StorageError> {
+        for &partition in &self.absorbed {
+            taken.insert(partition);
+            let range = keyed(b'G', &[&partition.to_be_bytes()]);
+            if self.engine.get(&range)?.is_some() {
+                let (first, last) = NONE;
+                batch.put(range, [first.0.to_be_bytes(), last.0.to_be_bytes()].concat());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a batch with rows of another partition, which has them no more.
+    pub(super) fn write_merged(&self, merging: Merging, mut batch: Batch) -> Result<(), StorageError> {
+        let rows = merging.rows.into_iter();
+        let rows: HashMap<Bytes, Bytes> = rows
+            .map(|(row, version, item)| (keyed(b'C', &[&row]), Current::encode(version, &item)))
+            .collect();
+        let mut taken = self.shared.taking();
+        self.take(&mut taken, &mut batch)?;
+        // A replica that was behind may have left older rows here.
+        for space in *b"CH" {
+            for range in self.ranges(space, merging.first, merging.last) {
+                for pair in self.engine.scan(range?, Order::Ascending) {
+                    let (key, _) = pair?;
+                    if !rows.contains_key(&key) {
+                        batch.delete(key);
+                    }
+                }
+            }
+        }
+        for (key, row) in rows {
+            batch.put(key, row);
+        }
+        self.engine.write(batch)
+    }
+}
