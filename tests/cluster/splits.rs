@@ -22,15 +22,15 @@ use trimaran_tests::workload::watches::Watched;
 const SEED: u64 = 11;
 
 /// Keys that nobody writes to again, enough for every partition.
-const SETTLED_KEYS: u64 = 300;
+pub(crate) const SETTLED_KEYS: u64 = 300;
 
-async fn table(cluster: &Cluster) -> Table {
+pub(crate) async fn table(cluster: &Cluster) -> Table {
     let node = cluster.nodes.iter().find(|node| node.is_running()).unwrap();
     node.status().await.unwrap().table.unwrap()
 }
 
 /// What can be asked of everything that was written.
-trait Whole {
+pub(crate) trait Whole {
     /// All keys, as a scan finds them.
     async fn keys(&self) -> Vec<String>;
     /// How many the cluster says there are, if it counts.
@@ -80,7 +80,7 @@ impl Whole for InTable {
 }
 
 /// Asks for a split until somebody takes it.
-async fn split(cluster: &Cluster, partition_id: u64) -> u64 {
+pub(crate) async fn split(cluster: &Cluster, partition_id: u64) -> u64 {
     let mut new = 0;
     until("a split is begun", async || {
         let asked = cluster.nodes.iter().find(|node| node.is_running()).unwrap();
@@ -136,8 +136,13 @@ async fn partitions_are_split_under_load<R: Registers + Whole>(
     cluster.until_settled(3, |table| table.partitions.len() == 12).await;
     go_on("clients write to twelve partitions").await;
 
-    let settled: Vec<String> =
-        registers.keys().await.into_iter().filter(|key| key.starts_with("settled-")).collect();
+    must_have_everything(name, &registers, load).await;
+}
+
+/// Ends the load: what was written is there, each key once, and is counted.
+pub(crate) async fn must_have_everything<R: Registers + Whole>(name: &str, registers: &R, load: Load<R>) {
+    let keys = registers.keys().await;
+    let settled: Vec<&String> = keys.iter().filter(|key| key.starts_with("settled-")).collect();
     assert_eq!(settled.len() as u64, SETTLED_KEYS, "each once");
     assert_eq!(settled.into_iter().collect::<BTreeSet<_>>().len() as u64, SETTLED_KEYS);
     let report = load.finish().await;

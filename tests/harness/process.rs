@@ -529,6 +529,7 @@ impl Cluster {
                     voters.sort_unstable();
                     replicas == voters
                         && partition.splitting_off.is_none()
+                        && partition.merging.is_none()
                         && replicas.len() == copies
                         && partition.replicas.iter().all(|replica| {
                             replica.state() == ReplicaState::Unspecified

@@ -1,8 +1,8 @@
 //! One simulated life of a cluster: the real membership, placement, moves and replication, nodes without disks.
 //!
 //! A node that crashes is gone with its memory, its id too: what comes back at its place is another node, which joins.
-//! The dead one is replaced after its grace. Meanwhile nodes are drained, copies moved and partitions split by hand,
-//! balancing is paused, and the network is cut. At the end everything must have healed by itself.
+//! The dead one is replaced after its grace. Meanwhile nodes are drained, copies moved, partitions split and merged by
+//! hand, balancing is paused, and the network is cut. At the end everything must have healed by itself.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,10 +27,10 @@ use trimaran_net::peers::Peers;
 use trimaran_placement::plan;
 use trimaran_placement::token::Token;
 use trimaran_proto::api::cluster::cluster_admin_client::ClusterAdminClient;
-use trimaran_proto::api::cluster::{BalanceRequest, DrainRequest, MoveRequest, SplitRequest};
+use trimaran_proto::api::cluster::{BalanceRequest, DrainRequest, MergeRequest, MoveRequest, SplitRequest};
 use trimaran_proto::api::placement::{NodeState, Partition, ReplicaState};
 use trimaran_proto::state::meta::event::What;
-use trimaran_proto::state::meta::{Event, MoveStep};
+use trimaran_proto::state::meta::{MergeStep, MoveStep};
 use trimaran_replication::groups::{self, Durability, Groups, Timing};
 use trimaran_replication::planted::{self, Bug};
 use trimaran_replication::session::Session;
@@ -49,6 +49,9 @@ const PARTITIONS: u64 = 3;
 /// Partitions that there are at most.
 const PARTITIONS_MAX: usize = 10;
 const CLIENTS: u64 = 8;
+
+/// Writes that the clients must get done, about a fifth of what they do.
+const ACKNOWLEDGED_MIN: usize = 50;
 
 /// Grace of a dead node: short, as simulated time is dear.
 const REPLACE_AFTER: Duration = Duration::from_secs(4);
@@ -83,6 +86,7 @@ pub(crate) struct Outcome {
     pub(crate) cuts: usize,
     pub(crate) moves: usize,
     pub(crate) splits: usize,
+    pub(crate) merges: usize,
     /// Steps of the simulation that saw a replica asleep.
     pub(crate) asleep: usize,
 }
@@ -178,7 +182,7 @@ impl Scenario {
                 let a = random.random_range(1..=PLACES);
                 let b = (a + random.random_range(1..PLACES) - 1) % PLACES + 1;
                 let lasts = now + Duration::from_millis(random.random_range(100..5000));
-                match random.random_range(0..9) {
+                match random.random_range(0..11) {
                     0 | 1 if can_lose(&world.lock(), a, copies) => {
                         sim.crash(host(a));
                         world.lock().lives.remove(&a);
@@ -203,6 +207,10 @@ impl Scenario {
                     6 => {
                         let order = some_split(&world.lock(), &mut random);
                         operator.lock().extend(order.map(|order| Order::Split { over: b, order }));
+                    }
+                    8 | 9 => {
+                        let order = some_merge(&world.lock(), &mut random);
+                        operator.lock().extend(order.map(|order| Order::Merge { over: b, order }));
                     }
                     7 => {
                         let order = some_move(&world.lock(), &mut random);
@@ -230,17 +238,21 @@ impl Scenario {
             watcher.at_the_end(texts).map_err(|error| format!("partition {partition}: {error}"))?;
             outcome.acknowledged += texts.len();
         }
-        if by_partition.len() < PARTITIONS as usize {
-            return Err(format!("only {} partitions acknowledged anything", by_partition.len()));
+        if outcome.acknowledged < ACKNOWLEDGED_MIN {
+            return Err(format!("only {} writes were acknowledged", outcome.acknowledged));
         }
-        outcome.splits = meta.partitions.len() - PARTITIONS as usize;
         let world = world.lock();
         if !is_whole(&world, copies) {
             return Err(format!("it did not heal: {}", describe(&world)));
         }
-        let moves =
-            |event: &&Event| matches!(event.what, Some(What::Move(step)) if step.step() == MoveStep::Done);
-        outcome.moves = meta.events.iter().filter(moves).count();
+        for what in meta.events.iter().filter_map(|event| event.what) {
+            match what {
+                What::Move(event) if event.step() == MoveStep::Done => outcome.moves += 1,
+                What::Split(event) if event.done => outcome.splits += 1,
+                What::Merge(event) if event.step() == MergeStep::Done => outcome.merges += 1,
+                _ => {}
+            }
+        }
         Ok(outcome)
     }
 }
@@ -286,6 +298,8 @@ fn is_whole(world: &World, copies: usize) -> bool {
         let statuses: Vec<_> = groups.iter().map(|group| group.status()).collect();
         !partition.lost
             && partition.splitting_off.is_none()
+            && partition.merging.is_none()
+            && groups.iter().all(|group| group.read_now(|journal| !journal.is_frozen()))
             && partition.replicas.len() == copies
             && partition
                 .replicas
@@ -299,7 +313,7 @@ fn is_whole(world: &World, copies: usize) -> bool {
         let status = life.cluster.meta_status();
         (status.state == "leader").then_some(status)
     });
-    meta.partitions.len() as u64 >= PARTITIONS
+    !meta.partitions.is_empty()
         && meta.partitions.values().all(is_complete)
         && meta_voters.is_some_and(|status| status.voters.iter().all(|&voter| is_up(voter)))
 }
@@ -494,6 +508,10 @@ enum Order {
         over: u64,
         order: SplitRequest,
     },
+    Merge {
+        over: u64,
+        order: MergeRequest,
+    },
     Balance {
         over: u64,
         paused: bool,
@@ -522,6 +540,12 @@ fn some_split(world: &World, random: &mut StdRng) -> Option<SplitRequest> {
     Some(SplitRequest { partition_id: partition.id, at_token })
 }
 
+fn some_merge(world: &World, random: &mut StdRng) -> Option<MergeRequest> {
+    let meta = newest(world)?;
+    let partition = meta.partitions.values().choose(random)?;
+    Some(MergeRequest { partition_id: partition.id })
+}
+
 async fn run_operator(orders: Arc<Mutex<Vec<Order>>>, addresses: Arc<Mutex<Vec<IpAddr>>>) -> turmoil::Result {
     let began = tokio::time::Instant::now();
     let mut done = 0;
@@ -534,6 +558,7 @@ async fn run_operator(orders: Arc<Mutex<Vec<Order>>>, addresses: Arc<Mutex<Vec<I
             Order::Drain { over, .. }
             | Order::Move { over, .. }
             | Order::Split { over, .. }
+            | Order::Merge { over, .. }
             | Order::Balance { over, .. } => over,
             Order::Peace => 1 + done as u64 % PLACES,
         };
@@ -546,6 +571,7 @@ async fn run_operator(orders: Arc<Mutex<Vec<Order>>>, addresses: Arc<Mutex<Vec<I
                 Order::Drain { node: node_id, .. } => admin.drain(DrainRequest { node_id }).await.is_ok(),
                 Order::Move { order, .. } => admin.r#move(order).await.is_ok(),
                 Order::Split { order, .. } => admin.split(order).await.is_ok(),
+                Order::Merge { order, .. } => admin.merge(order).await.is_ok(),
                 Order::Balance { paused, .. } => admin.balance(BalanceRequest { paused }).await.is_ok(),
                 Order::Peace => admin.balance(BalanceRequest { paused: false }).await.is_ok(),
             }

@@ -1,5 +1,7 @@
 //! The machine that is replicated in all simulations.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use trimaran_placement::token::{self, Token};
 use trimaran_replication::error::Stop;
@@ -9,10 +11,12 @@ use trimaran_replication::machine::{Committed, Machine, Remember, Reply, Snapsho
 pub(crate) const ELSEWHERE: &str = "elsewhere";
 
 /// Writes every text down that belongs to its tokens; the reply is the place. What is split off begins with the texts that
-/// belong there; they stay in the old one too, so that what is written down never changes.
+/// belong there; they stay in the old one too, so that what is written down never changes. What becomes part of this one is written
+/// down behind, without what was here before it was split off.
 pub(crate) struct Journal {
     tokens: (u64, u64),
     entries: Vec<String>,
+    is_frozen: bool,
 }
 
 impl Default for Journal {
@@ -29,12 +33,17 @@ pub(crate) fn token_of(text: &str) -> Token {
 impl Journal {
     /// One for tokens, both inclusive.
     pub(crate) fn of(first: u64, last: u64) -> Self {
-        Self { tokens: (first, last), entries: Vec::new() }
+        Self { tokens: (first, last), entries: Vec::new(), is_frozen: false }
     }
 
     /// Everything, in order.
     pub(crate) fn entries(&self) -> &[String] {
         &self.entries
+    }
+
+    /// True if another journal has everything, or is about to.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.is_frozen
     }
 
     fn has_place_for(&self, text: &str) -> bool {
@@ -64,6 +73,24 @@ impl Machine for Journal {
         self.tokens.1 = at - 1;
         new.entries = self.entries.iter().filter(|text| new.has_place_for(text)).cloned().collect();
         Ok(new)
+    }
+
+    fn elsewhere(&self) -> Bytes {
+        Bytes::from_static(ELSEWHERE.as_bytes())
+    }
+
+    fn freeze(&mut self, frozen: bool) {
+        self.is_frozen = frozen;
+    }
+
+    fn merge(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+        let mut behind = Self::default();
+        behind.restore(chunks)?;
+        self.tokens.1 = behind.tokens.1;
+        // Each once: a text that both have twice between them was carried out twice.
+        let mut known: HashSet<String> = self.entries.iter().cloned().collect();
+        self.entries.extend(behind.entries.into_iter().filter(|text| !known.remove(text)));
+        Ok(())
     }
 
     fn snapshot(&self) -> SnapshotChunks {

@@ -81,6 +81,7 @@ fn a_cluster_heals_and_loses_nothing_whatever_happens_to_its_nodes() {
                 sum.cuts += outcome.cuts;
                 sum.moves += outcome.moves;
                 sum.splits += outcome.splits;
+                sum.merges += outcome.merges;
                 sum.asleep += outcome.asleep;
             }
             Err(violation) => panic!(
@@ -98,6 +99,7 @@ fn a_cluster_heals_and_loses_nothing_whatever_happens_to_its_nodes() {
                 && sum.drains > 0
                 && sum.moves > 0
                 && sum.splits > 0
+                && sum.merges > 0
                 && sum.asleep > 0
     );
 }
@@ -134,6 +136,16 @@ fn a_snapshot_that_lacks_its_end_is_caught() {
 #[test]
 fn a_split_that_leaves_the_answered_requests_behind_is_caught() {
     must_be_caught(Bug::RepliesLeftBehind);
+}
+
+#[test]
+fn a_merge_that_leaves_the_answered_requests_behind_is_caught() {
+    must_be_caught(Bug::RepliesNotMerged);
+}
+
+#[test]
+fn a_group_that_goes_on_after_it_has_given_its_state_away_is_caught() {
+    must_be_caught(Bug::NeverFrozen);
 }
 
 /// The planted bug: a replica that lost its memory comes back under its old id. It must not go unnoticed.
