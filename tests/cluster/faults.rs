@@ -20,6 +20,9 @@ const SMALL_DISK_MIB: u32 = 96;
 const LARGE_BYTES: usize = 300 << 10;
 const LARGE_WRITES_MAX: u32 = 1000;
 
+/// Deaths of leaders that are back at once.
+const DEATHS: usize = 8;
+
 /// A cluster under load.
 struct Loaded<R> {
     name: String,
@@ -85,6 +88,19 @@ impl<R: Large> Loaded<R> {
         self.cluster.until_complete().await;
         self.goes_on().await;
         self.finish("a leader stood still for 30 s").await;
+    }
+
+    /// Before anybody has missed it. What it was still writing is gone with it, and others may have that already: it must
+    /// not go on leading as if it had all that it had proposed.
+    async fn a_leader_dies_and_is_back_at_once(mut self) {
+        for _ in 0..DEATHS {
+            let victim = self.cluster.leaders_first().await[0];
+            self.cluster.nodes[victim].kill();
+            self.cluster.nodes[victim].start();
+            self.goes_on().await;
+            self.cluster.until_complete().await;
+        }
+        self.finish("leaders died and were back at once").await;
     }
 
     async fn the_disk_of_a_node_is_full(mut self) {
@@ -234,6 +250,16 @@ async fn a_grid_node_stands_still_for_half_a_minute() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_node_stands_still_for_half_a_minute() {
     database().await.a_node_stands_still_for_half_a_minute().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_of_a_grid_dies_and_is_back_at_once() {
+    grid().await.a_leader_dies_and_is_back_at_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_of_a_database_dies_and_is_back_at_once() {
+    database().await.a_leader_dies_and_is_back_at_once().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

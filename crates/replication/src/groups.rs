@@ -64,8 +64,11 @@ impl Default for Timing {
 pub struct Options {
     /// Times.
     pub timing: Timing,
-    /// Bytes of entries of one group after which a snapshot is made and the log cut behind it.
+    /// Bytes of entries of one group after which a snapshot is made and the log cut behind it, at most.
     pub log_bytes_max: usize,
+    /// Likewise, at least. In between it is cut when it is longer than what the group holds, so that a replica that has to
+    /// catch up by log never gets much more than a snapshot would be.
+    pub log_bytes_min: usize,
     /// Entries kept behind a snapshot, so that a follower that is a little behind needs none.
     pub entries_kept: u64,
     /// Names this start of the node: another one must have another number.
@@ -74,7 +77,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timing: Timing::default(), log_bytes_max: 32 << 20, entries_kept: 1024, boot: 0 }
+        Self {
+            timing: Timing::default(),
+            log_bytes_max: 32 << 20,
+            log_bytes_min: 4 << 20,
+            entries_kept: 1024,
+            boot: 0,
+        }
     }
 }
 
@@ -157,6 +166,8 @@ struct Opened {
     log: Log,
     status: Box<dyn Fn() -> Status + Send + Sync>,
     waiting: Box<dyn Fn() -> usize + Send + Sync>,
+    /// What the machine holds.
+    bytes: Box<dyn Fn() -> u64 + Send + Sync>,
     compact: Box<dyn Fn() -> futures::future::BoxFuture<'static, Result<(), Error>> + Send + Sync>,
     forget: Box<dyn Fn() -> futures::future::BoxFuture<'static, Result<(), Stop>> + Send + Sync>,
     stop: Box<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>,
@@ -283,6 +294,10 @@ impl Groups {
             .await
             .map_err(|error| refused(error.to_string()))?;
 
+        if state.read().is_alone(replica) {
+            // Nobody else could lead, and nobody has to be waited for.
+            raft.trigger().elect(true).await.map_err(|error| refused(error.to_string()))?;
+        }
         let (proposals, receiver) = mpsc::channel(PROPOSALS_MAX);
         let closed = watch::Sender::new(false);
         let group = Group::open(
@@ -323,6 +338,10 @@ impl Groups {
             waiting: {
                 let group = group.clone();
                 Box::new(move || PROPOSALS_MAX - group.inner.proposals.capacity())
+            },
+            bytes: {
+                let group = group.clone();
+                Box::new(move || group.read_now(Machine::bytes))
             },
             compact: {
                 let group = group.clone();
@@ -478,6 +497,9 @@ fn openraft_config(options: &Options) -> Result<openraft::Config, openraft::Conf
         election_timeout_min: ms(timing.election.0),
         election_timeout_max: ms(timing.election.1),
         enable_pre_vote: Some(true),
+        // A leader that comes back must not lead on in its term: what it had proposed may be with the others, and agreed, before
+        // it was in its own log.
+        enable_leader_restore: Some(false),
         // We cut logs by bytes, see `compact_when_long`.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: options.entries_kept,
@@ -510,7 +532,8 @@ async fn tell_of_failure<M: Machine>(group: Group<M>, failed: watch::Sender<Opti
     });
 }
 
-/// Has a snapshot made of every group whose log has grown by `log_bytes_max`, until the node leaves its lines. One task for
+/// Has a snapshot made of every group whose log has grown by as much as a snapshot is, within the limits of the options,
+/// until the node leaves its lines. One task for
 /// all groups: as many timers would cost idle groups more than all else.
 async fn compact_when_long(shared: Weak<Shared>) {
     // What a snapshot leaves in each log (entries kept for followers) is the floor from which growth counts.
@@ -527,7 +550,12 @@ async fn compact_when_long(shared: Weak<Shared>) {
         for (id, bytes) in logs {
             let floor = floors.entry(id).or_default();
             *floor = bytes.min(*floor);
-            if bytes - *floor < shared.options.log_bytes_max {
+            let (grown, most) = (bytes - *floor, shared.options.log_bytes_max);
+            if grown < shared.options.log_bytes_min.min(most) {
+                continue;
+            }
+            let held = shared.open.read().get(&id).map_or(0, |opened| (opened.bytes)());
+            if (grown as u64) < held.min(most as u64) {
                 continue;
             }
             *floor = bytes;
