@@ -17,3 +17,4 @@ mod network;
 mod shard_kill;
 mod splits;
 mod trio_kill;
+mod upgrade;

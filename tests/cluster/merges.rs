@@ -194,3 +194,35 @@ async fn partitions_that_were_one_and_are_cold_become_one_again() {
         assert_eq!(grid.read(&format!("settled-{key}")).await.unwrap(), Some(key));
     }
 }
+
+/// Split and merged without a break: what a request sees of it is always one of the two, and never what was before.
+async fn again_and_again<R: Registers + Whole>(name: &str, cluster: Cluster, registers: R) {
+    for key in 0..SETTLED_KEYS {
+        registers.write(&format!("settled-{key}"), key).await.unwrap();
+    }
+    let load = Load::start(&registers, 6, SEED);
+    for _ in 0..ROUNDS {
+        let whole = partitions(&cluster).await[0].id;
+        split(&cluster, whole).await;
+        cluster.until_settled(3, |table| table.partitions.len() == 2).await;
+        merge(&cluster, whole).await;
+        cluster.until_settled(3, |table| table.partitions.len() == 1).await;
+    }
+    must_have_everything(name, &registers, load).await;
+}
+
+const ROUNDS: usize = 12;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grid_is_split_and_merged_again_and_again() {
+    let cluster = Cluster::grid(3, "buffered", 1).await;
+    let grid = cluster.grid_client().await;
+    again_and_again("grid", cluster, grid).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_is_split_and_merged_again_and_again() {
+    let cluster = Cluster::shard(3, "fjall", 1).await;
+    let table = InTable::create(cluster.database_client().await, "registers").await;
+    again_and_again("database", cluster, table).await;
+}

@@ -33,14 +33,23 @@ pub fn binary() -> &'static Path {
             folder.pop();
         }
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "trimaran-cli", "--bin", "trimaran"]);
+        build.args(["build", "--quiet", "--bin", "trimaran"]);
         if folder.ends_with("release") {
-            build.arg("--release");
+            build.args(["--release", "--package", "trimaran-cli"]);
+        } else {
+            // With the dependencies that the tests were built with.
+            build.arg("--workspace");
         }
         build.arg("--target-dir").arg(folder.parent().unwrap());
         assert!(build.status().unwrap().success(), "the trimaran binary does not build");
         folder.join("trimaran")
     })
+}
+
+/// The binary of the release before this one, if the tests are told where it is.
+#[allow(clippy::disallowed_methods, reason = "how the machine that has it says so")]
+pub fn release_before() -> Option<PathBuf> {
+    std::env::var_os("TRIMARAN_TEST_RELEASE_BEFORE").map(PathBuf::from)
 }
 
 /// A port that is free, and that nobody else gets: each is given away once by this process, and they lie below those
@@ -71,6 +80,8 @@ pub struct Node {
     pub more_fronts: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Another one than this build's.
+    program: Option<PathBuf>,
     folder: TempDir,
     child: Option<Child>,
 }
@@ -81,7 +92,7 @@ impl Node {
         assert!(self.child.is_none());
         let log =
             std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
-        let child = Command::new(binary())
+        let child = Command::new(self.program.as_deref().unwrap_or_else(|| binary()))
             .args(&self.arguments)
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
@@ -90,6 +101,11 @@ impl Node {
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// From its next start on it is of another release; `None` = of this one.
+    pub fn use_release(&mut self, program: Option<&Path>) {
+        self.program = program.map(Path::to_owned);
     }
 
     /// Has the process see a clock that a test sets, from its next start on; `false` where there is no libfaketime. What a
@@ -334,6 +350,7 @@ impl Dev {
             more_fronts: Vec::new(),
             arguments,
             environment: Vec::new(),
+            program: None,
             folder,
             child: None,
         };
@@ -362,6 +379,7 @@ struct Recipe {
     kind: &'static str,
     front_flags: &'static [&'static str],
     more: Vec<String>,
+    program: Option<PathBuf>,
 }
 
 impl Recipe {
@@ -392,6 +410,7 @@ impl Recipe {
             more_fronts: fronts,
             arguments,
             environment: Vec::new(),
+            program: self.program.clone(),
             folder,
             child: None,
         }
@@ -446,6 +465,7 @@ impl Cluster {
                 more_fronts: Vec::new(),
                 arguments,
                 environment: Vec::new(),
+                program: None,
                 folder,
                 child: None,
             };
@@ -466,7 +486,21 @@ impl Cluster {
         more: &[&str],
     ) -> Self {
         let more = more.iter().map(|&argument| argument.to_owned()).collect();
-        let recipe = Recipe { kind, front_flags, more };
+        Self::found(Recipe { kind, front_flags, more, program: None }, count, partitions).await
+    }
+
+    /// Founds a cluster of another release than this one.
+    pub async fn of_release(program: &Path, kind: &'static str, count: usize, partitions: u64) -> Self {
+        let program = Some(program.to_owned());
+        let (front_flags, more): (&[&str], &[&str]) = match kind {
+            "grid-node" => (&["--resp-listen", "--http-listen"], &["--durability", "buffered"]),
+            _ => (&["--dynamodb-listen"], &[]),
+        };
+        let more = more.iter().map(|&argument| argument.to_owned()).collect();
+        Self::found(Recipe { kind, front_flags, more, program }, count, partitions).await
+    }
+
+    async fn found(recipe: Recipe, count: usize, partitions: u64) -> Self {
         let addresses: Vec<String> = (0..count).map(|_| format!("127.0.0.1:{}", free_port())).collect();
         let join = addresses.join(",");
         let born = [
@@ -480,6 +514,11 @@ impl Cluster {
         let cluster = Self { nodes, recipe };
         cluster.until_complete().await;
         cluster
+    }
+
+    /// Nodes that are added from now on are of another release; `None` = of this one.
+    pub fn add_of_release(&mut self, program: Option<&Path>) {
+        self.recipe.program = program.map(Path::to_owned);
     }
 
     /// Starts one more node, which joins the cluster. Returns its place.

@@ -387,6 +387,7 @@ async fn run_place(
             },
             // Short, so that replicas that come need snapshots.
             log_bytes_max: 2 << 10,
+            log_bytes_min: 2 << 10,
             entries_kept: 4,
             boot: id + 1,
         };

@@ -256,6 +256,7 @@ async fn run_node(
         },
         // Short, so that replicas that come back need snapshots.
         log_bytes_max: 4 << 10,
+        log_bytes_min: 4 << 10,
         entries_kept: 8,
         boot,
     };

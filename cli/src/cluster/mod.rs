@@ -261,7 +261,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let MergeReply { from_partition_id: from, version } = merge.into_inner();
             if !no_wait && !is_merged(&connection, partition, from, version).await? {
                 bail!(
-                    "partition {from} stays what it is; the log of the node that leads partition {partition} says why"
+                    "partition {from} stays what it is: it holds more than 8 MiB, or did not answer for 10 seconds; the log of the node that leads partition {partition} says which"
                 );
             }
             let done = if no_wait { "is to become" } else { "has become" };

@@ -558,6 +558,8 @@ impl Cluster {
     }
 
     pub(crate) async fn propose(&self, command: Command) -> Result<state::MetaReply, Error> {
+        // Before it is in the log: a member that does not know it would have to stop there.
+        self.inner.meta.borrow().must_be_known(&command).map_err(Error::Refused)?;
         let payload = state::MetaCommand { command: Some(command) }.encode_to_vec().into();
         let reply = match self.inner.group.propose(payload, None).await {
             Err(trimaran_replication::Error::NotLeader { leader, .. }) => {

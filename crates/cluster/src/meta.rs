@@ -86,6 +86,19 @@ impl Meta {
             && splitting.into_iter().all(|found| found.id != partition)
     }
 
+    /// Refuses a command that not every member is known to know.
+    pub(crate) fn must_be_known(&self, command: &Command) -> Result<(), String> {
+        let (format, what) = match command {
+            Command::StartSplit(_) | Command::ConfirmSplit(_) => (2, "split a partition"),
+            Command::StartMerge(_) | Command::ConfirmMerge(_) => (3, "merge partitions"),
+            _ => (FIRST_FORMAT, ""),
+        };
+        if self.format >= format || format == FIRST_FORMAT {
+            return Ok(());
+        }
+        Err(format!("not every node knows how to {what}; start all of them with this release"))
+    }
+
     /// As clients see it.
     pub fn table(&self) -> wire::Table {
         wire::Table {
@@ -109,7 +122,8 @@ impl Meta {
 
     fn apply(&mut self, command: Command, now_ms: u64) -> state::MetaReply {
         let mut reply = state::MetaReply::default();
-        let refused = match command {
+        let known = self.must_be_known(&command);
+        let refused = known.and_then(|()| match command {
             Command::Found(found) => self.found(found),
             Command::Join(join) => self.join(join, now_ms),
             Command::Confirm(confirm) => self.confirm(&confirm, now_ms),
@@ -146,7 +160,7 @@ impl Meta {
                 (reply.changed, reply.revision) = self.define(define);
                 Ok(())
             }
-        };
+        });
         reply.refused = refused.err().unwrap_or_default();
         reply.cluster_id.clone_from(&self.cluster_id);
         reply.version = self.version;

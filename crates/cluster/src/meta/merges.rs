@@ -44,11 +44,6 @@ fn must_be_free(partition: &wire::Partition) -> Result<(), String> {
 
 impl Meta {
     pub(super) fn start_merge(&mut self, start: &state::StartMerge, now_ms: u64) -> Result<(), String> {
-        if self.format < 3 {
-            return Err(
-                "not every node knows how to merge partitions; start all of them with this release".into()
-            );
-        }
         let (into, from) = (start.partition_id, start.from_partition_id);
         let number = self.version + 1;
         self.must_have_no_unproven_part(from)?;

@@ -13,11 +13,6 @@ use super::{Meta, PARTITIONS_MAX, merges, moves};
 
 impl Meta {
     pub(super) fn start_split(&mut self, start: &state::StartSplit, now_ms: u64) -> Result<(), String> {
-        if self.format < 2 {
-            return Err(
-                "not every node knows how to split a partition; start all of them with this release".into()
-            );
-        }
         if self.partitions.len() >= PARTITIONS_MAX {
             return Err(format!("there are PARTITIONS_MAX = {PARTITIONS_MAX} partitions"));
         }
