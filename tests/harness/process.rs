@@ -151,6 +151,11 @@ impl Node {
         Some(SmallDisk(data))
     }
 
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     /// Processes that this node has started by itself and not cleared away: their ids.
     pub fn started(&self) -> Vec<u32> {
         let folders = std::fs::read_dir(self.folder.path().join("data.nodes"));

@@ -15,6 +15,7 @@ mod function;
 mod grid;
 mod grow;
 mod idle;
+mod restart;
 mod scale;
 mod server;
 mod shard;
@@ -58,6 +59,8 @@ enum What {
     Grow,
     /// Partitions that nobody asks anything
     Idle,
+    /// A node that holds much: snapshots and a start after kill -9, against the same load before and its files
+    Restart,
     /// A grid in containers that follows its load, as a plot; only if asked for
     Scale,
 }
@@ -83,6 +86,9 @@ async fn main() -> ExitCode {
     }
     if wanted(What::Grow) {
         grow::run(args.mib, args.seconds).await;
+    }
+    if wanted(What::Restart) {
+        restart::run(args.mib, args.seconds).await;
     }
     if wanted(What::Idle) {
         idle::run(args.seconds).await;

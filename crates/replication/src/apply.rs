@@ -350,11 +350,6 @@ impl<M: Machine> State<M> {
         Ok(replies.into_iter().map(Reply::into_bytes).collect())
     }
 
-    /// True if this replica is the only voter, as far as it has applied its log.
-    pub(crate) fn is_alone(&self, replica: u64) -> bool {
-        self.voters().iter().eq([&replica])
-    }
-
     fn voters(&self) -> BTreeSet<u64> {
         self.membership.membership().voter_ids().collect()
     }

@@ -294,7 +294,10 @@ impl Groups {
             .await
             .map_err(|error| refused(error.to_string()))?;
 
-        if state.read().is_alone(replica) {
+        let is_alone = raft.with_raft_state(move |state| {
+            state.membership_state.effective().membership().voter_ids().eq([replica])
+        });
+        if is_alone.await.map_err(|error| refused(error.to_string()))? {
             // Nobody else could lead, and nobody has to be waited for.
             raft.trigger().elect(true).await.map_err(|error| refused(error.to_string()))?;
         }

@@ -445,7 +445,8 @@ async fn a_group_takes_over_what_the_one_behind_it_has_and_a_retry_finds_its_ans
         assert_eq!(write(&nodes, "m three", behind.id(0)).await, "2");
 
         let given_up = nodes[leader(&nodes).await].group.freeze(5).await.unwrap();
-        assert_eq!(nodes[leader(&nodes).await].group.freeze(5).await.unwrap(), given_up, "asked for again");
+        let again = nodes[leader(&nodes).await].group.freeze(5).await.unwrap();
+        assert_eq!(again[1..], given_up[1..], "asked for again, but for the clock");
         assert_eq!(write(&nodes, "m four", session.begin(1).id(0)).await, "elsewhere");
         let frozen = &nodes[leader(&nodes).await].group;
         frozen.thaw(4).await.unwrap();
