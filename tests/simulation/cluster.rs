@@ -36,7 +36,7 @@ use trimaran_replication::planted::{self, Bug};
 use trimaran_replication::session::Session;
 
 use crate::invariant::Watcher;
-use crate::journal::{ELSEWHERE, Journal, token_of};
+use crate::journal::{ACCOUNTS, ELSEWHERE, Journal, token_of, transfer};
 use crate::network::{SimulatedDial, incoming};
 use crate::scenario::quiet_for;
 
@@ -49,6 +49,9 @@ const PARTITIONS: u64 = 3;
 /// Partitions that there are at most.
 const PARTITIONS_MAX: usize = 10;
 const CLIENTS: u64 = 8;
+
+/// Banks with accounts between which clients transfer.
+const BANKS: u32 = 6;
 
 /// Writes that the clients must get done, about a fifth of what they do.
 const ACKNOWLEDGED_MIN: usize = 50;
@@ -245,6 +248,14 @@ impl Scenario {
         if !is_whole(&world, copies) {
             return Err(format!("it did not heal: {}", describe(&world)));
         }
+        for (id, group) in world.lives.values().flat_map(|life| life.replicas.all()) {
+            if !group.read_now(Journal::adds_up) {
+                return Err(format!(
+                    "partition {id}, replica {}: its accounts are not what was transferred",
+                    group.replica()
+                ));
+            }
+        }
         for what in meta.events.iter().filter_map(|event| event.what) {
             match what {
                 What::Move(event) if event.step() == MoveStep::Done => outcome.moves += 1,
@@ -357,8 +368,8 @@ fn look(world: &Mutex<World>, watchers: &RefCell<BTreeMap<u64, Watcher>>) -> Res
         let status = group.status();
         is_asleep |= status.is_asleep;
         let seen = watcher.see_status(group.replica(), &status);
-        let seen = seen
-            .and_then(|()| group.read_now(|journal| watcher.see_journal(group.replica(), journal.entries())));
+        let seen =
+            seen.and_then(|()| group.read_now(|journal| watcher.see_journal(group.replica(), journal)));
         seen.map_err(|error| format!("partition {id}: {error}"))?;
     }
     Ok(is_asleep)
@@ -460,7 +471,13 @@ async fn run_client(
             continue;
         }
         number += 1;
-        let text = format!("client {client} write {number}");
+        let who = format!("client {client} write {number}");
+        let text = if random.random_bool(0.3) {
+            let [from, to] = [0; 2].map(|_| random.random_range(0..ACCOUNTS));
+            transfer(random.random_range(0..BANKS), from, to, random.random_range(1..10), &who)
+        } else {
+            who
+        };
         let request = session.begin(1);
         // As if the first answer had been lost on its way: it is sent again, perhaps after everything has moved.
         let mut answers = if random.random_bool(0.3) { 2 } else { 1 };

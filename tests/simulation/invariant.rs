@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use trimaran_replication::group::Status;
 
+use crate::journal::Journal;
+
 /// Watches all replicas of one group.
 #[derive(Default)]
 pub(crate) struct Watcher {
@@ -31,9 +33,17 @@ impl Watcher {
         }
     }
 
+    /// What is transferred between accounts is neither more nor less afterwards; and what [`Watcher::see_texts`] says.
+    pub(crate) fn see_journal(&mut self, replica: u64, journal: &Journal) -> Result<(), String> {
+        if let Some(bank) = journal.banks().unbalanced() {
+            return Err(format!("replica {replica} has more or less than nothing in {bank}"));
+        }
+        self.see_texts(replica, journal.entries())
+    }
+
     /// Committed entries never change (Ongaro 2014, "State Machine Safety"): what two replicas have applied agrees as
     /// far as the shorter one goes.
-    pub(crate) fn see_journal(&mut self, replica: u64, journal: &[String]) -> Result<(), String> {
+    fn see_texts(&mut self, replica: u64, journal: &[String]) -> Result<(), String> {
         let common = journal.len().min(self.applied.len());
         if let Some(at) = (0..common).find(|&at| journal[at] != self.applied[at]) {
             return Err(format!(

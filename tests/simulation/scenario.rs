@@ -230,7 +230,7 @@ fn look(live: &Mutex<Live>, watcher: &RefCell<Watcher>) -> Result<bool, String> 
         let status = group.status();
         watcher.see_status(group.replica(), &status)?;
         is_asleep |= status.is_asleep;
-        group.read_now(|journal| watcher.see_journal(group.replica(), journal.entries()))?;
+        group.read_now(|journal| watcher.see_journal(group.replica(), journal))?;
     }
     Ok(is_asleep)
 }
