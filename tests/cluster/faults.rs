@@ -45,13 +45,21 @@ impl<R: Large> Loaded<R> {
         until("clients write", async || self.load.acknowledged.load(Ordering::Acquire) > now + 200).await;
     }
 
+    /// After what no copy has to be moved for.
     async fn finish(self, scenario: &str) {
+        self.finish_with(scenario, 0).await;
+    }
+
+    /// `least` copies have to be moved for it.
+    async fn finish_with(self, scenario: &str, least: usize) {
+        let moved = self.cluster.copies_moved().await;
         let acknowledged = self.load.acknowledged.load(Ordering::Acquire);
         let report = self.load.finish().await;
         println!(
-            "{}, {scenario}: {acknowledged} writes acknowledged, 0 lost, 0 doubled, longest stall {:?}",
+            "{}, {scenario}: {acknowledged} writes acknowledged, 0 lost, 0 doubled, longest stall {:?}, {moved} copies moved, at least {least} had to",
             self.name, report.longest_pause
         );
+        assert!(moved >= least && (least > 0 || moved == 0), "{moved} copies were moved for {least}");
     }
 
     async fn a_node_stands_still(self) {
@@ -178,26 +186,31 @@ impl<R: Large> Loaded<R> {
         }
         let up = |count: usize| {
             move |table: &Table| {
-                let up = table.nodes.iter().filter(|node| node.state() == NodeState::Up).map(|node| node.id);
-                let held = |node: u64| {
-                    let replicas = table.partitions.iter().flat_map(|partition| &partition.replicas);
-                    replicas.filter(|replica| replica.node_id == node).count()
-                };
-                let loads: Vec<usize> = up.map(held).collect();
+                let up = table.nodes.iter().filter(|node| node.state() == NodeState::Up);
+                let loads: Vec<usize> = up.map(|node| held(table, node.id)).collect();
                 loads.len() == count && loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1
             }
         };
         self.cluster.until_settled(3, up(5)).await;
         self.goes_on().await;
         let ids = self.cluster.ids().await;
+        // What each of the new nodes holds at least, and what each has that goes.
+        let mut least = 2 * (PARTITIONS as usize * 3 / 5);
         for at in [0, 1] {
+            least += held(&self.cluster.nodes[2].status().await.unwrap().table.unwrap(), ids[at]);
             self.cluster.nodes[2].admin().drain(DrainRequest { node_id: ids[at] }).await.unwrap();
             assert!(self.cluster.nodes[at].ended().await, "{}", self.cluster.nodes[at].log());
         }
         self.cluster.until_settled(3, up(3)).await;
         self.goes_on().await;
-        self.finish("three became five and three again").await;
+        self.finish_with("three became five and three again", least).await;
     }
+}
+
+/// Copies on a node.
+fn held(table: &Table, node: u64) -> usize {
+    let replicas = table.partitions.iter().flat_map(|partition| &partition.replicas);
+    replicas.filter(|replica| replica.node_id == node).count()
 }
 
 async fn grid() -> Loaded<trimaran_client::grid::Grid> {

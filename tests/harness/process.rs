@@ -15,6 +15,7 @@ use tonic_health::pb::health_client::HealthClient;
 use trimaran_client::database::Database;
 use trimaran_client::grid::Grid;
 use trimaran_net::dial::{Dial, TcpDial, channel};
+use trimaran_proto::api::cluster::EventsRequest;
 use trimaran_proto::api::cluster::cluster_admin_client::ClusterAdminClient;
 use trimaran_proto::api::placement::{Partition, ReplicaState, Table};
 use trimaran_proto::internal::cluster::cluster_client::ClusterClient;
@@ -593,6 +594,15 @@ impl Cluster {
             node.until_ready().await;
         }
         self.until_settled(self.nodes.len().min(3), |_| true).await;
+    }
+
+    /// Copies of partitions that were moved to other nodes so far, as the events say. Partitions are of one size where keys are
+    /// spread, so that this is how many bytes were moved, in parts of the whole.
+    pub async fn copies_moved(&self) -> usize {
+        let node = self.nodes.iter().find(|node| node.child.is_some()).unwrap();
+        let events = node.admin().events(EventsRequest {}).await.unwrap().into_inner().events;
+        let is_copy = |text: &str| text.contains("has moved") && text.contains(" to node");
+        events.iter().filter(|event| is_copy(&event.text)).count()
     }
 
     /// The ids of all nodes by place.
