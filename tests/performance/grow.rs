@@ -37,10 +37,10 @@ impl Times {
         times[at] as f64 / 1000.0
     }
 
-    /// Those that were due before, and the others.
-    pub(crate) fn split(self, at: Instant) -> (Self, Self) {
-        let (before, after) = self.0.into_iter().partition(|(due, _)| *due < at);
-        (Self(before), Self(after))
+    /// Those that were due at such times, and the others.
+    pub(crate) fn split(self, wanted: impl Fn(Instant) -> bool) -> (Self, Self) {
+        let (these, others) = self.0.into_iter().partition(|(due, _)| wanted(*due));
+        (Self(these), Self(others))
     }
 }
 
@@ -118,7 +118,7 @@ pub(crate) async fn run(mib: u64, seconds: u64) {
     let added = Instant::now();
     cluster.until_settled(3, |table| is_balanced(table, 4)).await;
     let took = added.elapsed();
-    let (starting, moving) = load.stop().await.split(added);
+    let (starting, moving) = load.stop().await.split(|due| due < added);
     let events = cluster.nodes[0].admin().events(EventsRequest {}).await.unwrap().into_inner().events;
     let is_copy = |text: &str| text.contains("has moved") && text.contains(" to node");
     let copied = events.iter().filter(|event| is_copy(&event.text)).count() as u64;

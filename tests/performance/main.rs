@@ -88,7 +88,7 @@ async fn main() -> ExitCode {
         grow::run(args.mib, args.seconds).await;
     }
     if wanted(What::Restart) {
-        restart::run(args.mib, args.seconds).await;
+        restart::run(args.mib).await;
     }
     if wanted(What::Idle) {
         idle::run(args.seconds).await;

@@ -209,7 +209,7 @@ impl<M: Machine> State<M> {
         let dedup = if planted::is(Bug::RepliesLeftBehind) { Dedup::default() } else { self.dedup.clone() };
         let remember = Remember {
             applied: encode_applied(&meta, self.stamp_ms, &RangeState::default()),
-            answered: if M::DURABLE { dedup.records().collect() } else { Vec::new() },
+            answered: if M::DURABLE { dedup.encoded().collect() } else { Vec::new() },
             forget_below: 0,
         };
         let machine = self.machine.split(split.at, split.group, remember).map_err(io::Error::other)?;
@@ -392,16 +392,17 @@ impl<M: Machine> State<M> {
     /// Replication's own chunks of a snapshot of the state as it is now, and what the machine adds.
     pub(crate) fn chunks(&self) -> SnapshotChunks {
         let is_forgotten = planted::is(Bug::RepliesForgotten);
-        let answered = if is_forgotten { Vec::new() } else { self.dedup.save() };
+        let dedup = if is_forgotten { Dedup::default() } else { self.dedup.clone() };
+        let (count, answered) = dedup.save();
         let own = state::ReplicationState {
             stamp_ms: self.stamp_ms,
-            answered_chunks: u32::try_from(answered.len()).unwrap_or(u32::MAX),
+            answered_chunks: u32::try_from(count).unwrap_or(u32::MAX),
             last_split: self.range.last_split.as_ref().map(codec::put_split),
             frozen_for: self.range.frozen_for.unwrap_or(0),
             last_merge: self.range.last_merge.map(codec::put_merged),
         };
         let own = std::iter::once(own.encode_to_vec());
-        let answered = answered.into_iter().map(|chunk| chunk.encode_to_vec());
+        let answered = answered.map(|chunk| chunk.encode_to_vec());
         Box::new(own.chain(answered).map(|chunk| Ok(chunk.into())).chain(self.machine.snapshot()))
     }
 

@@ -3,8 +3,12 @@
 //! What is remembered is a queue of records, one an entry of the log: forgetting takes whole records from its front,
 //! by the group's clock or by number. So a replica that was opened again or restored from a snapshot, which has read
 //! the same records in the same order, forgets and remembers exactly what the others do.
+//!
+//! A copy shares everything with the original, in parts that are copied when they are written to: a snapshot takes one while
+//! writes wait, and encodes it afterwards.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -18,17 +22,41 @@ const REMEMBER_MS: u64 = 10 * 60 * 1000;
 /// Requests remembered for all sessions of a group; beyond, the oldest are forgotten.
 const REQUESTS_MAX: usize = 1 << 20;
 
-/// Bytes of records in one chunk of a snapshot.
-const CHUNK_BYTES: usize = 1 << 20;
+/// About how many bytes of records are in one block, which is one chunk of a snapshot.
+const BLOCK_BYTES: usize = 1 << 20;
 
-#[derive(Clone, Default)]
+/// What a request counts for in a block beside its reply.
+const REQUEST_BYTES: usize = 32;
+
+/// Parts of the sessions.
+const SHARDS: u64 = 256;
+
+#[derive(Clone)]
 pub(crate) struct Dedup {
-    sessions: HashMap<u64, Session>,
-    records: VecDeque<Record>,
+    /// By the remainder of the session's id.
+    sessions: Vec<Arc<HashMap<u64, Session>>>,
+    /// None of them empty.
+    blocks: VecDeque<Arc<Block>>,
     /// Of the entry that is being applied.
     unsealed: Vec<RequestId>,
+    unsealed_bytes: usize,
     /// In all records and unsealed.
     requests: usize,
+}
+
+impl Default for Dedup {
+    fn default() -> Self {
+        let sessions = (0..SHARDS).map(|_| Arc::default()).collect();
+        Self { sessions, blocks: VecDeque::new(), unsealed: Vec::new(), unsealed_bytes: 0, requests: 0 }
+    }
+}
+
+/// Some records in order.
+#[derive(Clone, Default)]
+struct Block {
+    records: VecDeque<Record>,
+    /// When they were made; replies that nobody needs any more are gone since.
+    bytes: usize,
 }
 
 #[derive(Clone, Default)]
@@ -43,62 +71,101 @@ struct Session {
 struct Record {
     index: u64,
     stamp_ms: u64,
-    requests: Vec<RequestId>,
+    requests: Arc<[RequestId]>,
+}
+
+fn shard(session: u64) -> usize {
+    usize::try_from(session % SHARDS).unwrap_or(0)
 }
 
 impl Dedup {
+    fn session(&self, session: u64) -> Option<&Session> {
+        self.sessions.get(shard(session))?.get(&session)
+    }
+
+    /// The part that a session is in, to be written to.
+    fn shard_mut(&mut self, session: u64) -> &mut HashMap<u64, Session> {
+        Arc::make_mut(&mut self.sessions[shard(session)])
+    }
+
     /// The reply, if this request was applied before.
     pub(crate) fn answered(&self, id: RequestId) -> Option<Bytes> {
-        self.sessions.get(&id.session)?.answers.get(&id.sequence).cloned()
+        self.session(id.session)?.answers.get(&id.sequence).cloned()
     }
 
     /// True if this request was applied before and its caller has said that it has the answer: it must not be
     /// applied, and nobody waits for the reply. (A duplicate that the network kept for a while.)
     pub(crate) fn is_old(&self, id: RequestId) -> bool {
-        self.sessions.get(&id.session).is_some_and(|session| id.sequence < session.answered_below)
+        self.session(id.session).is_some_and(|session| id.sequence < session.answered_below)
     }
 
     /// Remembers a reply, as part of the record that [`Dedup::seal`] ends.
     pub(crate) fn remember(&mut self, id: RequestId, reply: Bytes) {
-        let session = self.sessions.entry(id.session).or_default();
+        self.unsealed_bytes += REQUEST_BYTES + reply.len();
+        let session = self.shard_mut(id.session).entry(id.session).or_default();
         if id.answered_below > session.answered_below {
             session.answered_below = id.answered_below;
             session.answers = session.answers.split_off(&id.answered_below);
         }
         session.requests += 1;
         session.answers.insert(id.sequence, reply);
+        let answered_below = session.answered_below;
         // The record says what the session knew by then, so that reading it again gives the same without those before.
-        self.unsealed.push(RequestId { answered_below: session.answered_below, ..id });
+        self.unsealed.push(RequestId { answered_below, ..id });
         self.requests += 1;
     }
 
     /// Ends the record of the entry at `index`, and forgets what is too old.
     pub(crate) fn seal(&mut self, index: u64, stamp_ms: u64) {
         if !self.unsealed.is_empty() {
-            let requests = std::mem::take(&mut self.unsealed);
-            self.records.push_back(Record { index, stamp_ms, requests });
+            let requests = std::mem::take(&mut self.unsealed).into();
+            let bytes = std::mem::take(&mut self.unsealed_bytes);
+            if self.blocks.back().is_none_or(|block| block.bytes >= BLOCK_BYTES) {
+                self.blocks.push_back(Arc::default());
+            }
+            if let Some(block) = self.blocks.back_mut() {
+                let block = Arc::make_mut(block);
+                block.records.push_back(Record { index, stamp_ms, requests });
+                block.bytes += bytes;
+            }
         }
-        while let Some(oldest) = self.records.front() {
+        while let Some(oldest) = self.first() {
             if oldest.stamp_ms + REMEMBER_MS > stamp_ms && self.requests <= REQUESTS_MAX {
                 return;
             }
-            for id in &oldest.requests {
-                let Some(session) = self.sessions.get_mut(&id.session) else { continue };
+            let requests = Arc::clone(&oldest.requests);
+            for id in requests.iter() {
+                let sessions = self.shard_mut(id.session);
+                let Some(session) = sessions.get_mut(&id.session) else { continue };
                 session.answers.remove(&id.sequence);
                 session.requests -= 1;
                 if session.requests == 0 {
-                    self.sessions.remove(&id.session);
+                    sessions.remove(&id.session);
                 }
             }
-            self.requests -= oldest.requests.len();
-            self.records.pop_front();
+            self.requests -= requests.len();
+            if let Some(block) = self.blocks.front_mut() {
+                let block = Arc::make_mut(block);
+                block.records.pop_front();
+                if block.records.is_empty() {
+                    self.blocks.pop_front();
+                }
+            }
         }
+    }
+
+    fn first(&self) -> Option<&Record> {
+        self.blocks.front()?.records.front()
+    }
+
+    fn records(&self) -> impl Iterator<Item = &Record> {
+        self.blocks.iter().flat_map(|block| &block.records)
     }
 
     /// Remembers what another group has answered, as part of the record that [`Dedup::seal`] ends. What both know was
     /// answered before one was split from the other.
     pub(crate) fn absorb(&mut self, other: &Self) {
-        for &id in other.records.iter().flat_map(|record| &record.requests) {
+        for &id in other.records().flat_map(|record| record.requests.iter()) {
             if !self.is_old(id) && self.answered(id).is_none() {
                 self.remember(id, other.answered(id).unwrap_or_default());
             }
@@ -107,18 +174,18 @@ impl Dedup {
 
     /// Index of the oldest record; those below are forgotten.
     pub(crate) fn oldest(&self) -> Option<u64> {
-        self.records.front().map(|record| record.index)
+        self.first().map(|record| record.index)
     }
 
     /// The newest record, encoded, if it is of the entry at `index`.
     pub(crate) fn newest(&self, index: u64) -> Option<Bytes> {
-        let newest = self.records.back().filter(|record| record.index == index)?;
+        let newest = self.blocks.back()?.records.back().filter(|record| record.index == index)?;
         Some(self.encode(newest).encode_to_vec().into())
     }
 
     /// All records, encoded, with the index of their entries.
-    pub(crate) fn records(&self) -> impl Iterator<Item = (u64, Bytes)> {
-        self.records.iter().map(|record| (record.index, self.encode(record).encode_to_vec().into()))
+    pub(crate) fn encoded(&self) -> impl Iterator<Item = (u64, Bytes)> {
+        self.records().map(|record| (record.index, self.encode(record).encode_to_vec().into()))
     }
 
     fn encode(&self, record: &Record) -> state::Answered {
@@ -132,24 +199,14 @@ impl Dedup {
         state::Answered { index: record.index, stamp_ms: record.stamp_ms, requests: requests.collect() }
     }
 
-    /// All records, in chunks.
-    pub(crate) fn save(&self) -> Vec<state::AnsweredChunk> {
-        let mut chunks = Vec::new();
-        let mut chunk = state::AnsweredChunk::default();
-        let mut bytes = 0;
-        for record in &self.records {
-            let record = self.encode(record);
-            bytes += record.encoded_len();
-            chunk.records.push(record);
-            if bytes >= CHUNK_BYTES {
-                chunks.push(std::mem::take(&mut chunk));
-                bytes = 0;
-            }
-        }
-        if !chunk.records.is_empty() {
-            chunks.push(chunk);
-        }
-        chunks
+    /// How many chunks all records are, and the chunks.
+    pub(crate) fn save(&self) -> (usize, impl Iterator<Item = state::AnsweredChunk> + Send + use<>) {
+        let copy = self.clone();
+        let chunks = (0..copy.blocks.len()).map(move |block| {
+            let records = copy.blocks[block].records.iter();
+            state::AnsweredChunk { records: records.map(|record| copy.encode(record)).collect() }
+        });
+        (self.blocks.len(), chunks)
     }
 
     /// Reads a record again, behind those read before.
@@ -196,7 +253,7 @@ mod tests {
         assert!(dedup.answered(id(2, 2, 0)).is_some());
         assert_eq!(dedup.oldest(), Some(2));
         dedup.seal(12, 1000 + 60 * 60_000);
-        assert!(dedup.sessions.is_empty());
+        assert!(dedup.sessions.iter().all(|shard| shard.is_empty()) && dedup.blocks.is_empty());
         assert_eq!((dedup.requests, dedup.oldest()), (0, None));
     }
 
@@ -242,7 +299,7 @@ mod tests {
                         from_disk.restore(state::Answered::decode(record.clone()).unwrap());
                     }
                     let mut from_snapshot = Dedup::default();
-                    for record in first.save().into_iter().flat_map(|chunk| chunk.records) {
+                    for record in first.save().1.flat_map(|chunk| chunk.records) {
                         from_snapshot.restore(record);
                     }
                     copies.extend([from_disk, from_snapshot]);
