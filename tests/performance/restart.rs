@@ -57,6 +57,13 @@ async fn watch(folder: PathBuf, until: Instant) -> Vec<(Instant, Instant)> {
     spans
 }
 
+/// A line of a log without its colours.
+fn plain(line: &str) -> String {
+    line.split('\u{1b}')
+        .map(|part| part.split_once('m').filter(|_| part.starts_with('[')).map_or(part, |(_, text)| text))
+        .collect()
+}
+
 /// How the name of a snapshot ends that is whole.
 const FINAL: &str = ".snapshot";
 
@@ -101,5 +108,20 @@ pub(crate) async fn run(mib: u64) {
         took.as_secs_f64() / floor.as_secs_f64()
     );
     let log = cluster.nodes[0].log();
-    println!("lines of its log that tell how far it is: {}", log.matches("percent").count());
+    let waited = |line: &str| {
+        line.split_once("writes_waited_us")?
+            .1
+            .trim_start_matches(|c: char| !c.is_ascii_digit())
+            .split(|c: char| !c.is_ascii_digit())
+            .next()?
+            .parse::<u64>()
+            .ok()
+    };
+    let waited: Vec<u64> = log.lines().map(plain).filter_map(|line| waited(&line)).collect();
+    println!(
+        "writes waited for {} snapshots for {} µs at most; lines of the log that tell how far the start is: {}",
+        waited.len(),
+        waited.iter().max().copied().unwrap_or_default(),
+        log.matches("percent").count()
+    );
 }

@@ -16,6 +16,8 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::{Mutex, RwLock};
 use prost::Message as _;
 use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::info;
 use trimaran_proto::state::log as state;
 
 use crate::codec;
@@ -646,11 +648,13 @@ impl<M: Machine> RaftSnapshotBuilder<Config> for Builder<M> {
             Some(store) => store,
         };
         drop(self.log_is_needed.write().await);
-        let (meta, chunks) = {
+        let (meta, chunks, writes_waited) = {
             let state = self.state.read();
-            (state.meta(), state.chunks())
+            let began = Instant::now();
+            (state.meta(), state.chunks(), began.elapsed())
         };
         let (group, current) = (self.group, Arc::clone(&self.current));
+        info!(group, writes_waited_us = writes_waited.as_micros(), "a snapshot is written");
         blocking(move || {
             let mut writer = store.write(group, &meta)?;
             for chunk in chunks {
