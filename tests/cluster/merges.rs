@@ -22,34 +22,39 @@ async fn partitions(cluster: &Cluster) -> Vec<Partition> {
     partitions
 }
 
-/// Asks for a merge until somebody takes it. Returns the partition that goes.
-async fn begin_merge(cluster: &Cluster, partition_id: u64) -> u64 {
-    let mut from = 0;
+/// Asks for a merge until somebody takes it. Returns the partition that goes, and the version of the table that tells of it.
+async fn begin_merge(cluster: &Cluster, partition_id: u64) -> (u64, u64) {
+    let mut begun = None;
     until("a merge is begun", async || {
         let asked = cluster.nodes.iter().find(|node| node.is_running()).unwrap();
         match asked.admin().merge(MergeRequest { partition_id }).await {
-            Ok(reply) => from = reply.into_inner().from_partition_id,
+            Ok(reply) => begun = Some(reply.into_inner()),
             Err(refused) => println!("not merged yet: {}", refused.message()),
         }
-        from != 0
+        begun.is_some()
     })
     .await;
-    from
+    let begun = begun.unwrap();
+    (begun.from_partition_id, begun.version)
 }
 
 /// Merges until the partition behind is gone: one that a kill interrupts may be given up.
 async fn merge(cluster: &Cluster, partition_id: u64) {
-    let from = begin_merge(cluster, partition_id).await;
+    let (from, mut version) = begin_merge(cluster, partition_id).await;
     let mut is_gone = false;
     while !is_gone {
         until("the merge is decided", async || {
             let table = table(cluster).await;
             is_gone = table.partitions.iter().all(|partition| partition.id != from);
-            is_gone || table.partitions.iter().all(|partition| partition.merging.is_none())
+            // A node that is asked may not know of it yet.
+            let is_decided = table.partitions.iter().all(|partition| partition.merging.is_none());
+            is_gone || (table.version >= version && is_decided)
         })
         .await;
         if !is_gone {
-            assert_eq!(begin_merge(cluster, partition_id).await, from);
+            let (again, begun) = begin_merge(cluster, partition_id).await;
+            assert_eq!(again, from);
+            version = begun;
         }
     }
 }
@@ -94,11 +99,11 @@ async fn partitions_are_merged_under_load<R: Registers + Whole>(
     for (count, killed) in [(3, 0), (2, 1)] {
         let pair = partitions(&cluster).await;
         let victim = leader_of(&cluster, &pair[killed]).await;
-        begin_merge(&cluster, pair[0].id).await;
+        let (_, begun) = begin_merge(&cluster, pair[0].id).await;
         cluster.nodes[victim].kill();
         go_on("clients write without it").await;
         cluster.nodes[victim].start();
-        cluster.until_settled(3, |_| true).await;
+        cluster.until_settled(3, |table| table.version >= begun).await;
         go_on("clients write with it").await;
         if partitions(&cluster).await.len() > count {
             println!("{name}: the merge was given up when a leader died");

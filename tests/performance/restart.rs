@@ -73,6 +73,7 @@ pub(crate) async fn run(mib: u64) {
     let keys = fill(&grid, mib).await;
     // What filling has made due is written by then.
     tokio::time::sleep(Duration::from_secs(10)).await;
+    let filling = cluster.nodes[0].log();
     let load = Load::start(&grid, KEYS, WRITE_BYTES);
     let spans = watch(cluster.nodes[0].data().join("snapshots"), Instant::now() + SNAPSHOTS_TAKE).await;
     let is_within = |due: Instant| spans.iter().any(|&(from, to)| from <= due && due <= to);
@@ -88,6 +89,7 @@ pub(crate) async fn run(mib: u64) {
         let (before, after) = (quiet.percentile(percent), writing.percentile(percent));
         println!("| p{percent}, ms | {before:.2} | {after:.2} | {:.2} |", after / before);
     }
+    let log = cluster.nodes[0].log();
     cluster.nodes[0].kill();
     let began = Instant::now();
     let bytes = read_all(&cluster.nodes[0].data());
@@ -107,21 +109,19 @@ pub(crate) async fn run(mib: u64) {
         took.as_secs_f64(),
         took.as_secs_f64() / floor.as_secs_f64()
     );
-    let log = cluster.nodes[0].log();
-    let waited = |line: &str| {
-        line.split_once("writes_waited_us")?
-            .1
-            .trim_start_matches(|c: char| !c.is_ascii_digit())
-            .split(|c: char| !c.is_ascii_digit())
-            .next()?
-            .parse::<u64>()
-            .ok()
-    };
-    let waited: Vec<u64> = log.lines().map(plain).filter_map(|line| waited(&line)).collect();
     println!(
-        "writes waited for {} snapshots for {} µs at most; lines of the log that tell how far the start is: {}",
-        waited.len(),
-        waited.iter().max().copied().unwrap_or_default(),
-        log.matches("percent").count()
+        "writes waited for snapshots, µs at most: {} while it was filled, {} under the load; lines of the log that tell how far the start is: {}",
+        longest_wait(&filling),
+        longest_wait(&log[filling.len()..]),
+        cluster.nodes[0].log().matches("percent").count()
     );
+}
+
+/// The longest that writes waited for a snapshot, as a log tells, microseconds.
+fn longest_wait(log: &str) -> u64 {
+    let waited = |line: String| {
+        let digits = line.split_once("writes_waited_us=")?.1;
+        digits.split(|found: char| !found.is_ascii_digit()).next()?.parse().ok()
+    };
+    log.lines().map(plain).filter_map(waited).max().unwrap_or_default()
 }
