@@ -137,6 +137,7 @@ impl Machine for GridMachine {
 
     fn freeze(&mut self, frozen: bool) {
         self.is_frozen = frozen;
+        self.events.wake();
     }
 
     fn merge(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {

@@ -267,6 +267,11 @@ impl Router {
         self.until_answered(partition, &Ask::Read { queries: Vec::new() }).await.map(drop)
     }
 
+    /// True if the partition is known to have become part of another one.
+    pub fn is_merged_away(&self, partition: u64) -> bool {
+        self.inner.routes.is_merged_away(partition)
+    }
+
     /// The version of the table, as it changes.
     pub fn table_version(&self) -> tokio::sync::watch::Receiver<u64> {
         self.inner.routes.table_version()

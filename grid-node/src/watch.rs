@@ -76,6 +76,11 @@ impl Events {
         Self { kept: Arc::new(Mutex::new(kept)), newest: watch::Sender::new(newest) }
     }
 
+    /// Wakes the watches: something else has changed for them.
+    pub(crate) fn wake(&self) {
+        self.newest.send_modify(|_newest| ());
+    }
+
     /// A snapshot has replaced everything up to this version.
     pub(crate) fn forget_until(&self, version: u64) {
         let mut kept = self.kept.lock();

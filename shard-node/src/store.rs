@@ -567,10 +567,8 @@ impl Store {
             return Ok(());
         }
         let mut batch = Batch::default();
-        let mut taken = self.shared.taking();
-        self.take(&mut taken, &mut batch)?;
+        self.take(&mut batch)?;
         self.engine.write(batch)?;
-        drop(taken);
         if (first, last) != (self.first, self.last) {
             (self.first, self.last, self.tokens_changed) = (first, last, true);
             // What was wiped before were the rows of the range that this copy had.

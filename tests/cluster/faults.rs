@@ -41,8 +41,7 @@ impl<R: Large> Loaded<R> {
 
     /// Waits for more writes, several of each client.
     async fn goes_on(&self) {
-        let now = self.load.acknowledged.load(Ordering::Acquire);
-        until("clients write", async || self.load.acknowledged.load(Ordering::Acquire) > now + 200).await;
+        self.load.goes_on("clients write").await;
     }
 
     /// After what no copy has to be moved for.

@@ -3,13 +3,11 @@
 //! acknowledged write, and no more is copied than has to be.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 use trimaran_proto::api::cluster::{BalanceRequest, DrainRequest, EventsRequest, MoveRequest, RemoveRequest};
 use trimaran_proto::api::placement::{NodeState, Table};
 use trimaran_tests::harness::process::{Cluster, Node};
-use trimaran_tests::harness::until;
 use trimaran_tests::workload::registers::{InTable, Load, Registers};
 use trimaran_tests::workload::watches::Watched;
 
@@ -53,12 +51,7 @@ async fn a_cluster_grows_shrinks_and_heals<R: Registers>(name: &str, mut cluster
         registers.write(&format!("settled-{key}"), key).await.unwrap();
     }
     let load = Load::start(&registers, 6, SEED);
-    let acknowledged = || load.acknowledged.load(Ordering::Acquire);
-    let go_on = async |what: &str| {
-        let now = acknowledged();
-        until(what, async || acknowledged() > now + 200).await;
-    };
-    go_on("clients write").await;
+    load.goes_on("clients write").await;
 
     let began = Instant::now();
     let fourth = cluster.add().await;
@@ -67,7 +60,7 @@ async fn a_cluster_grows_shrinks_and_heals<R: Registers>(name: &str, mut cluster
     let ids = cluster.ids().await;
     assert_eq!(copies(&table(&cluster).await)[&ids[fourth]] as u64, PARTITIONS * 3 / 4);
     assert_eq!(copies_made(&cluster).await as u64, PARTITIONS * 3 / 4, "a quarter and no more");
-    go_on("clients write to four nodes").await;
+    load.goes_on("clients write to four nodes").await;
 
     // One that leads something is drained, over another node than itself.
     let began = Instant::now();
@@ -77,7 +70,7 @@ async fn a_cluster_grows_shrinks_and_heals<R: Registers>(name: &str, mut cluster
     assert!(cluster.nodes[leaving].ended().await, "{}", cluster.nodes[leaving].log());
     cluster.until_settled(3, |table| is_balanced(table, 3)).await;
     println!("{name}: a node was drained after {:?}", began.elapsed());
-    go_on("clients write to three nodes").await;
+    load.goes_on("clients write to three nodes").await;
     // Three nodes are needed for three copies.
     let staying = (0..4).find(|&at| at != leaving).unwrap();
     let refused =
@@ -101,7 +94,7 @@ async fn a_cluster_grows_shrinks_and_heals<R: Registers>(name: &str, mut cluster
         })
         .await;
     println!("{name}: a dead node was replaced after {:?}", began.elapsed());
-    go_on("clients write without the dead node").await;
+    load.goes_on("clients write without the dead node").await;
     cluster.nodes[victim].start();
     assert!(!cluster.nodes[victim].ended().await);
     let log = cluster.nodes[victim].log();
@@ -128,7 +121,7 @@ async fn a_cluster_grows_shrinks_and_heals<R: Registers>(name: &str, mut cluster
         })
         .await;
     assert!(ids.contains(&to_node));
-    go_on("clients write after all of it").await;
+    load.goes_on("clients write after all of it").await;
 
     let report = load.finish().await;
     println!("{name}: {report:?}");

@@ -2,16 +2,14 @@
 //! because nobody asks them anything any more. Nothing acknowledged is lost or repeated, no read is older than an
 //! acknowledged write, a scan sees every key once, a watch every change once.
 
-use std::sync::atomic::Ordering;
-
 use trimaran_proto::api::cluster::{EventsRequest, MergeRequest};
 use trimaran_proto::api::placement::Partition;
 use trimaran_tests::harness::process::Cluster;
 use trimaran_tests::harness::until;
-use trimaran_tests::workload::registers::{InTable, Load, Registers};
+use trimaran_tests::workload::registers::{InTable, Registers};
 use trimaran_tests::workload::watches::Watched;
 
-use crate::splits::{SETTLED_KEYS, Whole, must_have_everything, split, table};
+use crate::splits::{SETTLED_KEYS, Whole, must_have_everything, settle_and_load, split, table};
 
 const SEED: u64 = 12;
 
@@ -71,29 +69,21 @@ async fn partitions_are_merged_under_load<R: Registers + Whole>(
     mut cluster: Cluster,
     registers: R,
 ) {
-    for key in 0..SETTLED_KEYS {
-        registers.write(&format!("settled-{key}"), key).await.unwrap();
-    }
-    let load = Load::start(&registers, 6, SEED);
-    let acknowledged = || load.acknowledged.load(Ordering::Acquire);
-    let go_on = async |what: &str| {
-        let now = acknowledged();
-        until(what, async || acknowledged() > now + 200).await;
-    };
-    go_on("clients write").await;
+    let load = settle_and_load(&registers, SEED).await;
+    load.goes_on("clients write").await;
     for count in [4, 6] {
         for partition in partitions(&cluster).await.into_iter().take(2) {
             split(&cluster, partition.id).await;
         }
         cluster.until_settled(3, |table| table.partitions.len() == count).await;
     }
-    go_on("clients write to six partitions").await;
+    load.goes_on("clients write to six partitions").await;
     // Each with the one behind it, those that were never one too.
     for count in [5, 4] {
         let first = partitions(&cluster).await[1].id;
         merge(&cluster, first).await;
         cluster.until_settled(3, |table| table.partitions.len() == count).await;
-        go_on("clients write beside a merge").await;
+        load.goes_on("clients write beside a merge").await;
     }
     // The node that leads one of the two is killed while they become one, and comes back.
     for (count, killed) in [(3, 0), (2, 1)] {
@@ -101,10 +91,10 @@ async fn partitions_are_merged_under_load<R: Registers + Whole>(
         let victim = leader_of(&cluster, &pair[killed]).await;
         let (_, begun) = begin_merge(&cluster, pair[0].id).await;
         cluster.nodes[victim].kill();
-        go_on("clients write without it").await;
+        load.goes_on("clients write without it").await;
         cluster.nodes[victim].start();
         cluster.until_settled(3, |table| table.version >= begun).await;
-        go_on("clients write with it").await;
+        load.goes_on("clients write with it").await;
         if partitions(&cluster).await.len() > count {
             println!("{name}: the merge was given up when a leader died");
             merge(&cluster, pair[0].id).await;
@@ -114,18 +104,18 @@ async fn partitions_are_merged_under_load<R: Registers + Whole>(
     let first = partitions(&cluster).await[0].id;
     merge(&cluster, first).await;
     cluster.until_settled(3, |table| table.partitions.len() == 1).await;
-    go_on("clients write to one partition").await;
+    load.goes_on("clients write to one partition").await;
     // What was merged can be split again, and starts again.
     let whole = partitions(&cluster).await[0].id;
     split(&cluster, whole).await;
     cluster.until_settled(3, |table| table.partitions.len() == 2).await;
     for at in 0..cluster.nodes.len() {
         cluster.nodes[at].kill();
-        go_on("clients write without it").await;
+        load.goes_on("clients write without it").await;
         cluster.nodes[at].start();
         cluster.until_settled(3, |_| true).await;
     }
-    go_on("clients write to all that came back").await;
+    load.goes_on("clients write to all that came back").await;
 
     must_have_everything(name, &registers, load).await;
 }
@@ -202,10 +192,7 @@ async fn partitions_that_were_one_and_are_cold_become_one_again() {
 
 /// Split and merged without a break: what a request sees of it is always one of the two, and never what was before.
 async fn again_and_again<R: Registers + Whole>(name: &str, cluster: Cluster, registers: R) {
-    for key in 0..SETTLED_KEYS {
-        registers.write(&format!("settled-{key}"), key).await.unwrap();
-    }
-    let load = Load::start(&registers, 6, SEED);
+    let load = settle_and_load(&registers, SEED).await;
     for _ in 0..ROUNDS {
         let whole = partitions(&cluster).await[0].id;
         split(&cluster, whole).await;

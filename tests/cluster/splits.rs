@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -100,19 +99,11 @@ async fn partitions_are_split_under_load<R: Registers + Whole>(
     mut cluster: Cluster,
     registers: R,
 ) {
-    for key in 0..SETTLED_KEYS {
-        registers.write(&format!("settled-{key}"), key).await.unwrap();
-    }
-    let load = Load::start(&registers, 6, SEED);
-    let acknowledged = || load.acknowledged.load(Ordering::Acquire);
-    let go_on = async |what: &str| {
-        let now = acknowledged();
-        until(what, async || acknowledged() > now + 200).await;
-    };
-    go_on("clients write").await;
+    let load = settle_and_load(&registers, SEED).await;
+    load.goes_on("clients write").await;
     for partition in table(&cluster).await.partitions {
         split(&cluster, partition.id).await;
-        go_on("clients write beside a split").await;
+        load.goes_on("clients write beside a split").await;
     }
     cluster.until_settled(3, |table| table.partitions.len() == 4).await;
     // The node that leads is killed while a partition is being split, and comes back.
@@ -122,21 +113,29 @@ async fn partitions_are_split_under_load<R: Registers + Whole>(
         let victim = cluster.ids().await.iter().position(|&id| id == leader).unwrap();
         split(&cluster, partition.id).await;
         cluster.nodes[victim].kill();
-        go_on("clients write without it").await;
+        load.goes_on("clients write without it").await;
         cluster.nodes[victim].start();
         cluster.until_settled(3, |_| true).await;
-        go_on("clients write with it").await;
+        load.goes_on("clients write with it").await;
     }
     cluster.until_settled(3, |table| table.partitions.len() == 6).await;
     // All at once: whatever was being written is found again.
     for partition in table(&cluster).await.partitions {
         split(&cluster, partition.id).await;
     }
-    go_on("clients write while everything is split").await;
+    load.goes_on("clients write while everything is split").await;
     cluster.until_settled(3, |table| table.partitions.len() == 12).await;
-    go_on("clients write to twelve partitions").await;
+    load.goes_on("clients write to twelve partitions").await;
 
     must_have_everything(name, &registers, load).await;
+}
+
+/// Writes what nobody writes to again, and starts a load.
+pub(crate) async fn settle_and_load<R: Registers>(registers: &R, seed: u64) -> Load<R> {
+    for key in 0..SETTLED_KEYS {
+        registers.write(&format!("settled-{key}"), key).await.unwrap();
+    }
+    Load::start(registers, 6, seed)
 }
 
 /// Ends the load: what was written is there, each key once, and is counted.

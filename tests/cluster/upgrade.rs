@@ -3,14 +3,13 @@
 //! until no node of it is left, and from then on such a node is.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use trimaran_proto::api::cluster::MergeRequest;
 use trimaran_tests::harness::process::{Cluster, release_before};
 use trimaran_tests::harness::until;
-use trimaran_tests::workload::registers::{InTable, Load, Registers};
+use trimaran_tests::workload::registers::{InTable, Registers};
 
-use crate::splits::{SETTLED_KEYS, Whole, must_have_everything, split, table};
+use crate::splits::{Whole, must_have_everything, settle_and_load, split, table};
 
 const SEED: u64 = 13;
 
@@ -29,35 +28,27 @@ async fn a_rolling_upgrade<R: Registers + Whole>(
     mut cluster: Cluster,
     registers: R,
 ) {
-    for key in 0..SETTLED_KEYS {
-        registers.write(&format!("settled-{key}"), key).await.unwrap();
-    }
-    let load = Load::start(&registers, 6, SEED);
-    let acknowledged = || load.acknowledged.load(Ordering::Acquire);
-    let go_on = async |what: &str| {
-        let now = acknowledged();
-        until(what, async || acknowledged() > now + 200).await;
-    };
-    go_on("clients write to the release before").await;
+    let load = settle_and_load(&registers, SEED).await;
+    load.goes_on("clients write to the release before").await;
     // One is upgraded, that is taken back, and it is upgraded again.
     for release in [None, Some(before), None] {
         assert!(cluster.nodes[0].stop());
         cluster.nodes[0].use_release(release);
         cluster.nodes[0].start();
         cluster.until_complete().await;
-        go_on("clients write to both releases").await;
+        load.goes_on("clients write to both releases").await;
     }
     // A cluster of both grows by nodes of both, and does what both know.
     for release in [None, Some(before)] {
         cluster.add_of_release(release);
         cluster.add().await;
         cluster.until_settled(3, |table| table.partitions.len() == 2).await;
-        go_on("clients write to more nodes").await;
+        load.goes_on("clients write to more nodes").await;
     }
     let whole = table(&cluster).await.partitions[0].id;
     split(&cluster, whole).await;
     cluster.until_settled(3, |table| table.partitions.len() == 3).await;
-    go_on("clients write to what was split").await;
+    load.goes_on("clients write to what was split").await;
     let refused = ask_for_a_merge(&cluster, 0).await.unwrap_err();
     // By a leader of this release, or of the one before.
     let words = ["not every node knows how to merge", "a command of a newer release"];
@@ -74,7 +65,7 @@ async fn a_rolling_upgrade<R: Registers + Whole>(
         cluster.nodes[at].start();
         cluster.nodes[at].until_ready().await;
         cluster.until_settled(3, |_| true).await;
-        go_on("clients write on").await;
+        load.goes_on("clients write on").await;
     }
     until("what only this release knows is used", async || match ask_for_a_merge(&cluster, 1).await {
         Ok(_) => true,
@@ -85,7 +76,7 @@ async fn a_rolling_upgrade<R: Registers + Whole>(
     })
     .await;
     cluster.until_settled(3, |table| table.partitions.len() == 2).await;
-    go_on("clients write to what was merged").await;
+    load.goes_on("clients write to what was merged").await;
     // Now there is no way back.
     assert!(cluster.nodes[3].stop());
     cluster.nodes[3].use_release(Some(before));

@@ -16,6 +16,7 @@ use trimaran_client::database::{
 };
 use trimaran_client::grid::Grid;
 
+use crate::harness::until;
 use crate::model::linearizable::{Action, Operation, Verdict, check};
 
 /// What the clients write to and read from.
@@ -196,6 +197,13 @@ impl<R: Registers> Load<R> {
         ends.extend([from, now]);
         ends.sort_unstable();
         Duration::from_micros(ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default())
+    }
+
+    /// Waits for more writes, several of each client; `what` is said if they do not come.
+    pub async fn goes_on(&self, what: &str) {
+        let acknowledged = || self.acknowledged.load(Ordering::Acquire);
+        let now = acknowledged();
+        until(what, async || acknowledged() > now + 200).await;
     }
 
     /// Stops the clients and checks what they saw; panics with the operations where it is not right.

@@ -231,10 +231,11 @@ impl Leader<'_> {
     }
 
     fn partitions(&self) -> Vec<trimaran_placement::table::Partition> {
+        let needed: BTreeSet<u64> = self.meta.unproven_parts().map(|part| part.split_from).collect();
         let partition = |partition: &wire::Partition| {
             let mut found = trimaran_net::placement::get(partition);
             // It would be refused.
-            found.range_changes |= self.meta.must_have_no_unproven_part(partition.id).is_err();
+            found.range_changes |= needed.contains(&partition.id);
             found
         };
         self.meta.partitions.values().map(partition).collect()

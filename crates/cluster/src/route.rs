@@ -240,7 +240,8 @@ impl<M: Machine> Routes<M> {
         }
     }
 
-    fn is_merged_away(&self, partition: u64) -> bool {
+    /// True if the partition is known to have become part of another one.
+    pub fn is_merged_away(&self, partition: u64) -> bool {
         self.inner.cluster.meta().borrow().is_merged_away(partition)
     }
 

@@ -29,7 +29,7 @@ const BLOCK_BYTES: usize = 1 << 20;
 const REQUEST_BYTES: usize = 32;
 
 /// Parts of the sessions.
-const SHARDS: u64 = 256;
+const SHARDS: usize = 256;
 
 #[derive(Clone)]
 pub(crate) struct Dedup {
@@ -46,7 +46,8 @@ pub(crate) struct Dedup {
 
 impl Default for Dedup {
     fn default() -> Self {
-        let sessions = (0..SHARDS).map(|_| Arc::default()).collect();
+        // One that all share, until something is in it.
+        let sessions = vec![Arc::default(); SHARDS];
         Self { sessions, blocks: VecDeque::new(), unsealed: Vec::new(), unsealed_bytes: 0, requests: 0 }
     }
 }
@@ -75,7 +76,7 @@ struct Record {
 }
 
 fn shard(session: u64) -> usize {
-    usize::try_from(session % SHARDS).unwrap_or(0)
+    (session % SHARDS as u64) as usize
 }
 
 impl Dedup {
@@ -199,14 +200,14 @@ impl Dedup {
         state::Answered { index: record.index, stamp_ms: record.stamp_ms, requests: requests.collect() }
     }
 
-    /// How many chunks all records are, and the chunks.
-    pub(crate) fn save(&self) -> (usize, impl Iterator<Item = state::AnsweredChunk> + Send + use<>) {
-        let copy = self.clone();
-        let chunks = (0..copy.blocks.len()).map(move |block| {
-            let records = copy.blocks[block].records.iter();
-            state::AnsweredChunk { records: records.map(|record| copy.encode(record)).collect() }
+    /// How many chunks all records of a copy are, and the chunks.
+    pub(crate) fn save(self) -> (usize, impl Iterator<Item = state::AnsweredChunk> + Send) {
+        let count = self.blocks.len();
+        let chunks = (0..count).map(move |block| {
+            let records = self.blocks[block].records.iter();
+            state::AnsweredChunk { records: records.map(|record| self.encode(record)).collect() }
         });
-        (self.blocks.len(), chunks)
+        (count, chunks)
     }
 
     /// Reads a record again, behind those read before.
@@ -299,7 +300,7 @@ mod tests {
                         from_disk.restore(state::Answered::decode(record.clone()).unwrap());
                     }
                     let mut from_snapshot = Dedup::default();
-                    for record in first.save().1.flat_map(|chunk| chunk.records) {
+                    for record in first.clone().save().1.flat_map(|chunk| chunk.records) {
                         from_snapshot.restore(record);
                     }
                     copies.extend([from_disk, from_snapshot]);

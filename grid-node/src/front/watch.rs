@@ -280,7 +280,6 @@ impl Watch {
                     changed = newest.changed() => if changed.is_err() { return Ended::Away },
                     _ = table.changed() => {}
                     () = group.closed() => is_closed = true,
-                    () = tokio::time::sleep(LOOK_AGAIN_AFTER), if self.is_merged_away() => {}
                     () = self.messages.closed() => return Ended::Unread,
                 }
             }
@@ -313,7 +312,7 @@ impl Watch {
             Some(absorbed) if from.version >= absorbed.last_version => Ok(Some(absorbed.at_version)),
             Some(absorbed) => Err(Compacted { oldest: absorbed.at_version }),
             // Of a partition that is long gone.
-            None if table.get(from.partition).is_none()
+            None if self.router.is_merged_away(from.partition)
                 && first <= self.part.first
                 && token::slot_start(token::slot_of(self.part.last)) <= last =>
             {

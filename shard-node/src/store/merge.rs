@@ -4,7 +4,7 @@
 //! copy may still be at work. So who takes rows says so first, to those that run and on disk, and whoever finds that its rows
 //! are taken writes none any more.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use trimaran_placement::token::Token;
@@ -77,10 +77,11 @@ impl Store {
         self.absorbed.push(partition);
     }
 
-    /// Has the partitions that are part of this one write no rows any more, from this batch on.
-    pub(super) fn take(&self, taken: &mut BTreeSet<u64>, batch: &mut Batch) -> Result<(), StorageError> {
+    /// Has the partitions that are part of this one write no rows here any more; those that run from now on, those that are
+    /// opened once `batch` is written. A crash in between leaves them what they had, and this one without it.
+    pub(super) fn take(&self, batch: &mut Batch) -> Result<(), StorageError> {
+        self.shared.take(&self.absorbed);
         for &partition in &self.absorbed {
-            taken.insert(partition);
             let range = keyed(b'G', &[&partition.to_be_bytes()]);
             if self.engine.get(&range)?.is_some() {
                 let (first, last) = NONE;
@@ -96,8 +97,7 @@ impl Store {
         let rows: HashMap<Bytes, Bytes> = rows
             .map(|(row, version, item)| (keyed(b'C', &[&row]), Current::encode(version, &item)))
             .collect();
-        let mut taken = self.shared.taking();
-        self.take(&mut taken, &mut batch)?;
+        self.take(&mut batch)?;
         // A replica that was behind may have left older rows here.
         for space in *b"CH" {
             for range in self.ranges(space, merging.first, merging.last) {

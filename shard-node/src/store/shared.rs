@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{RwLock, RwLockReadGuard};
 use trimaran_storage::engine::Engine;
 
 /// The engine, and which partitions have lost their rows here to others.
 pub struct Shared {
     engine: Arc<dyn Engine>,
-    /// Read by whoever writes rows, until they are written.
+    /// Held for reading by whoever writes rows, until they are written.
     taken: RwLock<BTreeSet<u64>>,
 }
 
@@ -40,8 +40,8 @@ impl Shared {
         self.taken.read()
     }
 
-    /// While it is held, nobody else writes rows.
-    pub(super) fn taking(&self) -> RwLockWriteGuard<'_, BTreeSet<u64>> {
-        self.taken.write()
+    /// From when this returns on, none of these writes rows any more.
+    pub(super) fn take(&self, partitions: &[u64]) {
+        self.taken.write().extend(partitions);
     }
 }

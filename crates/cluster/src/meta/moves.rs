@@ -24,10 +24,14 @@ pub(crate) fn is_moving(partition: &wire::Partition) -> bool {
 }
 
 impl Meta {
+    /// Partitions that may still need the replicas of those that they were split from.
+    pub(crate) fn unproven_parts(&self) -> impl Iterator<Item = &wire::Partition> {
+        self.partitions.values().filter(|part| part.unproven && !part.lost)
+    }
+
     /// Refuses to take a replica away that another partition may still need to begin with.
-    pub(crate) fn must_have_no_unproven_part(&self, id: u64) -> Result<(), String> {
-        let needs = |part: &&wire::Partition| part.split_from == id && part.unproven && !part.lost;
-        match self.partitions.values().find(needs) {
+    pub(super) fn must_have_no_unproven_part(&self, id: u64) -> Result<(), String> {
+        match self.unproven_parts().find(|part| part.split_from == id) {
             Some(part) => Err(format!("partition {} was split from partition {id} just now", part.id)),
             None => Ok(()),
         }
