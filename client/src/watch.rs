@@ -1,6 +1,5 @@
 //! A watch of the grid that outlives the nodes that serve it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,8 +22,8 @@ pub struct Watch {
     grid: Grid,
     key: Bytes,
     prefix: bool,
-    /// The version up to which everything of a partition was seen.
-    seen: BTreeMap<u64, u64>,
+    /// How far it is, each position about other keys.
+    seen: Vec<Position>,
     stream: Option<Streaming<WatchEvents>>,
 }
 
@@ -35,15 +34,14 @@ impl Watch {
         prefix: bool,
         from: Vec<Position>,
     ) -> Result<Self, Error> {
-        let seen = from.into_iter().map(|position| (position.partition, position.version)).collect();
-        let mut watch = Self { grid, key, prefix, seen, stream: None };
+        let mut watch = Self { grid, key, prefix, seen: from, stream: None };
         watch.stream = Some(watch.connect().await?);
         Ok(watch)
     }
 
-    /// Where the watch is, per partition: what another one may begin from.
+    /// Where the watch is: what another one may begin from.
     pub fn positions(&self) -> Vec<Position> {
-        self.seen.iter().map(|(&partition, &version)| Position { partition, version }).collect()
+        self.seen.clone()
     }
 
     /// The next changes. An event of the kind "begin" says from which version on a partition is watched, once.
@@ -97,7 +95,7 @@ impl Watch {
             key: self.key.clone(),
             prefix: self.prefix,
             from: self.positions(),
-            only_partition: 0,
+            ..WatchRequest::default()
         };
         let stream = client.watch(request).await;
         stream.map(tonic::Response::into_inner).map_err(|status| Error::from_status(&status))
@@ -107,9 +105,66 @@ impl Watch {
     fn note(&mut self, mut events: WatchEvents) -> WatchEvents {
         events.events.retain(|event| {
             let Some(position) = event.position else { return true };
-            let known = self.seen.insert(position.partition, position.version);
-            event.kind() != watch_event::Kind::Begin || known.is_none()
+            let is_known = self.seen.iter().any(|seen| seen.partition == position.partition);
+            replace(&mut self.seen, position);
+            event.kind() != watch_event::Kind::Begin || !is_known
         });
         events
+    }
+}
+
+/// Takes a position in, instead of what older ones say about the same tokens. One that names none (of a node of an older
+/// release, or made by hand) is about those that no other one names.
+fn replace(seen: &mut Vec<Position>, newer: Position) {
+    let is_whole = |position: &Position| (position.first_token, position.last_token) == (0, 0);
+    let before = std::mem::take(seen);
+    for older in before {
+        if is_whole(&newer) {
+            if older.partition != newer.partition {
+                seen.push(older);
+            }
+            continue;
+        }
+        if is_whole(&older) {
+            seen.push(older);
+            continue;
+        }
+        if older.first_token < newer.first_token {
+            let last_token = older.last_token.min(newer.first_token - 1);
+            seen.push(Position { last_token, ..older });
+        }
+        if older.last_token > newer.last_token {
+            let first_token = older.first_token.max(newer.last_token + 1);
+            seen.push(Position { first_token, ..older });
+        }
+    }
+    seen.push(newer);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_position_replaces_older_ones_of_the_same_tokens() {
+        let at = |partition, version, first_token, last_token| Position {
+            partition,
+            version,
+            first_token,
+            last_token,
+        };
+        let mut seen = vec![at(1, 7, 0, 0), at(1, 8, 0, 50)];
+        replace(&mut seen, at(2, 3, 0, 99));
+        assert_eq!(seen, [at(1, 7, 0, 0), at(2, 3, 0, 99)]);
+        replace(&mut seen, at(1, 9, 0, 0));
+        assert_eq!(seen, [at(2, 3, 0, 99), at(1, 9, 0, 0)]);
+        seen = vec![at(1, 9, 0, 99)];
+        replace(&mut seen, at(2, 9, 100, 199));
+        replace(&mut seen, at(3, 4, 50, 149));
+        assert_eq!(seen, [at(1, 9, 0, 49), at(2, 9, 150, 199), at(3, 4, 50, 149)]);
+        replace(&mut seen, at(3, 5, 120, 130));
+        assert_eq!(seen.len(), 5);
+        replace(&mut seen, at(4, 1, 0, u64::MAX));
+        assert_eq!(seen, [at(4, 1, 0, u64::MAX)]);
     }
 }

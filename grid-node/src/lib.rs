@@ -1,7 +1,7 @@
 //! The memory data grid: a strongly consistent cache, replicated by Raft over many partitions.
 //!
 //! The way of a command: [`front`] (decode) → [`router`] (which partition, who leads it) → the group → [`machine`]
-//! → [`data`] (one file a data type) → back. [`watch`] tells changes, [`expiry`] removes what is due, [`node`] starts
+//! → [`data`] (one file a data type) → back. [`watch`] tells changes, [`lineage`] where they were before, [`expiry`] removes what is due, [`node`] starts
 //! all of it, [`limits`] names every bound.
 
 pub mod config;
@@ -17,6 +17,8 @@ pub mod machine;
 pub mod data;
 
 pub mod watch;
+
+pub mod lineage;
 
 pub mod expiry;
 

@@ -50,6 +50,18 @@ pub const EVENTS_KEPT: usize = 65_536;
 /// Bytes of the values among them.
 pub const EVENTS_BYTES_KEPT: usize = 64 << 20;
 
+/// Bytes of the newest changes that go along when a partition becomes part of another one.
+pub const EVENTS_BYTES_MERGED: usize = 1 << 20;
+
+/// Positions that a watch may go on from.
+pub const POSITIONS_MAX: usize = 16_384;
+
+/// Times that keys of a partition have come to it or to one before it, which it remembers.
+pub const ORIGINS_KEPT: usize = 256;
+
+/// How long a watch that a copy cannot go on with waits for one that does not answer.
+pub const WATCH_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Keys that one command of the leader removes because they are due.
 pub const REAP_KEYS_MAX: usize = 1024;
 

@@ -3,21 +3,20 @@
 use bytes::Bytes;
 use prost::Message as _;
 use trimaran_placement::token::{self, Token};
+use trimaran_proto::api::grid::Position;
 use trimaran_proto::api::placement::Partition;
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::reply::Outcome;
-use trimaran_proto::state::grid::{Absorbed, Command, Item, Origin, Reply, SnapshotChunk, SnapshotHead};
+use trimaran_proto::state::grid::{Changes, Command, Item, Origin, Reply, SnapshotChunk, SnapshotHead};
 use trimaran_replication::error::Stop;
 use trimaran_replication::machine::{self, Committed, Machine, Remember, SnapshotChunks};
 
 use crate::data::{Entries, Entry, Keys, Value, key, string};
+use crate::lineage::{Forgotten, Lineage, Place};
 use crate::watch::Events;
 
 /// About how many bytes of items go into one chunk of a snapshot.
 const CHUNK_BYTES: usize = 1 << 20;
-
-/// Partitions that became part of this one and are remembered, for watches.
-const ABSORBED_KEPT: usize = 64;
 
 /// The keys of one partition, and who watches them.
 #[derive(Debug)]
@@ -25,9 +24,17 @@ pub struct GridMachine {
     partition: u64,
     keys: Keys,
     events: Events,
-    origins: Vec<Origin>,
-    absorbed: Vec<Absorbed>,
+    lineage: Lineage,
     is_frozen: bool,
+}
+
+/// Where a watch goes on in a copy of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// Here, as far as the copy has the keys; in the order of the tokens.
+    Here(Vec<Place>),
+    /// The copy does not know yet.
+    NotYet,
 }
 
 impl GridMachine {
@@ -38,8 +45,7 @@ impl GridMachine {
             partition: partition.id,
             keys,
             events: Events::default(),
-            origins: Vec::new(),
-            absorbed: Vec::new(),
+            lineage: Lineage::default(),
             is_frozen: false,
         }
     }
@@ -54,14 +60,18 @@ impl GridMachine {
         &self.events
     }
 
-    /// The version that a partition had when the keys here were split off from it.
-    pub fn split_off_at(&self, partition: u64) -> Option<u64> {
-        self.origins.iter().find(|origin| origin.partition == partition).map(|origin| origin.version)
-    }
-
-    /// What is remembered of a partition that became part of this one.
-    pub fn absorbed(&self, partition: u64) -> Option<Absorbed> {
-        self.absorbed.iter().rev().find(|absorbed| absorbed.partition == partition).copied()
+    /// Where a watch of the keys with these tokens, both inclusive, goes on that is at `from`, or begins.
+    ///
+    /// Errors if it is not known any more what it has to see.
+    pub fn place(&self, (first, last): (Token, Token), from: Option<Position>) -> Result<Placed, Forgotten> {
+        let range = self.keys.range();
+        let here = (first.max(range.0), last.min(range.1));
+        // A copy that is not filled yet does not know where it comes from.
+        if here.0 > here.1 || (self.keys.version() == 0 && from.is_some_and(|from| from.version > 0)) {
+            return Ok(Placed::NotYet);
+        }
+        let now = Position { partition: self.partition, version: self.keys.version(), ..Position::default() };
+        self.lineage.places(self.partition, here, from.unwrap_or(now)).map(Placed::Here)
     }
 
     /// True if nothing is to be looked up here: another partition has the keys, or is about to.
@@ -123,12 +133,11 @@ impl Machine for GridMachine {
         if token::slot_start(slot) != Token(at) {
             return Err(Stop::new("a split within a slot"));
         }
-        let events = self.events.of(|key| token::slot(key) >= slot);
-        let origin = Origin { partition: self.partition, version: self.keys.version() };
-        let origins = self.origins.iter().copied().chain([origin]).collect();
-        let absorbed = self.absorbed.clone();
+        let version = self.keys.version();
+        let lineage = self.lineage.split(self.partition, version, (Token(at), self.keys.range().1));
+        let events = self.events.split(Token(at));
         let keys = self.keys.split(Token(at));
-        Ok(Self { partition: group, keys, events, origins, absorbed, is_frozen: false })
+        Ok(Self { partition: group, keys, events, lineage, is_frozen: false })
     }
 
     fn elsewhere(&self) -> Bytes {
@@ -141,15 +150,24 @@ impl Machine for GridMachine {
     }
 
     fn merge(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
-        let (head, keys) = read(chunks)?;
-        let last_version = keys.version();
+        let (mut head, keys) = read(chunks)?;
+        let (own, (first, last)) = (self.keys.range(), keys.range());
+        let version = keys.version();
+        let behind = lineage(&mut head);
         self.keys.merge(keys);
-        let at_version = self.keys.version();
-        if self.absorbed.len() == ABSORBED_KEPT {
-            self.absorbed.remove(0);
-        }
-        self.absorbed.push(Absorbed { partition: head.partition, last_version, at_version });
-        Ok(())
+        let next_version = self.keys.version();
+        self.lineage.merge(
+            behind,
+            Origin {
+                partition: head.partition,
+                version,
+                next_version,
+                first_token: first.0,
+                last_token: last.0,
+            },
+        );
+        let changes = head.changes.unwrap_or_else(|| Changes { forgotten: version, ..Changes::default() });
+        self.events.merge(changes, (own, (first, last)), next_version)
     }
 
     fn snapshot(&self) -> SnapshotChunks {
@@ -158,17 +176,18 @@ impl Machine for GridMachine {
             version: self.keys.version(),
             first_token: first.0,
             last_token: last.0,
-            origins: self.origins.clone(),
+            origins: self.lineage.origins().to_vec(),
+            origins_forgotten: self.lineage.forgotten(),
             partition: self.partition,
-            absorbed: self.absorbed.clone(),
+            changes: self.is_frozen.then(|| self.events.newest_changes()),
         };
         Box::new(chunks(head, self.keys.entries()))
     }
 
     fn restore(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
         // The range of now: the partition may have been split or merged since this copy was made.
-        let (head, keys) = read(chunks)?;
-        (self.origins, self.absorbed) = (head.origins, head.absorbed);
+        let (mut head, keys) = read(chunks)?;
+        self.lineage = lineage(&mut head);
         self.events.forget_until(keys.version());
         self.keys = keys;
         Ok(())
@@ -177,6 +196,11 @@ impl Machine for GridMachine {
 
 fn wrong_partition() -> Reply {
     Reply { outcome: Outcome::WrongPartition.into(), ..Reply::default() }
+}
+
+fn lineage(head: &mut SnapshotHead) -> Lineage {
+    let tokens = (Token(head.first_token), Token(head.last_token));
+    Lineage::restore(std::mem::take(&mut head.origins), head.origins_forgotten, tokens)
 }
 
 /// Reads a snapshot: its head and the keys.

@@ -109,9 +109,8 @@ async fn bad_requests_are_refused_by_name_and_malformed_ones_do_no_harm() {
 
     let lost = WatchRequest {
         key: "k".into(),
-        prefix: false,
-        from: vec![trimaran_proto::api::grid::Position { partition: 1, version: 0 }],
-        only_partition: 0,
+        from: vec![trimaran_proto::api::grid::Position { partition: 1, ..Default::default() }],
+        ..WatchRequest::default()
     };
     // Version 0 is remembered as long as nothing was forgotten: this one must work.
     assert!(grid.watch(lost).await.is_ok());

@@ -2,7 +2,13 @@
 //! because nobody asks them anything any more. Nothing acknowledged is lost or repeated, no read is older than an
 //! acknowledged write, a scan sees every key once, a watch every change once.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use trimaran_client::grid::Grid;
+use trimaran_client::watch::Watch;
 use trimaran_proto::api::cluster::{EventsRequest, MergeRequest};
+use trimaran_proto::api::grid::watch_event::Kind;
 use trimaran_proto::api::placement::Partition;
 use trimaran_tests::harness::process::Cluster;
 use trimaran_tests::harness::until;
@@ -162,6 +168,73 @@ async fn a_watch_misses_nothing_while_partitions_are_merged() {
     cluster.until_settled(3, |table| table.partitions.len() == 2).await;
     merge(&cluster, whole).await;
     watched.finish().await;
+}
+
+/// Reads a watch of [`KEYS`] keys until it has seen this value of each, and checks that it sees each one from `next` on.
+async fn must_see(watch: &mut Watch, next: u64, upto: u64) {
+    let mut seen: BTreeMap<Bytes, u64> = BTreeMap::new();
+    while seen.len() < KEYS || seen.values().any(|&value| value < upto) {
+        let events = watch.next().await.unwrap().events;
+        for event in events.into_iter().filter(|event| event.kind() == Kind::Set) {
+            let value: u64 = str::from_utf8(&event.value.unwrap()).unwrap().parse().unwrap();
+            let expected = seen.get(&event.key).map_or(next, |last| last + 1);
+            assert_eq!(value, expected, "{:?}", event.key);
+            seen.insert(event.key, value);
+        }
+    }
+}
+
+const KEYS: usize = 16;
+
+/// Of one round.
+const WRITES: u64 = 5;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_was_away_goes_on_wherever_its_keys_went_meanwhile() {
+    let cluster = Cluster::grid(3, "buffered", 2).await;
+    let grid = cluster.grid_client().await;
+    let write = async |value: u64| {
+        for key in 0..KEYS {
+            grid.set(format!("away:{key}"), value.to_string()).await.unwrap();
+        }
+    };
+    let mut watch = grid.watch("away:", true, Vec::new()).await.unwrap();
+    let mut begun = 0;
+    while begun < 2 {
+        begun += watch.next().await.unwrap().events.len();
+    }
+    // Where a reader was that has gone away, and the value that it had not seen yet.
+    let mut away = vec![(watch.positions(), 0)];
+    for round in 0..2 {
+        let two = partitions(&cluster).await;
+        let (first, second) = (two[0].id, two[1].id);
+        let value = round * WRITES;
+        write(value).await;
+        split(&cluster, second).await;
+        cluster.until_settled(3, |table| table.partitions.len() == 3).await;
+        write(value + 1).await;
+        must_see(&mut watch, value, value + 1).await;
+        away.push((watch.positions(), value + 2));
+        write(value + 2).await;
+        merge(&cluster, second).await;
+        merge(&cluster, first).await;
+        cluster.until_settled(3, |table| table.partitions.len() == 1).await;
+        write(value + 3).await;
+        split(&cluster, first).await;
+        cluster.until_settled(3, |table| table.partitions.len() == 2).await;
+        write(value + 4).await;
+        must_see(&mut watch, value + 2, value + 4).await;
+        away.push((watch.positions(), value + WRITES));
+    }
+    let value = 2 * WRITES;
+    write(value).await;
+    for (positions, next) in away {
+        for node in &cluster.nodes {
+            let grid = Grid::connect([node.grpc.clone()]).await.unwrap();
+            let mut again = grid.watch("away:", true, positions.clone()).await.unwrap();
+            must_see(&mut again, next, value).await;
+        }
+    }
 }
 
 /// Nobody asks for it: what was split and is asked nothing any more becomes one again, and what the cluster began with stays.

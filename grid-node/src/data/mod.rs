@@ -290,13 +290,13 @@ impl Keys {
         Self { first: at, last, slots, due: goes, version: self.version, count, bytes, events: Vec::new() }
     }
 
-    /// Takes over the keys of the partition behind. Versions go on from the greater one.
+    /// Takes over the keys of the partition behind. Versions go on behind both.
     pub fn merge(&mut self, behind: Self) {
         let Self { first: _, last, slots, due, version, count, bytes, events: _ } = behind;
         self.last = last;
         self.slots.extend(slots);
         self.due.extend(due);
-        self.version = self.version.max(version);
+        self.version = self.version.max(version) + 1;
         self.count += count;
         self.bytes += bytes;
     }

@@ -8,6 +8,8 @@ use trimaran_proto::state::grid::{
 };
 
 use super::*;
+use crate::data::Change;
+use crate::watch::Asked;
 
 fn machine() -> GridMachine {
     GridMachine::new(&Partition { id: 1, first_token: 0, last_token: u64::MAX, ..Partition::default() })
@@ -206,17 +208,13 @@ proptest! {
         for (step, body) in bodies.into_iter().enumerate() {
             if step == cut {
                 let part = parts[0].split(at, 2, Remember::default()).unwrap();
-                prop_assert_eq!(part.split_off_at(1), Some(whole.keys().version()));
                 parts.push(part);
             }
             if step >= again && parts.len() == 2 {
                 let mut behind = parts.remove(1);
                 behind.freeze(true);
                 parts[0].merge(&mut behind.snapshot()).unwrap();
-                let absorbed = parts[0].absorbed(2).unwrap();
-                prop_assert_eq!(absorbed.last_version, behind.keys().version());
-                prop_assert_eq!(absorbed.at_version, parts[0].keys().version());
-                prop_assert!(absorbed.at_version >= absorbed.last_version);
+                prop_assert!(parts[0].keys().version() > behind.keys().version());
             }
             now_ms += 7;
             let expected = apply(&mut whole, now_ms, body.clone());
@@ -294,5 +292,172 @@ proptest! {
         for key in &stay {
             prop_assert_eq!(seen.get(key), Some(&1), "{}", key);
         }
+    }
+
+    /// Whatever is split and merged meanwhile, a watch that was anywhere before finds every change that it has not seen,
+    /// once, in order for each key; also in a copy that was restored from a snapshot, or it is told that it cannot.
+    #[test]
+    fn a_watch_finds_what_it_has_not_seen_wherever_it_went(
+        steps in proptest::collection::vec(any_step(), 1..80),
+        begins in proptest::collection::vec(0..80_usize, 1..4),
+    ) {
+        let mut parts = vec![machine()];
+        let mut next = 2;
+        // By key, how often it was written.
+        let mut written: BTreeMap<Bytes, u64> = BTreeMap::new();
+        let mut watches: Vec<Watching> = Vec::new();
+        for (at, step) in steps.into_iter().enumerate() {
+            if begins.contains(&at) {
+                watches.push(Watching::begin(&parts, &written));
+            }
+            match step {
+                Step::Write(number) => {
+                    let key = text(&format!("key:{number}"));
+                    let count = written.entry(key.clone()).or_default();
+                    *count += 1;
+                    let set = set(&format!("key:{number}"), &count.to_string());
+                    let part = parts.iter_mut().find(|part| part.keys().has_place_for(&key)).unwrap();
+                    apply(part, 1, Body::Set(set));
+                }
+                Step::Split(slot) => {
+                    let token = token::slot_start(slot);
+                    let has = |part: &GridMachine| {
+                        let (first, last) = part.keys().range();
+                        first < token && token <= last
+                    };
+                    let Some(place) = parts.iter().position(has) else { continue };
+                    let new = parts[place].split(token.0, next, Remember::default()).unwrap();
+                    parts.insert(place + 1, new);
+                    next += 1;
+                }
+                Step::Merge(place) => {
+                    if parts.len() < 2 {
+                        continue;
+                    }
+                    let place = place % (parts.len() - 1);
+                    let mut behind = parts.remove(place + 1);
+                    behind.freeze(true);
+                    parts[place].merge(&mut behind.snapshot()).unwrap();
+                }
+                Step::Restore(place) => {
+                    // It does not remember what the others do.
+                    for watch in &mut watches {
+                        prop_assert_eq!(watch.see(&parts), Ok(()));
+                    }
+                    let place = place % parts.len();
+                    let mut restored = machine();
+                    restored.restore(&mut parts[place].snapshot()).unwrap();
+                    restored.partition = parts[place].partition;
+                    parts[place] = restored;
+                }
+                Step::See(place) => {
+                    if let Some(watch) = watches.get_mut(place) {
+                        prop_assert_eq!(watch.see_some(&parts), Ok(()));
+                    }
+                }
+            }
+        }
+        for mut watch in watches {
+            prop_assert_eq!(watch.see(&parts), Ok(()));
+            for (key, count) in &written {
+                let before = watch.before.get(key).copied().unwrap_or_default();
+                let expected: Vec<u64> = (before + 1..=*count).collect();
+                prop_assert_eq!(watch.seen.get(key).cloned().unwrap_or_default(), expected);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(u8),
+    Split(u16),
+    Merge(usize),
+    Restore(usize),
+    See(usize),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..12_u8).prop_map(Step::Write),
+        2 => (1..token::SLOTS).prop_map(Step::Split),
+        2 => (0..8_usize).prop_map(Step::Merge),
+        1 => (0..8_usize).prop_map(Step::Restore),
+        2 => (0..3_usize).prop_map(Step::See),
+    ]
+}
+
+/// A reader of all changes, who comes back from time to time.
+#[derive(Debug)]
+struct Watching {
+    positions: Vec<Position>,
+    before: BTreeMap<Bytes, u64>,
+    seen: BTreeMap<Bytes, Vec<u64>>,
+}
+
+impl Watching {
+    fn begin(parts: &[GridMachine], written: &BTreeMap<Bytes, u64>) -> Self {
+        let position = |part: &GridMachine| {
+            let (first, last) = part.keys().range();
+            Position {
+                partition: part.partition,
+                version: part.keys().version(),
+                first_token: first.0,
+                last_token: last.0,
+            }
+        };
+        let positions = parts.iter().map(position).collect();
+        Self { positions, before: written.clone(), seen: BTreeMap::new() }
+    }
+
+    /// Sees everything, or errors.
+    fn see(&mut self, parts: &[GridMachine]) -> Result<(), String> {
+        while self.some(parts, usize::MAX)? {}
+        Ok(())
+    }
+
+    /// Sees a few of the next changes of each range that it watches.
+    fn see_some(&mut self, parts: &[GridMachine]) -> Result<(), String> {
+        self.some(parts, 2).map(drop)
+    }
+
+    fn some(&mut self, parts: &[GridMachine], count: usize) -> Result<bool, String> {
+        let mut positions = Vec::new();
+        let mut has_seen = false;
+        for position in std::mem::take(&mut self.positions) {
+            let tokens = (Token(position.first_token), Token(position.last_token));
+            for part in parts {
+                let (first, last) = part.keys().range();
+                if tokens.0.max(first) > tokens.1.min(last) {
+                    continue;
+                }
+                let Placed::Here(places) =
+                    part.place(tokens, Some(position)).map_err(|lost| format!("{lost:?}"))?
+                else {
+                    return Err("it does not know yet".to_owned());
+                };
+                for place in places {
+                    let keys = |key: &[u8]| (place.first..=place.last).contains(&token::grid(key));
+                    let generation = part.events().generation();
+                    let asked = Asked { first: place.first, last: place.last, generation };
+                    let after = part.events().after(place.version, asked, count, keys);
+                    let (changes, upto) = after.map_err(|lost| format!("{lost:?}"))?;
+                    for event in changes {
+                        let Change::Set(value) = event.change else { continue };
+                        let value = String::from_utf8(value.to_vec()).unwrap().parse().unwrap();
+                        self.seen.entry(event.key).or_default().push(value);
+                        has_seen = true;
+                    }
+                    positions.push(Position {
+                        partition: place.partition_at(upto, part.partition),
+                        version: upto,
+                        first_token: place.first.0,
+                        last_token: place.last.0,
+                    });
+                }
+            }
+        }
+        self.positions = positions;
+        Ok(has_seen)
     }
 }
