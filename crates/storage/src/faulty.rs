@@ -14,10 +14,19 @@ use crate::disk::{Disk, DiskFile};
 /// Unit in which an unsynced write may be kept or lost, bytes: a sector.
 const SECTOR: usize = 512;
 
-/// The disk. Clones share one medium.
-#[derive(Clone, Default)]
+/// The disk. Clones share one medium; each is for one life of what uses it, and dead once the power was lost.
+#[derive(Default)]
 pub struct FaultyDisk {
     medium: Arc<Mutex<Medium>>,
+    /// When it was cloned; `None` = whoever takes the power away.
+    power: Option<u64>,
+}
+
+impl Clone for FaultyDisk {
+    fn clone(&self) -> Self {
+        let power = Some(self.medium.lock().power);
+        Self { medium: Arc::clone(&self.medium), power }
+    }
 }
 
 #[derive(Default)]
@@ -52,6 +61,14 @@ impl FaultyDisk {
     /// An empty disk.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    fn alive(&self) -> io::Result<parking_lot::MutexGuard<'_, Medium>> {
+        let medium = self.medium.lock();
+        if self.power.is_some_and(|power| power != medium.power) {
+            return Err(io::Error::other("the power went away since this disk was taken into use"));
+        }
+        Ok(medium)
     }
 
     /// Takes the power away: of each sector that was written but not synced, `keep` decides whether it made it to
@@ -103,7 +120,7 @@ impl FaultyDisk {
 
 impl Disk for FaultyDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let mut medium = self.medium.lock();
+        let mut medium = self.alive()?;
         let file = match medium.names.get(name) {
             Some(&file) => file,
             None => {
@@ -119,22 +136,22 @@ impl Disk for FaultyDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.medium.lock().names.keys().cloned().collect())
+        Ok(self.alive()?.names.keys().cloned().collect())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut medium = self.medium.lock();
+        let mut medium = self.alive()?;
         let file = medium.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         medium.names.insert(to.to_owned(), file);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.medium.lock().names.remove(name).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.alive()?.names.remove(name).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        let mut medium = self.medium.lock();
+        let mut medium = self.alive()?;
         medium.count_sync()?;
         medium.durable_names = medium.names.clone();
         Ok(())

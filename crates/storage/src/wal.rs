@@ -5,8 +5,10 @@
 //! records of one group keep their order; after a failed write or flush nothing is accepted any more.
 //!
 //! Layout: segments `<number in hex>.wal`. Each begins with a head and the small states of all groups, so that older
-//! segments are needed for their entries only; each but the last ends with an end record that was flushed before
-//! anything went to the next one. A segment goes when all of its entries are purged, the oldest first; where entries
+//! segments are needed for their entries only; each but the last ends with an end record. Where writes are not flushed,
+//! full segments are, beside the writer; a write that must be flushed waits for all before it, so that what a loss of power
+//! takes is an end of the log, and none of that. Heads say up to which segment everything is on the medium: what is missing
+//! there is damage. A segment goes when all of its entries are purged, the oldest first; where entries
 //! that are still needed hold back more than there is of them, they are written again at the tail.
 //! Next: [`crate::format`] (the frame of a record), [`crate::faulty`] (the disk this is tested on).
 
@@ -15,13 +17,20 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use tracing::{error, info};
 
+use self::flusher::Flusher;
+use self::live::{Live, Place};
+use self::recovery::{Found, decode_append, encode_append, encode_state, kind, read_all};
 use crate::disk::{Disk, DiskFile};
-use crate::format::{self, HEADER_BYTES};
-use crate::progress::Progress;
-use crate::{Error, with_causes};
+use crate::{Error, format, with_causes};
+
+mod live;
+
+mod recovery;
+
+mod flusher;
 
 /// Version of the format; in the head of every segment.
 const VERSION: u16 = 1;
@@ -36,16 +45,6 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 const GARBAGE_SEGMENTS: u64 = 8;
 
 const ZEROS_BYTES: usize = 1 << 20;
-
-mod kind {
-    pub(super) const HEAD: u8 = 1;
-    pub(super) const APPEND: u8 = 2;
-    pub(super) const TRUNCATE: u8 = 3;
-    pub(super) const STATE: u8 = 4;
-    pub(super) const PURGE: u8 = 5;
-    pub(super) const REMOVE: u8 = 6;
-    pub(super) const END: u8 = 7;
-}
 
 /// When a write counts as done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,23 +194,14 @@ struct Segment {
     number: u64,
     /// Of entries whose newest copy is here.
     live_bytes: u64,
+    /// What was needed here was written again, and is on the medium with this one.
+    moved_to: Option<u64>,
 }
 
-/// Where the newest copy of an entry is.
-#[derive(Clone, Copy)]
-struct Place {
-    segment: u64,
-    bytes: u64,
-}
-
-/// What the writer remembers of a group: enough to know which segment still matters.
-#[derive(Default)]
-struct Live {
-    /// Of each entry, from `first` on.
-    places: VecDeque<Place>,
-    first: u64,
-    states: BTreeMap<u8, Bytes>,
-    purged: u64,
+impl Segment {
+    fn new(number: u64) -> Self {
+        Self { number, live_bytes: 0, moved_to: None }
+    }
 }
 
 struct Writer {
@@ -227,6 +217,10 @@ struct Writer {
     must_flush: bool,
     /// The next segment's file, being filled with zeros by a thread of its own.
     prepared: Option<Receiver<std::io::Result<String>>>,
+    /// Flushes full segments, where writes are not flushed.
+    flusher: Option<Flusher>,
+    /// The log says that segments up to this one are on the medium.
+    claimed: u64,
 }
 
 fn segment_name(number: u64) -> String {
@@ -235,54 +229,23 @@ fn segment_name(number: u64) -> String {
 
 impl Writer {
     fn open(disk: Arc<dyn Disk>, options: Options) -> Result<(Self, Recovered), Error> {
-        let names = disk.list().map_err(|source| Error::io("list", disk.describe("."), source))?;
-        let mut numbers: Vec<u64> = Vec::new();
-        for name in &names {
-            if let Some(number) = name.strip_suffix(".wal").and_then(|hex| u64::from_str_radix(hex, 16).ok())
-            {
-                numbers.push(number);
-            } else if name.ends_with(".spare") {
-                disk.remove(name).map_err(|source| Error::io("remove", disk.describe(name), source))?;
-            }
-        }
-        numbers.sort_unstable();
-
-        let mut recovered = Recovered::default();
-        let mut groups: HashMap<u64, Live> = HashMap::new();
-        let mut segments: VecDeque<Segment> = VecDeque::new();
-        let mut progress = Progress::new("reading the log", numbers.len() as u64 * options.segment_bytes);
-        for (position, &number) in numbers.iter().enumerate() {
-            let last = position + 1 == numbers.len();
-            let name = segment_name(number);
-            let file = disk.open(&name).map_err(|source| Error::io("open", disk.describe(&name), source))?;
-            let bytes = read_all(&*file).map_err(|source| Error::io("read", disk.describe(&name), source))?;
-            let replayed = replay(&bytes, number, &mut recovered, &mut groups)
-                .map_err(|found| Error::TooNew { path: disk.describe(&name), found, newest: VERSION })?;
-            progress.add(options.segment_bytes);
-            if !replayed.ended && !last {
-                return Err(Error::Damaged {
-                    path: disk.describe(&name),
-                    offset: replayed.end,
-                    what: "records are missing before the next segment".into(),
-                });
-            }
-            if !replayed.ended {
-                // Seal it where the last whole record ends: what follows was never acknowledged.
-                let mut end = BytesMut::new();
-                format::put(&mut end, number, kind::END, 0, |_| ());
-                file.write_at(&end, replayed.end)
-                    .and_then(|()| file.sync())
-                    .map_err(|source| Error::io("seal", disk.describe(&name), source))?;
-            }
-            segments.push_back(Segment { number, live_bytes: 0 });
-        }
+        let Found { numbers, recovered, mut groups } = recovery::read(&disk, &options)?;
+        let segments: VecDeque<Segment> = numbers.iter().copied().map(Segment::new).collect();
         for (&group, held) in &recovered.groups {
             let live = groups.entry(group).or_default();
             live.states.clone_from(&held.states);
             live.purged = held.purged;
         }
 
-        let number = numbers.last().map_or(1, |last| last + 1);
+        let last = numbers.last().copied().unwrap_or_default();
+        let number = last + 1;
+        let flusher = match options.sync {
+            Sync::Always => None,
+            Sync::Never => Some(
+                Flusher::start(Arc::clone(&disk), last)
+                    .map_err(|source| Error::io("start the flusher of", "wal", source))?,
+            ),
+        };
         let name = segment_name(number);
         let current = disk.open(&name).map_err(|source| Error::io("create", disk.describe(&name), source))?;
         let mut writer = Self {
@@ -296,9 +259,13 @@ impl Writer {
             poisoned: None,
             must_flush: false,
             prepared: None,
+            flusher,
+            claimed: last,
         };
         writer.count_live();
         writer.begin_segment(number)?;
+        // The name too, also where writes are not flushed: a group that asks for it must find its segment again.
+        writer.disk.sync_dir().map_err(|source| Error::io("flush", writer.disk.describe("."), source))?;
         writer.flush()?;
         writer.collect()?;
         Ok((writer, recovered))
@@ -370,16 +337,32 @@ impl Writer {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let name = segment_name(self.number());
+        let number = self.number();
+        let must_flush = std::mem::take(&mut self.must_flush) || self.options.sync == Sync::Always;
+        if must_flush && let Some(flusher) = &self.flusher {
+            // What is promised here counts only if nothing before it can be missing, and the log must be able to tell
+            // what was lost with the power from what is damaged.
+            flusher.wait(number - 1)?;
+            if self.claimed < number - 1 {
+                recovery::encode_head(&mut self.buffer, number, number - 1);
+                self.claimed = number - 1;
+            }
+        }
+        let name = segment_name(number);
         self.current
             .write_at(&self.buffer, self.offset)
             .map_err(|source| Error::io("write", self.disk.describe(&name), source))?;
         self.offset += self.buffer.len() as u64;
         self.buffer.clear();
-        if self.options.sync == Sync::Always || std::mem::take(&mut self.must_flush) {
+        if must_flush {
             self.current.sync().map_err(|source| Error::io("flush", self.disk.describe(&name), source))?;
         }
         Ok(())
+    }
+
+    /// Segments up to this one are on the medium.
+    fn flushed(&self) -> Result<u64, Error> {
+        self.flusher.as_ref().map_or_else(|| Ok(self.number()), Flusher::flushed)
     }
 
     fn number(&self) -> u64 {
@@ -438,7 +421,6 @@ impl Writer {
         if self.offset >= self.options.segment_bytes {
             let number = self.number();
             format::put(&mut self.buffer, number, kind::END, 0, |_| ());
-            self.must_flush = true;
             self.flush()?;
             let next = number + 1;
             let name = segment_name(next);
@@ -452,10 +434,18 @@ impl Writer {
                     .rename(&spare, &name)
                     .map_err(|source| Error::io("rename", self.disk.describe(&spare), source))?;
             }
-            self.current = self
+            let current = self
                 .disk
                 .open(&name)
                 .map_err(|source| Error::io("create", self.disk.describe(&name), source))?;
+            let full = std::mem::replace(&mut self.current, current);
+            match &self.flusher {
+                Some(flusher) => flusher.flush(number, full)?,
+                None => self
+                    .disk
+                    .sync_dir()
+                    .map_err(|source| Error::io("flush", self.disk.describe("."), source))?,
+            }
             self.begin_segment(next)?;
             self.flush()?;
             if self.is_mostly_garbage() {
@@ -466,17 +456,16 @@ impl Writer {
     }
 
     fn begin_segment(&mut self, number: u64) -> Result<(), Error> {
-        self.segments.push_back(Segment { number, live_bytes: 0 });
+        self.segments.push_back(Segment::new(number));
         self.offset = 0;
-        format::put(&mut self.buffer, number, kind::HEAD, 0, |out| out.put_u16_le(VERSION));
+        self.claimed = self.flushed()?.min(number - 1);
+        recovery::encode_head(&mut self.buffer, number, self.claimed);
         for (&group, live) in &self.groups {
             format::put(&mut self.buffer, number, kind::PURGE, group, |out| out.put_u64_le(live.purged));
             for (&slot, value) in &live.states {
                 encode_state(&mut self.buffer, number, group, slot, value);
             }
         }
-        // The name too, also where writes are not flushed: a group that asks for it must find its segment again.
-        self.disk.sync_dir().map_err(|source| Error::io("flush", self.disk.describe("."), source))?;
         if self.options.sync == Sync::Always {
             self.prepare_next(number + 1)?;
         }
@@ -504,8 +493,11 @@ impl Writer {
 
     /// Removes segments from the oldest on while none of their entries is needed.
     fn collect(&mut self) -> Result<(), Error> {
-        while self.segments.len() > 1 && self.segments.front().is_some_and(|segment| segment.live_bytes == 0)
-        {
+        let flushed = self.flushed()?;
+        let is_over = |segment: &Segment| {
+            segment.live_bytes == 0 && segment.moved_to.is_none_or(|number| number <= flushed)
+        };
+        while self.segments.len() > 1 && self.segments.front().is_some_and(is_over) {
             let Some(segment) = self.segments.pop_front() else { break };
             let name = segment_name(segment.number);
             self.disk
@@ -518,14 +510,16 @@ impl Writer {
     /// True if more of the log is garbage than is needed: then writing again what is needed is paid for by what goes, and
     /// the log stays below thrice what is needed (and a little).
     fn is_mostly_garbage(&self) -> bool {
-        let live_bytes: u64 = self.segments.iter().map(|segment| segment.live_bytes).sum();
-        self.segments.len() as u64 * self.options.segment_bytes
+        let kept = || self.segments.iter().filter(|segment| segment.moved_to.is_none());
+        let live_bytes: u64 = kept().map(|segment| segment.live_bytes).sum();
+        kept().count() as u64 * self.options.segment_bytes
             > GARBAGE_SEGMENTS * self.options.segment_bytes + 2 * live_bytes
     }
 
-    /// Copies what is still needed of the oldest segment to the tail, and removes it.
+    /// Copies what is still needed of the oldest segment to the tail; it goes when that is on the medium.
     fn rewrite_oldest(&mut self) -> Result<(), Error> {
-        let Some(oldest) = self.segments.front().map(|segment| segment.number) else { return Ok(()) };
+        let mut kept = self.segments.iter().filter(|segment| segment.moved_to.is_none());
+        let Some(oldest) = kept.next().map(|segment| segment.number) else { return Ok(()) };
         let name = segment_name(oldest);
         let io = |source| Error::io("read", self.disk.describe(&name), source);
         let bytes = Bytes::from(self.disk.open(&name).and_then(|file| read_all(&*file)).map_err(io)?);
@@ -549,162 +543,14 @@ impl Writer {
         if let Some(segment) = self.segments.back_mut() {
             segment.live_bytes += moved;
         }
-        // The place that they were in was flushed, and goes.
-        self.must_flush = true;
-        self.flush()?;
-        if let Some(segment) = self.segments.front_mut() {
+        if let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == oldest) {
             segment.live_bytes = 0;
+            segment.moved_to = Some(number);
         }
+        self.flush()?;
         info!(segment = oldest, entries, bytes = moved, "moved old entries to the end of the log");
         Ok(())
     }
-}
-
-impl Live {
-    /// Notes where the entry at `index` is now; returns the places of entries that this replaces.
-    fn place(&mut self, index: u64, place: Place) -> Vec<Place> {
-        if self.places.is_empty() {
-            self.first = index;
-        }
-        let end = self.first + self.places.len() as u64;
-        if index == end {
-            self.places.push_back(place);
-            return Vec::new();
-        }
-        if index < self.first || index > end {
-            // A snapshot replaced everything before.
-            let dropped = std::mem::take(&mut self.places).into();
-            self.first = index;
-            self.places.push_back(place);
-            return dropped;
-        }
-        self.relocate(index, place).into_iter().collect()
-    }
-
-    fn segment_of(&self, index: u64) -> Option<u64> {
-        let position = usize::try_from(index.checked_sub(self.first)?).ok()?;
-        self.places.get(position).map(|place| place.segment)
-    }
-
-    /// Notes that an entry is elsewhere; returns where it was.
-    fn relocate(&mut self, index: u64, place: Place) -> Option<Place> {
-        let position = usize::try_from(index.checked_sub(self.first)?).ok()?;
-        self.places.get_mut(position).map(|before| std::mem::replace(before, place))
-    }
-
-    fn truncate(&mut self, index: u64) -> Vec<Place> {
-        let keep = usize::try_from(index.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        if keep >= self.places.len() { Vec::new() } else { self.places.split_off(keep).into() }
-    }
-
-    fn purge(&mut self, index: u64) -> Vec<Place> {
-        self.purged = self.purged.max(index);
-        if index < self.first {
-            return Vec::new();
-        }
-        let count = usize::try_from(index + 1 - self.first).unwrap_or(usize::MAX).min(self.places.len());
-        self.first += count as u64;
-        self.places.drain(..count).collect()
-    }
-}
-
-struct Replayed {
-    /// Where the last whole record ends.
-    end: u64,
-    /// An end record was found.
-    ended: bool,
-}
-
-/// Applies the records of one segment. Error: the version found, if it is too new.
-fn replay(
-    bytes: &[u8],
-    number: u64,
-    recovered: &mut Recovered,
-    groups: &mut HashMap<u64, Live>,
-) -> Result<Replayed, u16> {
-    let mut at = 0;
-    let mut ended = false;
-    while let Some((record, used)) = format::get(&bytes[at..], number) {
-        at += used;
-        let mut payload = record.payload;
-        match record.kind {
-            kind::HEAD => {
-                let version = if payload.len() >= 2 { payload.get_u16_le() } else { u16::MAX };
-                if version > VERSION {
-                    return Err(version);
-                }
-            }
-            kind::APPEND => {
-                if let Some((index, entry)) = decode_append(payload) {
-                    let group = recovered.groups.entry(record.group).or_default();
-                    if index > group.purged {
-                        let hole = group.entries.last_key_value().is_some_and(|(&last, _)| index > last + 1);
-                        if hole {
-                            group.entries.clear();
-                        }
-                        group.entries.insert(index, Bytes::copy_from_slice(entry));
-                        let place = Place { segment: number, bytes: used as u64 };
-                        groups.entry(record.group).or_default().place(index, place);
-                    }
-                }
-            }
-            kind::TRUNCATE if payload.len() == 8 => {
-                let index = payload.get_u64_le();
-                recovered.groups.entry(record.group).or_default().entries.split_off(&index);
-                groups.entry(record.group).or_default().truncate(index);
-            }
-            kind::STATE if !payload.is_empty() => {
-                let slot = payload.get_u8();
-                let group = recovered.groups.entry(record.group).or_default();
-                group.states.insert(slot, Bytes::copy_from_slice(payload));
-            }
-            kind::PURGE if payload.len() == 8 => {
-                let index = payload.get_u64_le();
-                let group = recovered.groups.entry(record.group).or_default();
-                group.purged = group.purged.max(index);
-                group.entries = group.entries.split_off(&(index + 1));
-                groups.entry(record.group).or_default().purge(index);
-            }
-            kind::REMOVE => {
-                recovered.groups.remove(&record.group);
-                groups.remove(&record.group);
-            }
-            kind::END => {
-                ended = true;
-                break;
-            }
-            // A checksummed record of an unknown kind can only come from a newer release.
-            _ => return Err(VERSION + 1),
-        }
-    }
-    Ok(Replayed { end: at as u64, ended })
-}
-
-fn encode_append(buffer: &mut BytesMut, seed: u64, group: u64, index: u64, entry: &[u8]) {
-    buffer.reserve(HEADER_BYTES + 8 + entry.len());
-    format::put(buffer, seed, kind::APPEND, group, |out| {
-        out.put_u64_le(index);
-        out.put_slice(entry);
-    });
-}
-
-fn decode_append(payload: &[u8]) -> Option<(u64, &[u8])> {
-    let (index, entry) = payload.split_first_chunk::<8>()?;
-    Some((u64::from_le_bytes(*index), entry))
-}
-
-fn encode_state(buffer: &mut BytesMut, seed: u64, group: u64, slot: u8, value: &[u8]) {
-    format::put(buffer, seed, kind::STATE, group, |out| {
-        out.put_u8(slot);
-        out.put_slice(value);
-    });
-}
-
-fn read_all(file: &dyn DiskFile) -> std::io::Result<Vec<u8>> {
-    let len = usize::try_from(file.len()?).map_err(std::io::Error::other)?;
-    let mut bytes = vec![0; len];
-    file.read_at(&mut bytes, 0)?;
-    Ok(bytes)
 }
 
 fn fill_with_zeros(disk: &dyn Disk, name: &str, bytes: u64) -> std::io::Result<()> {

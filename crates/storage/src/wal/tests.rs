@@ -195,6 +195,176 @@ fn a_group_that_asks_for_flushes_survives_in_a_log_that_does_not_flush() {
     assert_eq!(recovered.groups[&1].entries.len(), 300, "written before a flush, so flushed with it");
 }
 
+/// A disk whose flushes wait while it is shut.
+#[derive(Clone, Default)]
+struct Gated {
+    disk: FaultyDisk,
+    is_shut: Arc<(parking_lot::Mutex<bool>, parking_lot::Condvar)>,
+}
+
+struct GatedFile(Arc<dyn DiskFile>, Gated);
+
+impl Gated {
+    fn shut(&self, shut: bool) {
+        *self.is_shut.0.lock() = shut;
+        self.is_shut.1.notify_all();
+    }
+}
+
+impl Disk for Gated {
+    fn open(&self, name: &str) -> std::io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(GatedFile(self.disk.open(name)?, self.clone())))
+    }
+
+    fn list(&self) -> std::io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn sync_dir(&self) -> std::io::Result<()> {
+        self.disk.sync_dir()
+    }
+
+    fn describe(&self, name: &str) -> String {
+        self.disk.describe(name)
+    }
+}
+
+impl DiskFile for GatedFile {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        self.0.write_at(bytes, offset)
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        let (is_shut, changed) = &*self.1.is_shut;
+        let mut shut = is_shut.lock();
+        while *shut {
+            changed.wait(&mut shut);
+        }
+        drop(shut);
+        self.0.sync()
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.0.set_len(len)
+    }
+}
+
+fn unflushed() -> Options {
+    Options { sync: Sync::Never, segment_bytes: 4096 }
+}
+
+const LINE: &str = "0123456789012345678901234567890123456789";
+
+/// About five segments' worth.
+const LINES: u64 = 300;
+
+#[test]
+fn writes_do_not_wait_until_a_full_segment_is_flushed_but_those_that_must_be_flushed_do() {
+    let gated = Gated::default();
+    let (wal, _) = Wal::open(Arc::new(gated.clone()), unflushed()).unwrap();
+    gated.shut(true);
+    for index in 1..=LINES {
+        write(&wal, 1, vec![append(index, LINE)]).unwrap();
+    }
+    let (tell, told) = channel();
+    wal.submit_flushed(2, vec![append(1, "flushed")], move |outcome| tell.send(outcome).unwrap());
+    assert!(told.try_recv().is_err(), "what was written before it is not on the medium");
+    gated.shut(false);
+    told.recv().unwrap().unwrap();
+    gated.disk.lose_power(|| false);
+    drop(wal);
+    let (_wal, recovered) = Wal::open(Arc::new(gated.disk), unflushed()).unwrap();
+    assert_eq!(recovered.groups[&1].entries.len() as u64, LINES);
+    assert_eq!(recovered.groups[&2].entries.len(), 1);
+}
+
+/// What the power takes is an end of the log, also where later segments reached the medium before earlier ones, and the
+/// log goes on from there.
+#[test]
+fn a_log_that_does_not_flush_loses_its_end_only() {
+    for seed in 1..=200 {
+        let mut random = Seeded(seed);
+        let gated = Gated::default();
+        let mut flushed = 0;
+        let mut written = 0;
+        for life in 0..3 {
+            let (wal, recovered) = Wal::open(Arc::new(gated.clone()), unflushed())
+                .unwrap_or_else(|failure| panic!("seed {seed} life {life}: {failure}"));
+            let found = recovered.groups.get(&1).map(texts).unwrap_or_default();
+            let expected: Vec<(u64, String)> =
+                (1..=found.len() as u64).map(|index| (index, format!("{LINE}.{index}"))).collect();
+            assert_eq!(found, expected, "seed {seed} life {life}");
+            let last = found.len() as u64;
+            assert!((flushed..=written).contains(&last), "seed {seed} life {life}: {last} of {flushed}");
+            (written, flushed) = (last, last);
+            for _ in 0..random.next(3) {
+                for _ in 0..random.next(200) {
+                    written += 1;
+                    write(&wal, 1, vec![append(written, &format!("{LINE}.{written}"))]).unwrap();
+                }
+                let (tell, told) = channel();
+                wal.submit_flushed(2, vec![Op::State { slot: 1, value: Bytes::new() }], move |outcome| {
+                    tell.send(outcome).unwrap()
+                });
+                told.recv().unwrap().unwrap();
+                flushed = written;
+            }
+            gated.shut(true);
+            for _ in 0..random.next(400) {
+                written += 1;
+                write(&wal, 1, vec![append(written, &format!("{LINE}.{written}"))]).unwrap();
+            }
+            if random.next(2) == 0 {
+                gated.disk.sync_dir().unwrap();
+            }
+            gated.disk.lose_power(|| random.next(4) > 0);
+            gated.shut(false);
+            drop(wal);
+        }
+    }
+}
+
+#[test]
+fn damage_to_what_was_flushed_is_told_from_what_the_power_took() {
+    let disk = FaultyDisk::new();
+    let (wal, _) = Wal::open(Arc::new(disk.clone()), unflushed()).unwrap();
+    for index in 1..=LINES {
+        write(&wal, 1, vec![append(index, LINE)]).unwrap();
+    }
+    let (tell, told) = channel();
+    wal.submit_flushed(2, vec![append(1, "flushed")], move |outcome| tell.send(outcome).unwrap());
+    told.recv().unwrap().unwrap();
+    drop(wal);
+    disk.damage(&segment_name(2), 2000);
+    let outcome = Wal::open(Arc::new(disk), unflushed());
+    assert!(matches!(outcome, Err(Error::Damaged { .. })), "{:?}", outcome.err());
+}
+
+#[test]
+fn a_flush_that_fails_beside_the_writer_stops_the_log() {
+    let disk = FaultyDisk::new();
+    let (wal, _) = Wal::open(Arc::new(disk.clone()), unflushed()).unwrap();
+    disk.fail_after_syncs(0);
+    let refused = (1..=LINES).find(|&index| write(&wal, 1, vec![append(index, LINE)]).is_err());
+    assert!(refused.is_some());
+}
+
 /// Writers append, truncate and purge; the power goes at a random moment; what was acknowledged must be there and
 /// what is there must have been written. Repeat one seed with `WAL_SEED=<n> cargo test -p trimaran-storage power`.
 #[test]
