@@ -374,3 +374,48 @@ fn what_is_taken_over_is_not_touched_by_a_copy_that_is_behind_whatever_the_power
         assert_eq!(state_of(&late).0, state_of(&left).0, "seed {seed}");
     }
 }
+
+/// Of three partitions the last becomes part of the second, and that of the first. A node that has copies of the first and the
+/// last, and none of the second, has the last one's rows twice, so to speak.
+#[test]
+fn what_came_by_way_of_another_partition_does_not_go_with_an_old_copy() {
+    let (here, elsewhere) = (FaultyEngine::default(), FaultyEngine::default());
+    let bounds = [0, 13 << 50, 26 << 50];
+    let open = |engine: &FaultyEngine, id: u64| {
+        let at = id as usize - 1;
+        let last = bounds.get(at + 1).map_or(u64::MAX, |next| next - 1);
+        let shared = Arc::new(Shared::new(Arc::new(engine.clone())));
+        (shared, Token(bounds[at]), Token(last))
+    };
+    let machine = |(shared, first, last): (Arc<Shared>, Token, Token), id: u64| {
+        let mut machine = ShardMachine::new(shared, id, first, last);
+        machine.recover().unwrap();
+        machine
+    };
+    let put = |number: u8| -> Bytes {
+        let stored = encode(&item(i64::from(number)));
+        let body = Body::Put(state::Put { item: stored.bytes, size: stored.size, ..state::Put::default() });
+        state::Command { row: row(number), body: Some(body) }.encode_to_vec().into()
+    };
+    let (shared, first, last) = open(&here, 1);
+    let mut left = machine((Arc::clone(&shared), first, last), 1);
+    let (_, first, last) = open(&here, 3);
+    let mut old = machine((shared, first, last), 3);
+    let (shared, first, last) = open(&elsewhere, 2);
+    let mut middle = machine((Arc::clone(&shared), first, last), 2);
+    let (_, first, last) = open(&elsewhere, 3);
+    let mut right = machine((shared, first, last), 3);
+    let all: Vec<Bytes> = (0..40).map(put).collect();
+    for machine in [&mut left, &mut old, &mut middle, &mut right] {
+        apply(machine, 1, &all);
+    }
+    right.freeze(true);
+    middle.merge(&mut right.snapshot()).unwrap();
+    middle.commit(Remember::default()).unwrap();
+    middle.freeze(true);
+    left.merge(&mut middle.snapshot()).unwrap();
+    left.commit(Remember::default()).unwrap();
+    assert!(old.is_elsewhere());
+    old.forget().unwrap();
+    assert_eq!(state_of(&left).0.len(), 40);
+}

@@ -67,7 +67,10 @@ impl Store {
         let (first, last) = (Token(behind.first_token), Token(behind.last_token));
         self.merging = Some(Merging { first, last, rows });
         (self.last, self.tokens_changed) = (last, true);
-        self.absorb(behind.partition);
+        // Those that became part of it before may still have replicas here too, where it had none.
+        for partition in behind.absorbed.into_iter().chain([behind.partition]) {
+            self.absorb(partition);
+        }
     }
 
     fn absorb(&mut self, partition: u64) {
