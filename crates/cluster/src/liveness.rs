@@ -109,9 +109,31 @@ impl Cluster {
     }
 }
 
-/// Says that this node is there, for ever.
+/// The other members, one after the other.
+#[derive(Default)]
+struct Others {
+    last: u64,
+}
+
+impl Others {
+    /// The address of the next one.
+    fn next(&mut self, meta: &Meta, own: u64) -> Option<String> {
+        let mut others =
+            meta.nodes.values().filter(|node| node.id != own && node.state() != wire::NodeState::Gone);
+        let behind = others.clone().find(|node| node.id > self.last);
+        let next = behind.or_else(|| others.next())?;
+        self.last = next.id;
+        Some(next.address.clone())
+    }
+}
+
+/// Says that this node is there, for ever: to who leads the meta group, as far as this node knows; where that is not so, to
+/// others, who may know better. A node that was declared gone while it was cut off is told nothing any more, and learns
+/// of it in no other way.
 pub(crate) async fn beat(cluster: Cluster) {
     let boot_id = cluster.inner.options.identity.boot;
+    let mut elsewhere: Option<String> = None;
+    let mut others = Others::default();
     loop {
         let partitions = cluster.inner.loads.told();
         let usage = (cluster.inner.options.meter)();
@@ -122,7 +144,8 @@ pub(crate) async fn beat(cluster: Cluster) {
         let told = if cluster.leads_meta() {
             cluster.hear(beat)
         } else {
-            match cluster.meta_leader() {
+            let client = elsewhere.take().map_or_else(|| cluster.meta_leader(), |there| cluster.at(&there));
+            match client {
                 Ok(mut client) => {
                     let reply = tokio::time::timeout(ATTEMPT_TIMEOUT, client.heartbeat(beat)).await;
                     answered(reply).map(|reply| reply.state())
@@ -131,12 +154,17 @@ pub(crate) async fn beat(cluster: Cluster) {
             }
         };
         match told {
-            Ok(state) => cluster.inner.told.send_if_modified(|told| std::mem::replace(told, state) != state),
+            Ok(state) => {
+                cluster.inner.told.send_if_modified(|told| std::mem::replace(told, state) != state);
+            }
             Err(error) => {
                 debug!(%error, "not heard");
-                false
+                elsewhere = match error {
+                    Error::NotLeader { leader_address: Some(leader) } => Some(leader),
+                    _ => others.next(&cluster.inner.meta.borrow(), node_id),
+                };
             }
-        };
+        }
         tokio::time::sleep(BEAT_EVERY).await;
     }
 }

@@ -557,6 +557,13 @@ impl Cluster {
         Ok(ClusterClient::new(channel))
     }
 
+    /// A client of the node at an address, which need not be a member any more.
+    pub(crate) fn at(&self, address: &str) -> Result<ClusterClient<tonic::transport::Channel>, Error> {
+        let channel = self.inner.peers.separate_channel(address);
+        let channel = channel.map_err(|bad| Error::NotReady(format!("{address}: {bad}")))?;
+        Ok(ClusterClient::new(channel))
+    }
+
     pub(crate) async fn propose(&self, command: Command) -> Result<state::MetaReply, Error> {
         // Before it is in the log: a member that does not know it would have to stop there.
         self.inner.meta.borrow().must_be_known(&command).map_err(Error::Refused)?;

@@ -140,6 +140,21 @@ impl<M: Machine> Applier<M> {
         })
     }
 
+    /// Errors if the log begins behind the state: what was in between is lost, and without it the rest means nothing.
+    pub(crate) fn must_go_on_from(&self, purged: Option<LogId>) -> io::Result<()> {
+        let snapshot = self.current.lock().as_ref().and_then(|(meta, _)| meta.last_log_id);
+        let has = self.state.read().applied.max(snapshot);
+        if purged <= has {
+            return Ok(());
+        }
+        let show = |at: Option<LogId>| at.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
+        Err(io::Error::other(format!(
+            "its log begins behind {}, its state ends with {}",
+            show(purged),
+            show(has)
+        )))
+    }
+
     pub(crate) fn state(&self) -> Arc<RwLock<State<M>>> {
         Arc::clone(&self.state)
     }

@@ -243,14 +243,21 @@ impl Groups {
         seed: Seed<M>,
     ) -> Result<Group<M>, Error> {
         let Seed { state, _kept: kept } = seed;
-        let opened = self.begin(id, replica, durability, Start::Split(Box::new(state))).await;
+        // From here on this replica has a voice, and the old group's may be moved away from here: then nothing could bring the
+        // part back.
+        let persist = state.machine.persist();
+        let persisted = tokio::task::spawn_blocking(persist).await;
+        let persisted = persisted.unwrap_or_else(|panicked| Err(Stop::new(panicked.to_string())));
+        let opened = match persisted {
+            Ok(()) => self.begin(id, replica, durability, Start::Split(Box::new(state))).await,
+            Err(stop) => Err(Error::Refused { group: id, action: "open", reason: stop.to_string() }),
+        };
         if let Err(error) = &opened {
             // The part is lost with this attempt. Where the old log can bring it back it must not be cut, and is read again
             // by the next start.
             std::mem::forget(kept);
             self.inner.failed.send_replace(Some(format!("a part of a split cannot be kept: {error}")));
         }
-        // Here the part is as safe as the log that it came from.
         opened
     }
 
@@ -278,8 +285,15 @@ impl Groups {
                 return Err(refused("this node has no data folder".to_owned()));
             }
         };
-        let applier = Applier::new(id, start, store.clone(), self.inner.seeded.clone())
-            .map_err(|error| refused(error.to_string()))?;
+        let applier = Applier::new(id, start, store.clone(), self.inner.seeded.clone());
+        let applier = applier.and_then(|applier| applier.must_go_on_from(log.purged()).map(|()| applier));
+        let applier = applier.map_err(|error| {
+            // With an empty log it would have a voice, and not know what it has agreed to.
+            self.inner
+                .failed
+                .send_replace(Some(format!("group {id} cannot go on with what is here: {error}")));
+            refused(error.to_string())
+        })?;
         let (state, seeds) = (applier.state(), applier.seeds());
         let timing = self.inner.options.timing;
         let config = openraft_config(&self.inner.options).map_err(|error| refused(error.to_string()))?;

@@ -96,6 +96,11 @@ impl Log {
         Ok(Self { group, wal: Some(wal), flushed, held: Arc::new(Mutex::new(held)) })
     }
 
+    /// The last entry that is purged.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        self.held.lock().purged
+    }
+
     /// Bytes of the entries that are not purged.
     pub(crate) fn bytes(&self) -> usize {
         self.held.lock().bytes
