@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use trimaran_proto::api::placement::Table;
 use trimaran_tests::harness::compose::{Composed, until_healthy};
-use trimaran_tests::harness::process::status;
+use trimaran_tests::harness::process::{copies_moved, status};
 use trimaran_tests::harness::until;
 use trimaran_tests::workload::foreign::{OverDynamoDb, OverResp};
 use trimaran_tests::workload::registers::{Load, Registers};
@@ -93,7 +93,9 @@ async fn networks_are_cut<R: Registers>(composed: &Composed, kind: &str, port: u
         );
     }
     let report = load.finish().await;
-    println!("{kind}: 0 lost, 0 doubled: {report:?}");
+    let moved = copies_moved(&format!("{}:{port}", ips[0])).await;
+    println!("{kind}: 0 lost, 0 doubled, {moved} copies moved, none had to: {report:?}");
+    assert_eq!(moved, 0, "a cut is shorter than the grace of a node");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -273,6 +273,16 @@ pub async fn status(address: &str) -> Option<StatusReply> {
     client.status(StatusRequest {}).await.ok().map(tonic::Response::into_inner)
 }
 
+/// Copies of partitions that were moved to other nodes so far, as the events of a cluster say. Partitions are of one size where
+/// keys are spread, so that this is how many bytes were moved, in parts of the whole.
+pub async fn copies_moved(address: &str) -> usize {
+    let dial: Arc<dyn Dial> = Arc::new(TcpDial);
+    let mut admin = ClusterAdminClient::new(channel(&dial, address).unwrap());
+    let events = admin.events(EventsRequest {}).await.unwrap().into_inner().events;
+    let is_copy = |text: &str| text.contains("has moved") && text.contains(" to node");
+    events.iter().filter(|event| is_copy(&event.text)).count()
+}
+
 /// A disk that is full soon; gone with this.
 pub struct SmallDisk(PathBuf);
 
@@ -596,13 +606,10 @@ impl Cluster {
         self.until_settled(self.nodes.len().min(3), |_| true).await;
     }
 
-    /// Copies of partitions that were moved to other nodes so far, as the events say. Partitions are of one size where keys are
-    /// spread, so that this is how many bytes were moved, in parts of the whole.
+    /// As [`copies_moved`] says.
     pub async fn copies_moved(&self) -> usize {
         let node = self.nodes.iter().find(|node| node.child.is_some()).unwrap();
-        let events = node.admin().events(EventsRequest {}).await.unwrap().into_inner().events;
-        let is_copy = |text: &str| text.contains("has moved") && text.contains(" to node");
-        events.iter().filter(|event| is_copy(&event.text)).count()
+        copies_moved(&node.grpc).await
     }
 
     /// The ids of all nodes by place.

@@ -1,7 +1,8 @@
-//! One simulated life of a cluster: the real membership, placement, moves and replication, nodes without disks.
+//! One simulated life of a cluster: the real membership, placement, moves and replication.
 //!
-//! A node that crashes is gone with its memory, its id too: what comes back at its place is another node, which joins.
-//! The dead one is replaced after its grace. Meanwhile nodes are drained, copies moved, partitions split and merged by
+//! Without disks a node that crashes is gone with its memory, its id too: what comes back at its place is another node, which
+//! joins. With disks it comes back with what it had flushed, unless its grace is over; all of them may crash at once.
+//! The dead one is replaced after its grace. Clocks are apart, and go at speeds of their own. Meanwhile nodes are drained, copies moved, partitions split and merged by
 //! hand, balancing is paused, and the network is cut. At the end everything must have healed by itself.
 
 use std::cell::RefCell;
@@ -12,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom as _;
@@ -22,7 +22,7 @@ use trimaran_cluster::identity::Identity;
 use trimaran_cluster::member::{Cluster, Options};
 use trimaran_cluster::meta::Meta;
 use trimaran_cluster::replicas::Replicas;
-use trimaran_net::clock::ManualClock;
+use trimaran_net::clock::{Clock as _, ManualClock};
 use trimaran_net::peers::Peers;
 use trimaran_placement::plan;
 use trimaran_placement::token::Token;
@@ -36,9 +36,10 @@ use trimaran_replication::planted::{self, Bug};
 use trimaran_replication::session::Session;
 
 use crate::invariant::Watcher;
-use crate::journal::{ACCOUNTS, ELSEWHERE, Journal, token_of, transfer};
+use crate::journal::{ACCOUNTS, token_of, transfer};
 use crate::network::{SimulatedDial, incoming};
 use crate::scenario::quiet_for;
+use crate::subject::{Disks, Subject};
 
 const PORT: u16 = 7000;
 
@@ -66,18 +67,39 @@ const HIBERNATE_AFTER: Duration = Duration::from_millis(600);
 const TROUBLE: Duration = Duration::from_secs(30);
 const PEACE: Duration = Duration::from_secs(40);
 
+/// How far the clock of a node may be ahead of others at its start, and how much faster or slower it may go: as much as one
+/// that somebody sets is followed.
+const AHEAD_MAX: Duration = Duration::from_secs(30);
+const DRIFT_MAX: f64 = 0.125;
+
 /// A node that lives at a place.
-#[derive(Clone)]
-struct Life {
+struct Life<M: Subject> {
     cluster: Cluster,
-    replicas: Replicas<Journal>,
+    replicas: Replicas<M>,
 }
 
-#[derive(Default)]
-struct World {
-    lives: BTreeMap<u64, Life>,
+struct World<M: Subject> {
+    lives: BTreeMap<u64, Life<M>>,
     /// Places that a node has lived at.
     known: BTreeSet<u64>,
+    disks: BTreeMap<u64, Disks>,
+    /// Why a node could not go on with what it has.
+    failed: Option<String>,
+}
+
+/// What all lives at all places share.
+struct Shared<M: Subject> {
+    world: Arc<Mutex<World<M>>>,
+    ids: Arc<AtomicU64>,
+    addresses: Arc<Mutex<Vec<IpAddr>>>,
+    copies: usize,
+}
+
+impl<M: Subject> Clone for Shared<M> {
+    fn clone(&self) -> Self {
+        let (world, ids) = (Arc::clone(&self.world), Arc::clone(&self.ids));
+        Self { world, ids, addresses: Arc::clone(&self.addresses), copies: self.copies }
+    }
 }
 
 /// What a run that went well saw.
@@ -115,14 +137,14 @@ fn host(place: u64) -> String {
 
 impl Scenario {
     /// Runs it; an error is the invariant that was violated.
-    pub(crate) fn run(self) -> Result<Outcome, String> {
+    pub(crate) fn run<M: Subject>(self) -> Result<Outcome, String> {
         planted::plant(self.bug);
-        let outcome = self.run_as_it_is();
+        let outcome = self.run_as_it_is::<M>();
         planted::plant(None);
         outcome
     }
 
-    fn run_as_it_is(self) -> Result<Outcome, String> {
+    fn run_as_it_is<M: Subject>(self) -> Result<Outcome, String> {
         let copies = self.copies();
         let mut random = StdRng::seed_from_u64(self.seed);
         let mut sim = turmoil::Builder::new()
@@ -133,17 +155,23 @@ impl Scenario {
             .min_message_latency(Duration::from_millis(1))
             .max_message_latency(Duration::from_millis(15))
             .build();
-        let world: Arc<Mutex<World>> = Arc::default();
-        let clock = ManualClock::at(1_000_000);
-        let ids = Arc::new(AtomicU64::new(self.seed * 1_000_000 + 1));
+        let world =
+            World { lives: BTreeMap::new(), known: BTreeSet::new(), disks: BTreeMap::new(), failed: None };
+        let world: Arc<Mutex<World<M>>> = Arc::new(Mutex::new(world));
         let addresses: Arc<Mutex<Vec<IpAddr>>> = Arc::default();
+        let shared = Shared {
+            world: Arc::clone(&world),
+            ids: Arc::new(AtomicU64::new(self.seed * 1_000_000 + 1)),
+            addresses: Arc::clone(&addresses),
+            copies,
+        };
+        let mut clocks: Vec<(ManualClock, f64)> = Vec::new();
         for place in 1..=PLACES {
-            let (world, clock, ids) = (Arc::clone(&world), clock.clone(), Arc::clone(&ids));
-            let addresses = Arc::clone(&addresses);
-            sim.host(host(place), move || {
-                let options = (copies, Arc::clone(&addresses));
-                run_place(place, Arc::clone(&world), clock.clone(), Arc::clone(&ids), options)
-            });
+            let ahead = random.random_range(0..=AHEAD_MAX.as_millis() as u64);
+            let clock = ManualClock::at(1_000_000 + ahead);
+            clocks.push((clock.clone(), 1.0 + random.random_range(-DRIFT_MAX..DRIFT_MAX)));
+            let shared = shared.clone();
+            sim.host(host(place), move || run_place(place, shared.clone(), clock.clone()));
         }
         *addresses.lock() = (1..=PLACES).map(|place| sim.lookup(host(place))).collect();
         let acknowledged: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -155,16 +183,23 @@ impl Scenario {
         let operator: Arc<Mutex<Vec<Order>>> = Arc::default();
         sim.client("operator", run_operator(Arc::clone(&operator), Arc::clone(&addresses)));
 
+        let started: Vec<u64> = clocks.iter().map(|(clock, _)| clock.now_ms()).collect();
         let watchers: Rc<RefCell<BTreeMap<u64, Watcher>>> = Rc::default();
         let mut outcome = Outcome::default();
         let mut next_fault = Duration::from_secs(3);
-        let mut down: Option<(u64, Duration)> = None;
+        let mut down: Option<(Vec<u64>, Duration)> = None;
         let mut cut: Option<(u64, u64, bool, Duration)> = None;
         loop {
             let finished = sim.step().map_err(|error| format!("the simulation failed: {error}"))?;
-            clock.advance(Duration::from_millis(5));
             let now = sim.elapsed();
+            for (place, (clock, speed)) in (1..).zip(&clocks) {
+                let should = started[place - 1] + (now.as_millis() as f64 * speed) as u64;
+                clock.advance(Duration::from_millis(should.saturating_sub(clock.now_ms())));
+            }
             outcome.asleep += usize::from(look(&world, &watchers)?);
+            if let Some(why) = &world.lock().failed {
+                return Err(format!("a node cannot go on: {why}"));
+            }
             if finished {
                 break;
             }
@@ -176,9 +211,8 @@ impl Scenario {
                 }
                 cut = None;
             }
-            if let Some((place, _)) = down.filter(|(_, until)| now >= *until) {
+            for place in down.take_if(|(_, until)| now >= *until).map_or(Vec::new(), |(places, _)| places) {
                 sim.bounce(host(place));
-                down = None;
             }
             if now < TROUBLE && now >= next_fault && down.is_none() && cut.is_none() {
                 next_fault = now + Duration::from_millis(random.random_range(200..1200));
@@ -187,10 +221,18 @@ impl Scenario {
                 let lasts = now + Duration::from_millis(random.random_range(100..5000));
                 match random.random_range(0..11) {
                     0 | 1 if can_lose(&world.lock(), a, copies) => {
-                        sim.crash(host(a));
-                        world.lock().lives.remove(&a);
-                        outcome.crashes += 1;
-                        down = Some((a, lasts));
+                        let all = M::HAS_DISKS && random.random_bool(0.2);
+                        let victims: Vec<u64> = if all { (1..=PLACES).collect() } else { vec![a] };
+                        for &place in &victims {
+                            sim.crash(host(place));
+                            let mut world = world.lock();
+                            world.lives.remove(&place);
+                            if let Some(disks) = world.disks.get_mut(&place) {
+                                disks.lose_power(&mut random);
+                            }
+                            outcome.crashes += 1;
+                        }
+                        down = Some((victims, lasts));
                     }
                     2 => {
                         sim.partition_oneway(host(a), host(b));
@@ -235,12 +277,7 @@ impl Scenario {
             let partition = partition_of(&meta, text).ok_or("a text that belongs nowhere")?;
             by_partition.entry(partition).or_default().push(text.clone());
         }
-        for (partition, texts) in &by_partition {
-            let watchers = watchers.borrow();
-            let watcher = watchers.get(partition).ok_or("a partition that nobody has")?;
-            watcher.at_the_end(texts).map_err(|error| format!("partition {partition}: {error}"))?;
-            outcome.acknowledged += texts.len();
-        }
+        outcome.acknowledged = acknowledged.len();
         if outcome.acknowledged < ACKNOWLEDGED_MIN {
             return Err(format!("only {} writes were acknowledged", outcome.acknowledged));
         }
@@ -248,13 +285,19 @@ impl Scenario {
         if !is_whole(&world, copies) {
             return Err(format!("it did not heal: {}", describe(&world)));
         }
+        let is_up = |life: &Life<M>| {
+            meta.nodes.get(&life.cluster.node()).is_some_and(|node| node.state() == NodeState::Up)
+        };
+        if !world.lives.values().all(is_up) {
+            return Err(format!("a node that is gone does not know it: {}", describe(&world)));
+        }
         for (id, group) in world.lives.values().flat_map(|life| life.replicas.all()) {
-            if !group.read_now(Journal::adds_up) {
-                return Err(format!(
-                    "partition {id}, replica {}: its accounts are not what was transferred",
-                    group.replica()
-                ));
-            }
+            let watchers = watchers.borrow();
+            let watcher = watchers.get(&id).ok_or("a partition that nobody has")?;
+            let texts = by_partition.remove(&id).unwrap_or_default();
+            let seen = group.read_now(|machine| machine.at_the_end(watcher, &texts));
+            seen.map_err(|error| format!("partition {id}, replica {}: {error}", group.replica()))?;
+            by_partition.insert(id, texts);
         }
         for what in meta.events.iter().filter_map(|event| event.what) {
             match what {
@@ -269,7 +312,7 @@ impl Scenario {
 }
 
 /// The newest agreed state that anybody has.
-fn newest(world: &World) -> Option<Arc<Meta>> {
+fn newest<M: Subject>(world: &World<M>) -> Option<Arc<Meta>> {
     let all = world.lives.values().map(|life| Arc::clone(&life.cluster.meta().borrow()));
     all.max_by_key(|meta| meta.version)
 }
@@ -284,16 +327,20 @@ fn partition_of(meta: &Meta, text: &str) -> Option<u64> {
 
 /// True if what is at a place may be lost for good: copies in memory only while all others are whole, and only if a
 /// majority is left.
-fn can_lose(world: &World, place: u64, copies: usize) -> bool {
+fn can_lose<M: Subject>(world: &World<M>, place: u64, copies: usize) -> bool {
     let Some(life) = world.lives.get(&place) else { return false };
+    if M::HAS_DISKS {
+        return true;
+    }
     let holds_nothing = newest(world).is_some_and(|meta| !meta.holds_replicas(life.cluster.node()));
     is_whole(world, copies) && (copies > 2 || holds_nothing)
 }
 
 /// Every partition has all of its copies, voting, on nodes that live and are heard of; and so is the meta group.
-fn is_whole(world: &World, copies: usize) -> bool {
+fn is_whole<M: Subject>(world: &World<M>, copies: usize) -> bool {
     let Some(meta) = newest(world) else { return false };
-    let alive: BTreeMap<u64, &Life> = world.lives.values().map(|life| (life.cluster.node(), life)).collect();
+    let alive: BTreeMap<u64, &Life<M>> =
+        world.lives.values().map(|life| (life.cluster.node(), life)).collect();
     let is_up = |node: u64| {
         alive.contains_key(&node) && meta.nodes.get(&node).is_some_and(|node| node.state() == NodeState::Up)
     };
@@ -310,7 +357,7 @@ fn is_whole(world: &World, copies: usize) -> bool {
         !partition.lost
             && partition.splitting_off.is_none()
             && partition.merging.is_none()
-            && groups.iter().all(|group| group.read_now(|journal| !journal.is_frozen()))
+            && groups.iter().all(|group| group.read_now(|machine| !machine.is_frozen()))
             && partition.replicas.len() == copies
             && partition
                 .replicas
@@ -329,7 +376,7 @@ fn is_whole(world: &World, copies: usize) -> bool {
         && meta_voters.is_some_and(|status| status.voters.iter().all(|&voter| is_up(voter)))
 }
 
-fn describe(world: &World) -> String {
+fn describe<M: Subject>(world: &World<M>) -> String {
     let Some(meta) = newest(world) else { return "nobody lives".to_owned() };
     let nodes: Vec<String> =
         meta.nodes.values().map(|node| format!("{} {:?}", node.id, node.state())).collect();
@@ -359,7 +406,10 @@ fn describe(world: &World) -> String {
 }
 
 /// Looks at everything. True if some replica is asleep.
-fn look(world: &Mutex<World>, watchers: &RefCell<BTreeMap<u64, Watcher>>) -> Result<bool, String> {
+fn look<M: Subject>(
+    world: &Mutex<World<M>>,
+    watchers: &RefCell<BTreeMap<u64, Watcher>>,
+) -> Result<bool, String> {
     let mut is_asleep = false;
     let mut watchers = watchers.borrow_mut();
     let world = world.lock();
@@ -368,27 +418,30 @@ fn look(world: &Mutex<World>, watchers: &RefCell<BTreeMap<u64, Watcher>>) -> Res
         let status = group.status();
         is_asleep |= status.is_asleep;
         let seen = watcher.see_status(group.replica(), &status);
-        let seen =
-            seen.and_then(|()| group.read_now(|journal| watcher.see_journal(group.replica(), journal)));
+        let seen = seen.and_then(|()| group.read_now(|machine| machine.see(group.replica(), watcher)));
         seen.map_err(|error| format!("partition {id}: {error}"))?;
     }
     Ok(is_asleep)
 }
 
 /// What lives at a place, one life after another: a node that is gone from its cluster comes back as another one.
-async fn run_place(
-    place: u64,
-    world: Arc<Mutex<World>>,
-    clock: ManualClock,
-    ids: Arc<AtomicU64>,
-    (copies, addresses): (usize, Arc<Mutex<Vec<IpAddr>>>),
-) -> turmoil::Result {
+async fn run_place<M: Subject>(place: u64, shared: Shared<M>, clock: ManualClock) -> turmoil::Result {
+    let Shared { world, ids, addresses, copies } = shared;
     loop {
         let seeds: Vec<String> = addresses.lock().iter().map(|ip| format!("{ip}:{PORT}")).collect();
         let own = seeds[place as usize - 1].clone();
         let id = ids.fetch_add(2, Ordering::Relaxed);
         // The first nodes of three places found the cluster; whoever comes later joins it.
         let founds = world.lock().known.insert(place) && place <= FOUNDERS;
+        let disks = world.lock().disks.entry(place).or_default().clone();
+        let (home, identity, durable) = if M::HAS_DISKS {
+            let (home, identity, durable) = disks.open(id)?;
+            (Some(home), identity, Some(durable))
+        } else {
+            let identity =
+                Identity { node: id, boot: id + 1, cluster: String::new(), machine_restarted: false };
+            (None, identity, None)
+        };
         let peers = Peers::new(Arc::new(SimulatedDial));
         let options = groups::Options {
             timing: Timing {
@@ -400,16 +453,16 @@ async fn run_place(
             log_bytes_max: 2 << 10,
             log_bytes_min: 2 << 10,
             entries_kept: 4,
-            boot: id + 1,
+            boot: identity.boot,
         };
-        let groups = Groups::new(id, options, Arc::new(clock.clone()), peers.clone(), None);
-        let identity = Identity { node: id, boot: id + 1, cluster: String::new(), machine_restarted: false };
+        let (node, clock) = (identity.node, Arc::new(clock.clone()));
+        let groups = Groups::new(node, options, clock, peers.clone(), durable);
         let cluster = Cluster::open(
             Options {
                 kind: "grid",
                 version: "simulated",
                 identity,
-                home: None,
+                home,
                 address: own,
                 resp_address: String::new(),
                 zone: String::new(),
@@ -418,8 +471,8 @@ async fn run_place(
                 bootstrap: founds.then_some(FOUNDERS as usize),
                 partitions: PARTITIONS,
                 replication_factor: copies as u32,
-                meta_durability: Durability::Memory,
-                lost_memory: true,
+                meta_durability: if M::HAS_DISKS { Durability::Flushed } else { Durability::Memory },
+                lost_memory: !M::HAS_DISKS,
                 replace_after: REPLACE_AFTER,
                 drain: false,
                 split_above: None,
@@ -430,9 +483,9 @@ async fn run_place(
             peers,
         )
         .await?;
-        let replicas = Replicas::keep(cluster.clone(), Durability::Memory, |partition| {
-            Journal::of(partition.first_token, partition.last_token)
-        });
+        let (durability, rows) =
+            (if M::HAS_DISKS { Durability::Log } else { Durability::Memory }, disks.rows());
+        let replicas = Replicas::keep(cluster.clone(), durability, move |partition| M::of(&rows, partition));
         let server = tonic::transport::Server::builder()
             .add_service(groups.service())
             .add_service(cluster.cluster_service())
@@ -445,20 +498,25 @@ async fn run_place(
             cluster.gone().await;
             Ok::<_, trimaran_cluster::Error>(())
         };
-        // An error is a refusal: this node will not become a member; another one may.
-        let _refused = life.await;
+        tokio::select! {
+            // An error is a refusal: this node will not become a member; another one may.
+            _refused = life => {}
+            why = groups.failed() => world.lock().failed = Some(format!("place {place}: {why}")),
+        }
         world.lock().lives.remove(&place);
         groups.close_all().await;
         serving.abort();
+        // Another node comes next, with other disks.
+        world.lock().disks.remove(&place);
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
 /// Appends, each text once, in a quiet time none, again with the same id until it is answered.
-async fn run_client(
+async fn run_client<M: Subject>(
     client: u64,
     seed: u64,
-    world: Arc<Mutex<World>>,
+    world: Arc<Mutex<World<M>>>,
     acknowledged: Arc<Mutex<Vec<String>>>,
 ) -> turmoil::Result {
     let mut random = StdRng::seed_from_u64(seed);
@@ -492,9 +550,9 @@ async fn run_client(
                 })
             };
             if let Some(group) = group {
-                let proposed = group.propose(Bytes::from(text.clone()), Some(request.id(0)));
+                let proposed = group.propose(M::command(&text), Some(request.id(0)));
                 let reply = tokio::time::timeout(Duration::from_secs(3), proposed).await;
-                if matches!(reply, Ok(Ok(reply)) if reply != ELSEWHERE.as_bytes()) {
+                if matches!(reply, Ok(Ok(reply)) if M::is_written(&reply)) {
                     answers -= 1;
                     if answers == 0 {
                         acknowledged.lock().push(text);
@@ -538,7 +596,7 @@ enum Order {
     Peace,
 }
 
-fn some_move(world: &World, random: &mut StdRng) -> Option<MoveRequest> {
+fn some_move<M: Subject>(world: &World<M>, random: &mut StdRng) -> Option<MoveRequest> {
     let meta = newest(world)?;
     let partition = meta.partitions.values().choose(random)?;
     let from_node = partition.replicas.iter().choose(random)?.node_id;
@@ -546,7 +604,7 @@ fn some_move(world: &World, random: &mut StdRng) -> Option<MoveRequest> {
     Some(MoveRequest { partition_id: partition.id, from_node, to_node })
 }
 
-fn some_split(world: &World, random: &mut StdRng) -> Option<SplitRequest> {
+fn some_split<M: Subject>(world: &World<M>, random: &mut StdRng) -> Option<SplitRequest> {
     let meta = newest(world)?;
     if meta.partitions.len() >= PARTITIONS_MAX {
         return None;
@@ -558,7 +616,7 @@ fn some_split(world: &World, random: &mut StdRng) -> Option<SplitRequest> {
     Some(SplitRequest { partition_id: partition.id, at_token })
 }
 
-fn some_merge(world: &World, random: &mut StdRng) -> Option<MergeRequest> {
+fn some_merge<M: Subject>(world: &World<M>, random: &mut StdRng) -> Option<MergeRequest> {
     let meta = newest(world)?;
     let partition = meta.partitions.values().choose(random)?;
     Some(MergeRequest { partition_id: partition.id })

@@ -13,9 +13,13 @@ mod invariant;
 mod journal;
 mod network;
 mod scenario;
+mod subject;
 
+use journal::Journal;
 use scenario::{Logs, Outcome, Scenario};
+use subject::Subject;
 use trimaran_replication::planted::Bug;
+use trimaran_shard_node::machine::ShardMachine;
 
 /// Seeds that CI runs of one group, in memory and on disks each.
 const SEEDS: u64 = 500;
@@ -66,14 +70,14 @@ fn nothing_acknowledged_is_lost_or_repeated_on_disks_that_lose_power() {
     nothing_is_lost_or_repeated(Logs::Disk, "on_disks");
 }
 
-/// Seeds that CI runs of whole clusters.
+/// Seeds that CI runs of whole clusters, without disks and with.
 const CLUSTER_SEEDS: u64 = 24;
+const DATABASE_SEEDS: u64 = 12;
 
-#[test]
-fn a_cluster_heals_and_loses_nothing_whatever_happens_to_its_nodes() {
+fn a_cluster_heals<M: Subject>(count: u64, filter: &str) {
     let mut sum = cluster::Outcome::default();
-    for seed in seeds(CLUSTER_SEEDS) {
-        match (cluster::Scenario { seed, bug: None }).run() {
+    for seed in seeds(count) {
+        match (cluster::Scenario { seed, bug: None }).run::<M>() {
             Ok(outcome) => {
                 sum.acknowledged += outcome.acknowledged;
                 sum.crashes += outcome.crashes;
@@ -85,13 +89,13 @@ fn a_cluster_heals_and_loses_nothing_whatever_happens_to_its_nodes() {
                 sum.asleep += outcome.asleep;
             }
             Err(violation) => panic!(
-                "{violation}\nrepeat with: SIMULATION_SEED={seed} cargo test -p trimaran-tests --test simulation cluster"
+                "{violation}\nrepeat with: SIMULATION_SEED={seed} cargo test -p trimaran-tests --test simulation {filter}"
             ),
         }
     }
     println!("{sum:?}");
     // One seed alone need not have all of it.
-    let is_one = seeds(CLUSTER_SEEDS).len() == 1;
+    let is_one = seeds(count).len() == 1;
     assert!(
         is_one
             || sum.acknowledged > 0
@@ -104,9 +108,19 @@ fn a_cluster_heals_and_loses_nothing_whatever_happens_to_its_nodes() {
     );
 }
 
+#[test]
+fn a_cluster_heals_and_loses_nothing_whatever_happens_to_its_nodes() {
+    a_cluster_heals::<Journal>(CLUSTER_SEEDS, "a_cluster_heals");
+}
+
+#[test]
+fn a_database_heals_and_loses_nothing_whatever_happens_to_its_nodes_and_their_disks() {
+    a_cluster_heals::<ShardMachine>(DATABASE_SEEDS, "a_database_heals");
+}
+
 fn must_be_caught(bug: Bug) {
     let caught = (1..=40).find_map(|seed| {
-        let outcome = cluster::Scenario { seed, bug: Some(bug) }.run();
+        let outcome = cluster::Scenario { seed, bug: Some(bug) }.run::<Journal>();
         outcome.err().map(|violation| (seed, violation))
     });
     let (seed, violation) = caught.expect("no seed of forty noticed it");
