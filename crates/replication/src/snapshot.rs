@@ -230,30 +230,32 @@ mod tests {
     #[test]
     fn a_snapshot_comes_back_unless_it_is_damaged() {
         let disk = FaultyDisk::new();
-        let store = Store::new(Arc::new(disk.clone()));
+        let open = || Store::new(Arc::new(disk.clone()));
+        let store = open();
         let places = BTreeMap::from([(1, Place { node: 4 })]);
         let membership = Membership::new(vec![[1].into()], places).unwrap();
         let meta = SnapshotMeta {
             last_log_id: Some(log_id(2, 9)),
             last_membership: StoredMembership::new(Some(log_id(1, 1)), membership),
         };
-        let write = |chunks: [&'static [u8]; 2]| {
+        let write = |store: &Store, chunks: [&'static [u8]; 2]| {
             let mut writer = store.write(7, &meta).unwrap();
             chunks.iter().for_each(|chunk| writer.chunk(chunk).unwrap());
             writer.finish().unwrap()
         };
         let read = |chunks: Chunks| chunks.read().map(Result::unwrap).collect::<Vec<_>>();
-        store.adopt(write([b"a", b"bc"])).unwrap();
+        store.adopt(write(&store, [b"a", b"bc"])).unwrap();
         // One that never came to its end is no snapshot.
         store.write(7, &meta).unwrap().chunk(b"unfinished").unwrap();
         disk.lose_power(|| false);
+        let store = open();
         let (loaded_meta, loaded) = store.load(7).unwrap().unwrap();
         assert_eq!(loaded_meta, meta);
         assert_eq!(read(Chunks::File(loaded.clone())), ["a", "bc"]);
         assert!(store.load(8).unwrap().is_none());
         // A reader goes on with the one it began with.
         let begun = Chunks::File(loaded);
-        store.adopt(write([b"d", b"e"])).unwrap();
+        store.adopt(write(&store, [b"d", b"e"])).unwrap();
         assert_eq!(read(begun), ["a", "bc"]);
         disk.damage("7.snapshot", 40);
         assert!(store.load(7).is_err());
