@@ -54,8 +54,8 @@ pub(super) fn read(disk: &Arc<dyn Disk>, options: &Options) -> Result<Found, Err
         if let Some(&before) = read.last()
             && number != before + 1
         {
-            // Segments are removed from the oldest on, and never from the middle.
-            cut(disk, before, 0, &numbers[position..])?;
+            // Segments are removed from the oldest on, and never from the middle: its name did not reach the medium.
+            cut(disk, before + 1, 0, &numbers[position..])?;
             break;
         }
         let name = segment_name(number);
@@ -81,7 +81,7 @@ pub(super) fn read(disk: &Arc<dyn Disk>, options: &Options) -> Result<Found, Err
     Ok(Found { numbers: read, recovered, groups })
 }
 
-/// Removes the segments behind one that is not whole. Errors if it was on the medium once: then it is damaged.
+/// Removes the segments behind one that is not whole, or not there. Errors if it was on the medium once: then it is damaged.
 fn cut(disk: &Arc<dyn Disk>, number: u64, end: u64, later: &[u64]) -> Result<(), Error> {
     for &later in later {
         let name = segment_name(later);

@@ -357,6 +357,40 @@ fn damage_to_what_was_flushed_is_told_from_what_the_power_took() {
 }
 
 #[test]
+fn a_segment_whose_name_is_lost_ends_the_log_unless_it_was_on_the_medium() {
+    for must_be_there in [false, true] {
+        let gated = Gated::default();
+        let (wal, _) = Wal::open(Arc::new(gated.clone()), unflushed()).unwrap();
+        gated.shut(!must_be_there);
+        for index in 1..=LINES {
+            write(&wal, 1, vec![append(index, LINE)]).unwrap();
+        }
+        if must_be_there {
+            let (tell, told) = channel();
+            wal.submit_flushed(2, vec![append(1, "flushed")], move |outcome| tell.send(outcome).unwrap());
+            told.recv().unwrap().unwrap();
+        }
+        gated.disk.sync_dir().unwrap();
+        gated.disk.lose_power(|| true);
+        gated.shut(false);
+        drop(wal);
+        gated.disk.remove(&segment_name(3)).unwrap();
+        let opened = Wal::open(Arc::new(gated.disk.clone()), unflushed());
+        if must_be_there {
+            assert!(matches!(opened, Err(Error::Damaged { .. })), "{:?}", opened.err());
+            continue;
+        }
+        let (wal, recovered) = opened.unwrap();
+        let held = recovered.groups[&1].entries.len() as u64;
+        assert!(held > 0 && held < LINES, "{held} of {LINES}: those of the first two segments");
+        write(&wal, 1, vec![append(held + 1, "goes on")]).unwrap();
+        drop(wal);
+        let (_wal, recovered) = Wal::open(Arc::new(gated.disk.clone()), unflushed()).unwrap();
+        assert_eq!(recovered.groups[&1].entries.len() as u64, held + 1);
+    }
+}
+
+#[test]
 fn a_flush_that_fails_beside_the_writer_stops_the_log() {
     let disk = FaultyDisk::new();
     let (wal, _) = Wal::open(Arc::new(disk.clone()), unflushed()).unwrap();
