@@ -105,9 +105,10 @@ impl Watch {
     fn note(&mut self, mut events: WatchEvents) -> WatchEvents {
         events.events.retain(|event| {
             let Some(position) = event.position else { return true };
-            let is_known = self.seen.iter().any(|seen| seen.partition == position.partition);
+            let is_news = event.kind() != watch_event::Kind::Begin
+                || self.seen.iter().all(|seen| seen.partition != position.partition);
             replace(&mut self.seen, position);
-            event.kind() != watch_event::Kind::Begin || !is_known
+            is_news
         });
         events
     }
@@ -116,7 +117,15 @@ impl Watch {
 /// Takes a position in, instead of what older ones say about the same tokens. One that names none (of a node of an older
 /// release, or made by hand) is about those that no other one names.
 fn replace(seen: &mut Vec<Position>, newer: Position) {
-    let is_whole = |position: &Position| (position.first_token, position.last_token) == (0, 0);
+    let tokens = |position: &Position| (position.first_token, position.last_token);
+    let is_whole = |position: &Position| tokens(position) == (0, 0);
+    // As almost always.
+    if !is_whole(&newer)
+        && let Some(same) = seen.iter_mut().find(|seen| tokens(seen) == tokens(&newer))
+    {
+        *same = newer;
+        return;
+    }
     let before = std::mem::take(seen);
     for older in before {
         if is_whole(&newer) {

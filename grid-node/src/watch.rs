@@ -123,11 +123,11 @@ impl Events {
         version: u64,
     ) -> Result<(), Stop> {
         let Changes { forgotten, changes, gaps } = changes;
-        let changes: Result<Vec<Event>, Stop> = changes.into_iter().map(event).collect();
+        let changes = changes.into_iter().map(event).collect::<Result<Vec<Event>, Stop>>()?;
         let mut kept = self.kept.lock();
-        kept.events.extend(changes?);
+        kept.bytes += changes.iter().map(size).sum::<usize>();
+        kept.events.extend(changes);
         kept.events.make_contiguous().sort_by_key(|event| event.version);
-        kept.bytes = kept.events.iter().map(size).sum();
         let here = kept.forgotten;
         let gap = |(first, last): (Token, Token), version| Gap {
             first_token: first.0,

@@ -173,8 +173,7 @@ impl Subject for ShardMachine {
         Ok(())
     }
 
-    fn at_the_end(&self, watcher: &Watcher, acknowledged: &[String]) -> Result<(), String> {
-        let _order_is_not_kept = watcher;
+    fn at_the_end(&self, _watcher: &Watcher, acknowledged: &[String]) -> Result<(), String> {
         let mut counts: BTreeMap<String, String> = BTreeMap::new();
         for row in self.view().scan(Range::prefix(&[]), Order::Ascending) {
             let (row, _, mut stored) = row.map_err(|error| error.to_string())?;

@@ -18,6 +18,9 @@ use crate::meta::{FIRST_FORMAT, FORMAT, Meta};
 /// How often a node says that it is there.
 const BEAT_EVERY: Duration = Duration::from_millis(500);
 
+/// Beats in a row that nobody heard before one goes to a member that is not known to lead: an election takes fewer.
+const OTHERS_ASKED_EVERY: u32 = 4;
+
 /// Silence after which a node is suspect.
 pub(crate) const SUSPECT_AFTER: Duration = Duration::from_secs(3);
 
@@ -109,22 +112,11 @@ impl Cluster {
     }
 }
 
-/// The other members, one after the other.
-#[derive(Default)]
-struct Others {
-    last: u64,
-}
-
-impl Others {
-    /// The address of the next one.
-    fn next(&mut self, meta: &Meta, own: u64) -> Option<String> {
-        let mut others =
-            meta.nodes.values().filter(|node| node.id != own && node.state() != wire::NodeState::Gone);
-        let behind = others.clone().find(|node| node.id > self.last);
-        let next = behind.or_else(|| others.next())?;
-        self.last = next.id;
-        Some(next.address.clone())
-    }
+/// The member after this one, to be asked who leads; the first one after the last.
+fn another(meta: &Meta, own: u64, last: u64) -> Option<&wire::Node> {
+    let mut others =
+        meta.nodes.values().filter(|node| node.id != own && node.state() != wire::NodeState::Gone);
+    others.clone().find(|node| node.id > last).or_else(|| others.next())
 }
 
 /// Says that this node is there, for ever: to who leads the meta group, as far as this node knows; where that is not so, to
@@ -133,7 +125,7 @@ impl Others {
 pub(crate) async fn beat(cluster: Cluster) {
     let boot_id = cluster.inner.options.identity.boot;
     let mut elsewhere: Option<String> = None;
-    let mut others = Others::default();
+    let (mut unheard, mut asked_last) = (0_u32, 0);
     loop {
         let partitions = cluster.inner.loads.told();
         let usage = (cluster.inner.options.meter)();
@@ -155,13 +147,23 @@ pub(crate) async fn beat(cluster: Cluster) {
         };
         match told {
             Ok(state) => {
+                unheard = 0;
                 cluster.inner.told.send_if_modified(|told| std::mem::replace(told, state) != state);
             }
             Err(error) => {
                 debug!(%error, "not heard");
-                elsewhere = match error {
-                    Error::NotLeader { leader_address: Some(leader) } => Some(leader),
-                    _ => others.next(&cluster.inner.meta.borrow(), node_id),
+                unheard += 1;
+                elsewhere = if unheard.is_multiple_of(OTHERS_ASKED_EVERY) {
+                    let meta = cluster.inner.meta.borrow();
+                    let next = another(&meta, node_id, asked_last);
+                    next.map(|node| {
+                        asked_last = node.id;
+                        node.address.clone()
+                    })
+                } else if let Error::NotLeader { leader_address } = error {
+                    leader_address
+                } else {
+                    None
                 };
             }
         }
@@ -172,6 +174,24 @@ pub(crate) async fn beat(cluster: Cluster) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_others_are_asked_in_turn_but_those_that_are_gone() {
+        let node = |id, state: wire::NodeState| {
+            (id, wire::Node { id, state: state.into(), ..wire::Node::default() })
+        };
+        let up = wire::NodeState::Up;
+        let nodes = [node(1, up), node(2, up), node(3, wire::NodeState::Gone), node(4, up)];
+        let mut meta = Meta::default();
+        meta.nodes.extend(nodes);
+        let mut last = 0;
+        let asked = [(); 4].map(|()| {
+            last = another(&meta, 2, last).map_or(0, |node| node.id);
+            last
+        });
+        assert_eq!(asked, [1, 4, 1, 4]);
+        assert!(another(&Meta::default(), 2, 0).is_none());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_start_that_was_not_known_gets_as_much_time_as_any() {

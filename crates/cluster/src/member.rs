@@ -291,8 +291,7 @@ impl Cluster {
             if !asked.insert(address.clone()) {
                 continue;
             }
-            let Ok(channel) = self.inner.peers.separate_channel(&address) else { continue };
-            let mut client = ClusterClient::new(channel);
+            let Ok(mut client) = self.at(&address) else { continue };
             match answered(tokio::time::timeout(ATTEMPT_TIMEOUT, client.join(request.clone())).await) {
                 Ok(_) => return Ok(()),
                 Err(Error::Refused(reason)) => return Err(Error::Refused(reason)),

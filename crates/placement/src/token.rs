@@ -57,6 +57,11 @@ pub fn slot_start(slot: u16) -> Token {
     Token(u64::from(slot) << SLOT_SHIFT)
 }
 
+/// Last token of a slot.
+pub fn slot_end(slot: u16) -> Token {
+    Token(slot_start(slot).0 | (u64::MAX >> (64 - SLOT_SHIFT)))
+}
+
 /// The token of a database item: XXH3-64 of the table's id and the canonical bytes of its partition key, so that
 /// every table spreads over all partitions.
 pub fn shard(table_id: u64, partition_key: &[u8]) -> Token {
@@ -109,10 +114,18 @@ mod tests {
     }
 
     #[test]
+    fn slots_follow_each_other() {
+        for slot in 1..SLOTS {
+            assert_eq!(slot_end(slot - 1).0 + 1, slot_start(slot).0, "{slot}");
+        }
+        assert_eq!((slot_start(0), slot_end(SLOTS - 1)), (Token(0), Token(u64::MAX)));
+    }
+
+    #[test]
     fn a_slot_contains_the_tokens_of_its_keys() {
         for key in [&b"a"[..], b"foo", b"{tag}x", b"\xff\x00"] {
             assert_eq!(slot_of(grid(key)), slot(key));
-            assert!(grid(key) >= slot_start(slot(key)));
+            assert!((slot_start(slot(key))..=slot_end(slot(key))).contains(&grid(key)));
         }
     }
 }

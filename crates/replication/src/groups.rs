@@ -268,10 +268,27 @@ impl Groups {
         durability: Durability,
         start: Start<M>,
     ) -> Result<Group<M>, Error> {
-        let refused = |reason: String| Error::Refused { group: id, action: "open", reason };
         if self.inner.open.read().contains_key(&id) {
-            return Err(refused("it is open already".to_owned()));
+            let reason = "it is open already".to_owned();
+            return Err(Error::Refused { group: id, action: "open", reason });
         }
+        let group = self.go_on(id, replica, durability, start).await;
+        if let (Err(error), true) = (&group, durability != Durability::Memory) {
+            // What was recovered of it is spent. With an empty log it would have a voice, and not know what it has agreed to.
+            let failed = format!("group {id} cannot go on with what is here: {error}");
+            self.inner.failed.send_replace(Some(failed));
+        }
+        group
+    }
+
+    async fn go_on<M: Machine>(
+        &self,
+        id: u64,
+        replica: u64,
+        durability: Durability,
+        start: Start<M>,
+    ) -> Result<Group<M>, Error> {
+        let refused = |reason: String| Error::Refused { group: id, action: "open", reason };
         let (log, store) = match (durability, &self.inner.durable) {
             (Durability::Memory, _) => (Log::in_memory(id), None),
             (Durability::Log | Durability::Flushed, Some(durable)) => {
@@ -287,13 +304,7 @@ impl Groups {
         };
         let applier = Applier::new(id, start, store.clone(), self.inner.seeded.clone());
         let applier = applier.and_then(|applier| applier.must_go_on_from(log.purged()).map(|()| applier));
-        let applier = applier.map_err(|error| {
-            // With an empty log it would have a voice, and not know what it has agreed to.
-            self.inner
-                .failed
-                .send_replace(Some(format!("group {id} cannot go on with what is here: {error}")));
-            refused(error.to_string())
-        })?;
+        let applier = applier.map_err(|error| refused(error.to_string()))?;
         let (state, seeds) = (applier.state(), applier.seeds());
         let timing = self.inner.options.timing;
         let config = openraft_config(&self.inner.options).map_err(|error| refused(error.to_string()))?;

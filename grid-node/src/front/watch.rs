@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tracing::debug;
 use trimaran_net::status::status;
 use trimaran_placement::table::{Partition, Table};
-use trimaran_placement::token::Token;
+use trimaran_placement::token::{self, Token};
 use trimaran_proto::api::grid::grid_client::GridClient;
 use trimaran_proto::api::grid::{Position, WatchEvent, WatchEvents, WatchRequest, watch_event};
 use trimaran_replication::group::Group;
@@ -54,7 +54,9 @@ pub(super) async fn begin(
         begins(&table, (Token(0), Token(u64::MAX)), &request.from)?
     } else {
         check_key(&request.key)?;
-        begins(&table, (token_of(&request.key), token_of(&request.key)), &request.from)?
+        // All of the slot: no other range begins and ends with token 0, which would mean none.
+        let slot = token::slot(&request.key);
+        begins(&table, (token::slot_start(slot), token::slot_end(slot)), &request.from)?
     };
     let (messages, stream) = mpsc::channel(MESSAGES_MAX);
     for (part, from) in begins {
@@ -74,7 +76,7 @@ pub(super) async fn begin(
     Ok(stream)
 }
 
-/// What a watch sees of a partition: keys with slots that begin within these tokens.
+/// What a watch sees of a partition: keys with slots within these tokens.
 #[derive(Clone, Copy, Debug)]
 struct Part {
     partition: u64,
@@ -141,7 +143,9 @@ fn begins(
         let mut rest = vec![part];
         // The last one that is about a token counts.
         for position in known.iter().rev() {
-            let Some(tokens) = tokens(position) else { continue };
+            let Some(tokens) = tokens(position).filter(|tokens| part.within(*tokens).is_some()) else {
+                continue;
+            };
             begins.extend(
                 rest.iter().filter_map(|part| part.within(tokens)).map(|part| (part, Some(*position))),
             );

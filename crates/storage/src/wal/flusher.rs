@@ -34,6 +34,16 @@ struct Progress {
     has_stopped: bool,
 }
 
+/// However the thread ends, nobody waits for it any more.
+struct Running(Arc<Shared>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.progress.lock().has_stopped = true;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Flusher {
     /// Segments up to `flushed` are on the medium already.
     pub(super) fn start(disk: Arc<dyn Disk>, flushed: u64) -> std::io::Result<Self> {
@@ -42,12 +52,9 @@ impl Flusher {
         shared.progress.lock().flushed = flushed;
         let told = Arc::clone(&shared);
         std::thread::Builder::new().name("wal-flush".into()).spawn(move || {
-            let outcome = run(&*disk, &given, &told);
-            let mut progress = told.progress.lock();
-            progress.failed = outcome.err();
-            progress.has_stopped = true;
-            drop(progress);
-            told.changed.notify_all();
+            let running = Running(told);
+            let failed = run(&*disk, &given, &running.0).err();
+            running.0.progress.lock().failed = failed;
         })?;
         Ok(Self { segments, shared })
     }

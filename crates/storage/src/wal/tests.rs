@@ -19,6 +19,12 @@ fn write(wal: &Wal, group: u64, ops: Vec<Op>) -> Result<(), Error> {
     told.recv().unwrap()
 }
 
+fn write_flushed(wal: &Wal, group: u64, ops: Vec<Op>) {
+    let (tell, told) = channel();
+    wal.submit_flushed(group, ops, move |outcome| tell.send(outcome).unwrap());
+    told.recv().unwrap().unwrap();
+}
+
 fn append(index: u64, text: &str) -> Op {
     Op::Append { index, entry: Bytes::copy_from_slice(text.as_bytes()) }
 }
@@ -180,11 +186,7 @@ fn a_group_that_asks_for_flushes_survives_in_a_log_that_does_not_flush() {
     for index in 1..=300 {
         write(&wal, 1, vec![append(index, "not flushed, not flushed, not flushed")]).unwrap();
         if index % 10 == 0 {
-            let (tell, told) = channel();
-            wal.submit_flushed(2, vec![append(index / 10, "flushed")], move |outcome| {
-                tell.send(outcome).unwrap()
-            });
-            told.recv().unwrap().unwrap();
+            write_flushed(&wal, 2, vec![append(index / 10, "flushed")]);
         }
     }
     write(&wal, 1, vec![append(301, "after the last flush")]).unwrap();
@@ -318,11 +320,7 @@ fn a_log_that_does_not_flush_loses_its_end_only() {
                     written += 1;
                     write(&wal, 1, vec![append(written, &format!("{LINE}.{written}"))]).unwrap();
                 }
-                let (tell, told) = channel();
-                wal.submit_flushed(2, vec![Op::State { slot: 1, value: Bytes::new() }], move |outcome| {
-                    tell.send(outcome).unwrap()
-                });
-                told.recv().unwrap().unwrap();
+                write_flushed(&wal, 2, vec![Op::State { slot: 1, value: Bytes::new() }]);
                 flushed = written;
             }
             gated.shut(true);
@@ -347,9 +345,7 @@ fn damage_to_what_was_flushed_is_told_from_what_the_power_took() {
     for index in 1..=LINES {
         write(&wal, 1, vec![append(index, LINE)]).unwrap();
     }
-    let (tell, told) = channel();
-    wal.submit_flushed(2, vec![append(1, "flushed")], move |outcome| tell.send(outcome).unwrap());
-    told.recv().unwrap().unwrap();
+    write_flushed(&wal, 2, vec![append(1, "flushed")]);
     drop(wal);
     disk.damage(&segment_name(2), 2000);
     let outcome = Wal::open(Arc::new(disk), unflushed());
@@ -366,9 +362,7 @@ fn a_segment_whose_name_is_lost_ends_the_log_unless_it_was_on_the_medium() {
             write(&wal, 1, vec![append(index, LINE)]).unwrap();
         }
         if must_be_there {
-            let (tell, told) = channel();
-            wal.submit_flushed(2, vec![append(1, "flushed")], move |outcome| tell.send(outcome).unwrap());
-            told.recv().unwrap().unwrap();
+            write_flushed(&wal, 2, vec![append(1, "flushed")]);
         }
         gated.disk.sync_dir().unwrap();
         gated.disk.lose_power(|| true);
