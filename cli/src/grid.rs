@@ -169,6 +169,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 for event in watch.next().await?.events {
                     let kind = match event.kind() {
                         Kind::Set => "set",
+                        Kind::Update => "update",
                         Kind::Delete => "delete",
                         Kind::Expire => "expire",
                         Kind::Begin | Kind::Unspecified => continue,

@@ -1,7 +1,7 @@
 //! The memory data grid: a strongly consistent cache, replicated by Raft over many partitions.
 //!
 //! The way of a command: [`front`] (decode) → [`router`] (which partition, who leads it) → the group → [`machine`]
-//! → [`data`] (one file a data type) → back. [`watch`] tells changes, [`lineage`] where they were before, [`expiry`] removes what is due, [`node`] starts
+//! → [`command`] (what it does) → [`data`] (one file a data type) → back. [`watch`] tells changes, [`waiters`] whose turn it is, [`lineage`] where they were before, [`expiry`] removes what is due, [`node`] starts
 //! all of it, [`limits`] names every bound.
 
 pub mod config;
@@ -16,7 +16,13 @@ pub mod machine;
 
 pub mod data;
 
+pub mod command;
+
 pub mod watch;
+
+pub mod waiters;
+
+pub mod queue;
 
 pub mod lineage;
 

@@ -67,3 +67,27 @@ pub const REAP_KEYS_MAX: usize = 1024;
 
 /// How often the leader looks for keys that are due.
 pub const REAP_EVERY: Duration = Duration::from_millis(100);
+
+/// Elements that one command takes at random where one may come again.
+pub const SAMPLE_MAX: usize = 1 << 20;
+
+/// Commands between MULTI and EXEC.
+pub const QUEUED_COMMANDS_MAX: usize = 65_536;
+
+/// Bytes of their arguments: they are one entry of the log.
+pub const QUEUED_BYTES_MAX: usize = 32 << 20;
+
+/// Instructions of one script: some tenths of a second, in which nobody else is served by the partition.
+pub const SCRIPT_INSTRUCTIONS_MAX: u64 = 50_000_000;
+
+/// Bytes of memory of one script.
+pub const SCRIPT_MEMORY_MAX: usize = 128 << 20;
+
+/// How deep tables in an answer of a script may be nested.
+pub const SCRIPT_REPLY_DEPTH_MAX: usize = 64;
+
+/// Scripts that a node remembers for EVALSHA, and bytes of them.
+pub const SCRIPTS_KEPT: usize = 10_000;
+
+/// Bytes of those.
+pub const SCRIPTS_BYTES_KEPT: usize = 64 << 20;

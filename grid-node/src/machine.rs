@@ -11,9 +11,13 @@ use trimaran_proto::state::grid::{Changes, Command, Item, Origin, Reply, Snapsho
 use trimaran_replication::error::Stop;
 use trimaran_replication::machine::{self, Committed, Machine, Remember, SnapshotChunks};
 
-use crate::data::{Entries, Entry, Keys, Value, key, string};
+use crate::data::{Entries, Keys, key, string};
 use crate::lineage::{Forgotten, Lineage, Place};
+use crate::waiters::Waiters;
 use crate::watch::Events;
+
+pub(crate) mod run;
+mod snapshot;
 
 /// About how many bytes of items go into one chunk of a snapshot.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -25,6 +29,7 @@ pub struct GridMachine {
     keys: Keys,
     events: Events,
     lineage: Lineage,
+    waiters: Waiters,
     is_frozen: bool,
 }
 
@@ -46,8 +51,14 @@ impl GridMachine {
             keys,
             events: Events::default(),
             lineage: Lineage::default(),
+            waiters: Waiters::default(),
             is_frozen: false,
         }
+    }
+
+    /// Who waits for an element.
+    pub fn waiters(&self) -> &Waiters {
+        &self.waiters
     }
 
     /// The keys.
@@ -95,6 +106,8 @@ impl GridMachine {
             Some(Body::Delete(delete)) => key::delete(keys, &delete, now_ms),
             Some(Body::Expire(expire)) => key::expire(keys, &expire, now_ms),
             Some(Body::Reap(reap)) => key::reap(keys, &reap, now_ms),
+            Some(Body::Run(command)) => run::run(keys, &command, now_ms),
+            Some(Body::Transaction(transaction)) => run::transaction(keys, &transaction, now_ms),
             None => return Err(Stop::new("a command of the grid that this release does not know")),
         })
     }
@@ -111,7 +124,9 @@ impl Machine for GridMachine {
                 _ => machine::Reply::Done(encoded),
             });
         }
-        self.events.tell(self.keys.take_events());
+        let events = self.keys.take_events();
+        self.waiters.tell(&self.keys, &events, run.last().map_or(0, |committed| committed.stamp_ms));
+        self.events.tell(events);
         Ok(replies)
     }
 
@@ -137,7 +152,8 @@ impl Machine for GridMachine {
         let lineage = self.lineage.split(self.partition, version, (Token(at), self.keys.range().1));
         let events = self.events.split(Token(at));
         let keys = self.keys.split(Token(at));
-        Ok(Self { partition: group, keys, events, lineage, is_frozen: false })
+        self.waiters.disperse();
+        Ok(Self { partition: group, keys, events, lineage, waiters: Waiters::default(), is_frozen: false })
     }
 
     fn elsewhere(&self) -> Bytes {
@@ -147,6 +163,7 @@ impl Machine for GridMachine {
     fn freeze(&mut self, frozen: bool) {
         self.is_frozen = frozen;
         self.events.wake();
+        self.waiters.disperse();
     }
 
     fn merge(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
@@ -190,6 +207,7 @@ impl Machine for GridMachine {
         self.lineage = lineage(&mut head);
         self.events.forget_until(keys.version());
         self.keys = keys;
+        self.waiters.disperse();
         Ok(())
     }
 }
@@ -206,6 +224,7 @@ fn lineage(head: &mut SnapshotHead) -> Lineage {
 /// Reads a snapshot: its head and the keys.
 fn read(chunks: &mut SnapshotChunks) -> Result<(SnapshotHead, Keys), Stop> {
     let mut read: Option<(SnapshotHead, Keys)> = None;
+    let mut restored = snapshot::Restored::default();
     for chunk in chunks {
         let chunk = SnapshotChunk::decode(chunk?).map_err(|bad| Stop::new(format!("snapshot: {bad}")))?;
         if let Some(head) = chunk.head {
@@ -214,9 +233,7 @@ fn read(chunks: &mut SnapshotChunks) -> Result<(SnapshotHead, Keys), Stop> {
         }
         let (_, keys) = read.as_mut().ok_or_else(|| Stop::new("a snapshot without its head"))?;
         for item in chunk.items {
-            let value = Value::String(Bytes::copy_from_slice(&item.value));
-            let entry = Entry { value, version: item.version, expires_at_ms: item.expires_at_ms };
-            keys.restore(&item.key, entry);
+            restored.take(item, keys)?;
         }
     }
     let (head, mut keys) = read.ok_or_else(|| Stop::new("an empty snapshot"))?;
@@ -235,6 +252,11 @@ fn is_here(keys: &Keys, body: &Body) -> bool {
         Body::Delete(delete) => delete.keys.iter().all(here),
         Body::Expire(expire) => here(&expire.key),
         Body::Reap(_) => true,
+        Body::Run(command) => run::is_here(keys, command),
+        Body::Transaction(transaction) => {
+            transaction.watched.iter().all(|watched| here(&watched.key))
+                && transaction.commands.iter().all(|command| run::is_here(keys, command))
+        }
     }
 }
 
@@ -249,25 +271,15 @@ fn chunks(head: SnapshotHead, entries: Entries) -> impl Iterator<Item = Result<B
         while bytes < CHUNK_BYTES {
             if let Some(item) = items.next() {
                 let item: Item = item;
-                bytes += item.key.len() + item.value.len() + 32;
+                bytes += snapshot::size(&item);
                 chunk.items.push(item);
                 continue;
             }
             let Some(slot) = slots.next().and_then(|place| entries.slot(place)) else { break };
-            items = slot.map(|(key, entry)| item(key, entry)).collect::<Vec<_>>().into_iter();
+            items = slot.flat_map(|(key, entry)| snapshot::items(key, entry)).collect::<Vec<_>>().into_iter();
         }
         (chunk.head.is_some() || !chunk.items.is_empty()).then(|| Ok(chunk.encode_to_vec().into()))
     })
-}
-
-fn item(key: &[u8], entry: &Entry) -> Item {
-    let Value::String(value) = &entry.value;
-    Item {
-        key: Bytes::copy_from_slice(key),
-        value: value.clone(),
-        version: entry.version,
-        expires_at_ms: entry.expires_at_ms,
-    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use trimaran_storage::wal;
 
 use crate::config::{self, Durability, Options};
 use crate::front;
+use crate::front::resp::Front;
 use crate::machine::GridMachine;
 use crate::router::Router;
 use crate::{expiry, metrics};
@@ -212,13 +213,14 @@ impl Node {
             () = stop.cancelled() => return Err(Error::Options("stopped before the node was a member of a cluster")),
         }
         tokio::spawn(expiry::run(router.clone()));
+        let commands = Front::new(router.clone(), random.random());
         let resp_server = tokio::spawn(front::resp::serve(
             resp_listener,
-            router.clone(),
+            Arc::clone(&commands),
             options.resp_redirect,
             ending.clone(),
         ));
-        let http_server = tokio::spawn(front::http::serve(http_listener, router.clone(), ending.clone()));
+        let http_server = tokio::spawn(front::http::serve(http_listener, commands, ending.clone()));
         health.set(true).await;
         readiness.set(true);
         info!(%resp, %http, %grpc, "grid-node takes requests");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,15 +22,19 @@ use trimaran_proto::api::placement::{Node, NodeState};
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::query::Body as QueryBody;
 use trimaran_proto::state::grid::reply::Outcome;
-use trimaran_proto::state::grid::{Command, Query, QueryReply, Reply};
+use trimaran_proto::state::grid::{Command, Query, QueryReply, Reply, Run};
 use trimaran_replication::Error as ReplicationError;
 use trimaran_replication::group::{Consistency, Group};
 use trimaran_replication::session::RequestId;
 
+use crate::command::table::find;
 use crate::data::{Value, key};
 use crate::error::Error;
 use crate::limits::REQUEST_TIMEOUT;
-use crate::machine::GridMachine;
+use crate::machine::{GridMachine, run};
+
+/// The format of a cluster from which on every node knows the commands of Redis.
+const RUN_FORMAT: u32 = 4;
 
 /// How long one attempt at another node may take before it is tried elsewhere.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
@@ -44,6 +49,8 @@ struct Inner {
     routes: Routes<GridMachine>,
     clock: Arc<dyn Clock>,
     links: Mutex<HashMap<u64, (String, Pipeline)>>,
+    /// Every node of the cluster knows the commands of Redis.
+    knows_runs: AtomicBool,
 }
 
 impl std::fmt::Debug for Router {
@@ -62,7 +69,8 @@ impl Router {
         leaving: CancellationToken,
     ) -> Self {
         let routes = Routes::new(cluster, replicas, seed, leaving);
-        Self { inner: Arc::new(Inner { routes, clock, links: Mutex::default() }) }
+        let knows_runs = AtomicBool::new(false);
+        Self { inner: Arc::new(Inner { routes, clock, links: Mutex::default(), knows_runs }) }
     }
 
     /// Before this node leaves, see [`Routes::give_leaderships_away`].
@@ -83,6 +91,31 @@ impl Router {
     /// This node.
     pub fn node(&self) -> u64 {
         self.inner.routes.cluster().node()
+    }
+
+    /// True once every node of the cluster knows the commands of Redis; it stays so.
+    pub fn knows_runs(&self) -> bool {
+        let known = &self.inner.knows_runs;
+        if !known.load(Ordering::Relaxed) {
+            let format = self.inner.routes.cluster().meta().borrow().format;
+            known.store(format >= RUN_FORMAT, Ordering::Relaxed);
+        }
+        known.load(Ordering::Relaxed)
+    }
+
+    /// Copies of the partition that has fewest.
+    pub fn least_copies(&self) -> usize {
+        self.table().partitions().map(|found| found.wanted_nodes().count()).min().unwrap_or(0)
+    }
+
+    /// Milliseconds since 1970, as this node's clock has them.
+    pub fn clock_ms(&self) -> u64 {
+        self.inner.clock.now_ms()
+    }
+
+    /// A channel to a node.
+    pub fn channel(&self, node: u64) -> Option<Channel> {
+        self.inner.routes.cluster().peers().channel(node)
     }
 
     /// The node that leads the partition that a token lies in, as far as is known here.
@@ -210,12 +243,7 @@ impl Router {
         partition: u64,
         writes: Vec<Numbered>,
     ) -> Result<Vec<Option<Result<Reply, Error>>>, Error> {
-        let table = self.table();
-        // All at once is what was asked for, and two partitions cannot promise it.
-        let is_whole = |write: &Numbered| {
-            let (first, last) = write.write.tokens;
-            first == last || table.find(first).map(|found| found.id) == table.find(last).map(|found| found.id)
-        };
+        let is_whole = |write: &Numbered| self.is_whole(write.write.tokens);
         let apart: Vec<bool> = writes.iter().map(|write| !is_whole(write)).collect();
         let whole: Vec<Numbered> = writes.into_iter().filter(is_whole).collect();
         let mut replies = Vec::new();
@@ -237,29 +265,57 @@ impl Router {
         apart.into_iter().map(|apart| if apart { Ok(Some(Err(Error::CrossSlot))) } else { next() }).collect()
     }
 
+    /// True if tokens are in one partition: all at once is what was asked for, and two cannot promise it.
+    pub fn is_whole(&self, (first, last): (Token, Token)) -> bool {
+        let table = self.table();
+        first == last || table.find(first).map(|found| found.id) == table.find(last).map(|found| found.id)
+    }
+
     /// Answers reads, none older than anything acknowledged before; the answers stand as the questions do.
-    pub async fn read(&self, reads: Vec<(Token, Query)>) -> Vec<Result<QueryReply, Error>> {
-        let pieces: Vec<Piece<Query>> =
-            reads.into_iter().map(|(token, what)| Piece { token, session: 0, what }).collect();
-        let read_from = async |partition, queries: Vec<Query>| {
-            let count = queries.len();
-            let replies = match self.until_answered(partition, &Ask::Read { queries }).await? {
-                None => return Ok(vec![None; count]),
+    pub async fn read(&self, reads: Vec<Question>) -> Vec<Result<QueryReply, Error>> {
+        let pieces: Vec<Piece<Question>> =
+            reads.into_iter().map(|what| Piece { token: what.tokens.0, session: 0, what }).collect();
+        let read_from = |partition, questions| self.read_from(partition, questions);
+        let answers = self.inner.routes.spread(&pieces, REQUEST_TIMEOUT, || Error::NotReady, read_from).await;
+        answers.into_iter().map(|answer| answer.flatten()).collect()
+    }
+
+    async fn read_from(
+        &self,
+        partition: u64,
+        questions: Vec<Question>,
+    ) -> Result<Vec<Option<Result<QueryReply, Error>>>, Error> {
+        let apart: Vec<bool> = questions.iter().map(|question| !self.is_whole(question.tokens)).collect();
+        let asked = questions.into_iter().zip(&apart).filter(|(_, apart)| !**apart);
+        let queries: Vec<Query> = asked.map(|(question, _)| question.query).collect();
+        let mut replies = Vec::new();
+        if !queries.is_empty() {
+            replies = match self.until_answered(partition, &Ask::Read { queries }).await? {
+                None => {
+                    return Ok(apart
+                        .into_iter()
+                        .map(|apart| apart.then_some(Err(Error::CrossSlot)))
+                        .collect());
+                }
                 Some(Answers::Read(replies)) => replies,
                 Some(Answers::Encoded(replies)) => replies
                     .into_iter()
                     .map(|reply| QueryReply::decode(reply).map_err(|_bad| Error::TimedOut { partition }))
                     .collect::<Result<_, _>>()?,
             };
-            Ok(replies.into_iter().map(|reply| (!reply.wrong_partition).then_some(reply)).collect())
+        }
+        let mut replies = replies.into_iter();
+        let mut next = || {
+            let reply = replies.next().ok_or(Error::TimedOut { partition })?;
+            Ok((!reply.wrong_partition).then_some(Ok(reply)))
         };
-        self.inner.routes.spread(&pieces, REQUEST_TIMEOUT, || Error::NotReady, read_from).await
+        apart.into_iter().map(|apart| if apart { Ok(Some(Err(Error::CrossSlot))) } else { next() }).collect()
     }
 
     /// The same for one question.
     pub async fn read_one(&self, token: Token, query: QueryBody) -> Result<QueryReply, Error> {
-        let query = Query { body: Some(query) };
-        self.read(vec![(token, query)]).await.pop().unwrap_or(Err(Error::NotReady))
+        let question = Question { tokens: (token, token), query: Query { body: Some(query) } };
+        self.read(vec![question]).await.pop().unwrap_or(Err(Error::NotReady))
     }
 
     /// Returns when this node's copy of a partition misses nothing that was acknowledged before.
@@ -314,6 +370,8 @@ impl Router {
     fn read_here(&self, group: &Group<GridMachine>, queries: &[Query]) -> Vec<QueryReply> {
         let token = || match queries.first()?.body.as_ref()? {
             QueryBody::Get(key) | QueryBody::Exists(key) | QueryBody::Ttl(key) => Some(token::grid(key)),
+            QueryBody::Run(run) => run_token(run),
+            QueryBody::Versions(versions) => versions.keys.first().map(|key| token::grid(key)),
             QueryBody::Scan(_) => None,
         };
         self.inner.routes.note(group.id(), queries.len(), token);
@@ -377,6 +435,15 @@ impl Write {
     }
 }
 
+/// A question, and the tokens of its first and last key.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The least and the greatest.
+    pub tokens: (Token, Token),
+    /// As it goes to the leader.
+    pub query: Query,
+}
+
 /// Where a key is looked for: its slot alone decides, for partitions begin and end with slots.
 pub fn token_of(key: &[u8]) -> Token {
     token::slot_start(token::slot(key))
@@ -391,7 +458,14 @@ fn first_token(body: &Body) -> Option<Token> {
         Body::Delete(delete) => delete.keys.first()?,
         Body::Expire(expire) => &expire.key,
         Body::Reap(reap) => reap.keys.first()?,
+        Body::Run(command) => return run_token(command),
+        Body::Transaction(transaction) => return transaction.commands.iter().find_map(run_token),
     }))
+}
+
+fn run_token(run: &Run) -> Option<Token> {
+    let spec = find(run.arguments.first()?)?;
+    spec.keys(&run.arguments).first().map(|key| token::grid(key))
 }
 
 /// A command with its id.
@@ -497,12 +571,13 @@ fn answer_query(machine: &GridMachine, query: &Query, now_ms: u64) -> QueryReply
     let held = |key: &Bytes, with_value: bool| {
         let mut reply = QueryReply { now_ms, ..QueryReply::default() };
         if let Some(entry) = machine.keys().get(key, now_ms) {
-            let Value::String(value) = &entry.value;
             reply.found = true;
             reply.version = entry.version;
             reply.expires_at_ms = entry.expires_at_ms;
-            if with_value {
-                reply.value = value.clone();
+            match &entry.value {
+                Value::String(value) if with_value => reply.value = value.clone(),
+                Value::String(_) => {}
+                _ => reply.wrong_type = true,
             }
         }
         reply
@@ -516,12 +591,21 @@ fn answer_query(machine: &GridMachine, query: &Query, now_ms: u64) -> QueryReply
         {
             elsewhere()
         }
+        Some(QueryBody::Run(command)) if !run::is_here(machine.keys(), command) => elsewhere(),
+        Some(QueryBody::Versions(versions))
+            if !versions.keys.iter().all(|key| machine.keys().has_place_for(key)) =>
+        {
+            elsewhere()
+        }
+        Some(QueryBody::Run(command)) => run::query(machine.keys(), command, now_ms),
+        Some(QueryBody::Versions(query)) => run::versions(machine.keys(), query, now_ms),
         Some(QueryBody::Scan(scan)) if scan.cursor < first.0 || scan.cursor > last.0 => elsewhere(),
         Some(QueryBody::Get(key)) => held(key, true),
         Some(QueryBody::Exists(key) | QueryBody::Ttl(key)) => held(key, false),
         Some(QueryBody::Scan(scan)) => {
             let count = usize::try_from(scan.count).unwrap_or(usize::MAX);
-            let (keys, next) = key::scan(machine.keys(), Token(scan.cursor), count, now_ms);
+            let kind = Some(&scan.kind[..]).filter(|kind| !kind.is_empty());
+            let (keys, next) = key::scan(machine.keys(), Token(scan.cursor), count, kind, now_ms);
             QueryReply {
                 keys,
                 cursor: next.map_or(0, |next| next.0),

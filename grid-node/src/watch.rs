@@ -68,7 +68,7 @@ impl Default for Events {
 fn size(event: &Event) -> usize {
     let value = match &event.change {
         Change::Set(value) => value.len(),
-        Change::Deleted | Change::Expired => 0,
+        Change::Updated | Change::Deleted | Change::Expired => 0,
     };
     event.key.len() + value + 64
 }
@@ -258,6 +258,7 @@ impl Kept {
 fn change(event: &Event) -> grid::Change {
     let kind = match &event.change {
         Change::Set(value) => Kind::Set(value.clone()),
+        Change::Updated => Kind::Updated(true),
         Change::Deleted => Kind::Deleted(true),
         Change::Expired => Kind::Expired(true),
     };
@@ -267,6 +268,7 @@ fn change(event: &Event) -> grid::Change {
 fn event(change: grid::Change) -> Result<Event, Stop> {
     let kind = match change.kind {
         Some(Kind::Set(value)) => Change::Set(value),
+        Some(Kind::Updated(_)) => Change::Updated,
         Some(Kind::Deleted(_)) => Change::Deleted,
         Some(Kind::Expired(_)) => Change::Expired,
         None => return Err(Stop::new("a change of the grid that this release does not know")),

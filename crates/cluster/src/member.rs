@@ -422,6 +422,7 @@ impl Cluster {
             boots: voting()
                 .map(|node| state::Boot { node_id: node.node_id, boot_id: node.boot_id, entered_at: 0 })
                 .collect(),
+            format: voting().map(|node| node.format).min().unwrap_or(0).min(FORMAT),
         };
         if let Err(error) = self.propose(Command::Found(found)).await {
             debug!(%error, "cluster not founded yet");
@@ -627,6 +628,7 @@ impl Cluster {
             zone: options.zone.clone(),
             weight: options.weight,
             bootstrap: options.bootstrap.map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX)),
+            format: FORMAT,
         }
     }
 }

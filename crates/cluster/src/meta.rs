@@ -23,8 +23,9 @@ mod splits;
 pub const META_GROUP: u64 = 0;
 
 /// The newest format of commands, of this group and of partitions' logs, that this release knows: 2 has splits, 3 has
-/// merges. A cluster uses it once every member knows it; from then on a node that does not is refused.
-pub const FORMAT: u32 = 3;
+/// merges, 4 has the commands of Redis. A cluster uses it once every member knows it; from then on a node that does not
+/// is refused.
+pub const FORMAT: u32 = 4;
 
 /// The format of everything that carries no number.
 pub const FIRST_FORMAT: u32 = 1;
@@ -215,7 +216,7 @@ impl Meta {
             .max()
             .unwrap_or(0);
         self.next_partition = 1 + found.partitions.iter().map(|partition| partition.id).max().unwrap_or(0);
-        self.format = FIRST_FORMAT;
+        self.format = found.format.max(FIRST_FORMAT);
         self.partitions = found.partitions.into_iter().map(|partition| (partition.id, partition)).collect();
         self.version += 1;
         Ok(())

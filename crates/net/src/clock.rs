@@ -17,11 +17,14 @@ pub trait Clock: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
+#[allow(clippy::disallowed_methods, reason = "this is the one place where wall-clock time enters")]
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO)
+}
+
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "this is the one place where wall-clock time enters")]
     fn now_ms(&self) -> u64 {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(since_1970().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -40,7 +43,7 @@ const CATCH_UP: f64 = 0.125;
 
 impl Default for SteadyClock {
     fn default() -> Self {
-        Self { shown: Mutex::new((Instant::now(), SystemClock.now_ms() as f64)) }
+        Self { shown: Mutex::new((Instant::now(), since_1970().as_secs_f64() * 1000.0)) }
     }
 }
 
@@ -55,7 +58,8 @@ impl Clock for SteadyClock {
         let mut shown = self.shown.lock();
         let now = Instant::now();
         let passed = now.saturating_duration_since(shown.0).as_secs_f64() * 1000.0;
-        *shown = (now, steady(shown.1, passed, SystemClock.now_ms() as f64));
+        // With fractions: whole milliseconds would be half of one behind, and a client beside it notices.
+        *shown = (now, steady(shown.1, passed, since_1970().as_secs_f64() * 1000.0));
         shown.1 as u64
     }
 }

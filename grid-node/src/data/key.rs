@@ -15,6 +15,12 @@ pub fn delete(keys: &mut Keys, delete: &Delete, now_ms: u64) -> Reply {
     {
         return Reply { outcome: Outcome::ConditionFailed.into(), ..Reply::default() };
     }
+    if delete.want_previous
+        && let Some(entry) = delete.keys.first().and_then(|key| keys.get(key, now_ms))
+        && !matches!(entry.value, Value::String(_))
+    {
+        return Reply { outcome: Outcome::WrongType.into(), ..Reply::default() };
+    }
     let mut reply = Reply::default();
     for key in &delete.keys {
         // A key that is due is gone for everybody; it is the reaper's, and watches see it expire, not be deleted.
@@ -22,8 +28,7 @@ pub fn delete(keys: &mut Keys, delete: &Delete, now_ms: u64) -> Reply {
             && let Some(before) = keys.remove(key, Change::Deleted)
         {
             reply.integer += 1;
-            if delete.want_previous {
-                let Value::String(bytes) = before.value;
+            if let (true, Value::String(bytes)) = (delete.want_previous, before.value) {
                 reply.value = Some(bytes);
             }
         }
@@ -67,6 +72,8 @@ pub fn reap(keys: &mut Keys, reap: &Reap, now_ms: u64) -> Reply {
         if due && keys.remove(key, Change::Expired).is_some() {
             removed += 1;
         }
+        // Its hash may have fields that are due.
+        keys.reap_fields(key, now_ms);
     }
     Reply { integer: removed, version: keys.version(), ..Reply::default() }
 }
@@ -74,27 +81,40 @@ pub fn reap(keys: &mut Keys, reap: &Reap, now_ms: u64) -> Reply {
 /// One page of a scan: keys with tokens from `cursor` on, and where to go on; `None` = this partition is done.
 ///
 /// Keys come in the order of their tokens, which never change: one that is there from the begin to the end of a scan
-/// is returned, whatever happens to others, and once.
-pub fn scan(keys: &Keys, cursor: Token, count: usize, now_ms: u64) -> (Vec<Bytes>, Option<Token>) {
+/// is returned, whatever happens to others, and once. Those of another type than `kind` are left out, but count.
+pub fn scan(
+    keys: &Keys,
+    cursor: Token,
+    count: usize,
+    kind: Option<&str>,
+    now_ms: u64,
+) -> (Vec<Bytes>, Option<Token>) {
     let (first, last) = keys.range();
     let start = cursor.max(first);
     let mut found: Vec<Bytes> = Vec::new();
+    let mut seen = 0;
     for slot in token::slot_of(start)..=token::slot_of(last) {
         let Some(here) = keys.slots.get(usize::from(slot - token::slot_of(first))) else { break };
-        let mut here: Vec<(Token, &[u8])> = here
+        let mut here: Vec<(Token, &[u8], bool)> = here
             .entries
             .iter()
             .filter(|(_, entry)| !entry.is_due(now_ms))
-            .map(|(key, _)| (token::grid(key), &**key))
-            .filter(|(token, _)| *token >= start)
+            .map(|(key, entry)| {
+                let is_wanted = kind.is_none_or(|kind| entry.value.type_name() == kind);
+                (token::grid(key), &**key, is_wanted)
+            })
+            .filter(|(token, ..)| *token >= start)
             .collect();
         here.sort_unstable();
         let mut rest = here.into_iter().peekable();
-        while let Some((token, key)) = rest.next() {
-            found.push(Bytes::copy_from_slice(key));
+        while let Some((token, key, is_wanted)) = rest.next() {
+            seen += 1;
+            if is_wanted {
+                found.push(Bytes::copy_from_slice(key));
+            }
             // Never stop between two keys of one token: the cursor could not tell them apart.
-            let same_again = rest.peek().is_some_and(|(next, _)| *next == token);
-            if found.len() >= count && !same_again {
+            let same_again = rest.peek().is_some_and(|(next, ..)| *next == token);
+            if seen >= count && !same_again {
                 return (found, token.0.checked_add(1).map(Token).filter(|next| *next <= last));
             }
         }

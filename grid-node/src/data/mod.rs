@@ -1,8 +1,8 @@
 //! What a partition of the grid holds: keys by slot, each with a value, a version and maybe a time to live.
 //!
-//! One file a data type ([`string`]), with its commands; [`key`] has the commands that know no type. A new type is a
-//! variant of [`Value`] and a file. Nothing here knows a clock: `now_ms` is the stamp of the command, or the leader's
-//! time for a read.
+//! One file a data type ([`string`], [`list`], [`hash`], [`set`], [`sorted_set`]); [`key`] has what knows no type, [`dict`]
+//! is below the large ones. A new type is a variant of [`Value`] and a file; its commands are in [`crate::command`].
+//! Nothing here knows a clock: `now_ms` is the stamp of the command, or the leader's time for a read.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,16 +13,25 @@ use trimaran_placement::token::{self, Token};
 use trimaran_proto::state::grid::Expiry;
 use trimaran_proto::state::grid::expiry::When;
 
+pub mod dict;
+
 pub mod string;
+
+pub mod list;
+
+pub mod hash;
+
+pub mod set;
+
+pub mod sorted_set;
 
 pub mod key;
 
-/// A value of one of the data types.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// Bytes, or a counter written as decimal digits.
-    String(Bytes),
-}
+mod encodings;
+mod value;
+
+pub use encodings::Encodings;
+pub use value::{Container, Value, WrongType};
 
 /// What a key leads to.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +49,14 @@ impl Entry {
     pub fn is_due(&self, now_ms: u64) -> bool {
         self.expires_at_ms != 0 && self.expires_at_ms <= now_ms
     }
+
+    /// When there is something to be removed: the key, or a field of its hash; 0 = never.
+    fn next_end(&self) -> u64 {
+        match (self.expires_at_ms, self.value.next_end()) {
+            (0, end) | (end, 0) => end,
+            (one, other) => one.min(other),
+        }
+    }
 }
 
 /// What changed, for watches.
@@ -47,6 +64,8 @@ impl Entry {
 pub enum Change {
     /// The key has this value now.
     Set(Bytes),
+    /// The key has another value, which is not told: it is long, or no string.
+    Updated,
     /// The key was deleted.
     Deleted,
     /// The key's time to live was over.
@@ -89,6 +108,12 @@ struct Slot {
     bytes: usize,
 }
 
+/// What an element costs in memory beside its bytes: a pointer with a length, and its allocation with a count.
+pub const ELEMENT_OVERHEAD_BYTES: usize = 32;
+
+/// A string that is longer is not told whole when a part of it is changed: it would be told whole for every bit.
+const TOLD_BYTES_MAX: usize = 4 << 10;
+
 /// A split leaves each part at least one such share of the bytes, or is none.
 const LEAST_PART: usize = 10;
 
@@ -126,6 +151,11 @@ impl Keys {
         self.count == 0
     }
 
+    /// Those that end some time, or have a field that does.
+    pub fn with_end(&self) -> usize {
+        self.due.len()
+    }
+
     /// About how many bytes the keys and values take.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -140,6 +170,12 @@ impl Keys {
     pub fn get(&self, key: &[u8], now_ms: u64) -> Option<&Entry> {
         let slot = self.slots.get(self.position(key)?)?;
         slot.entries.get(key).filter(|entry| !entry.is_due(now_ms))
+    }
+
+    /// About how many bytes a key takes with its value.
+    pub fn bytes_of(&self, key: &[u8], now_ms: u64) -> Option<usize> {
+        let entry = self.get(key, now_ms)?;
+        Some(key.len() + ENTRY_OVERHEAD_BYTES + entry.value.bytes())
     }
 
     /// Keys of the slot that begins with a token.
@@ -160,21 +196,21 @@ impl Keys {
     }
 
     /// Puts a value and returns the new version.
-    fn put(&mut self, key: &[u8], value: Value, expires_at_ms: u64) -> u64 {
+    pub fn put(&mut self, key: &[u8], value: Value, expires_at_ms: u64) -> u64 {
         let Some(position) = self.position(key) else {
             // The machine has refused it.
             return self.version;
         };
         self.version += 1;
-        let Value::String(bytes) = &value;
-        self.events.push(Event {
-            version: self.version,
-            key: Bytes::copy_from_slice(key),
-            change: Change::Set(bytes.clone()),
-        });
+        let change = match &value {
+            Value::String(bytes) => Change::Set(bytes.clone()),
+            _ => Change::Updated,
+        };
+        self.events.push(Event { version: self.version, key: Bytes::copy_from_slice(key), change });
         let slot = Arc::make_mut(&mut self.slots[position]);
-        let mut added = bytes.len();
+        let mut added = value.bytes();
         let entry = Entry { value, version: self.version, expires_at_ms };
+        let next_end = entry.next_end();
         let before = match slot.entries.get_mut(key) {
             Some(held) => Some(std::mem::replace(held, entry)),
             None => slot.entries.insert(key.into(), entry),
@@ -188,14 +224,14 @@ impl Keys {
         if let Some(before) = before {
             self.forget(position, key, &before);
         }
-        if expires_at_ms != 0 {
-            self.due.insert((expires_at_ms, key.into()));
+        if next_end != 0 {
+            self.due.insert((next_end, key.into()));
         }
         self.version
     }
 
     /// Removes a key.
-    fn remove(&mut self, key: &[u8], change: Change) -> Option<Entry> {
+    pub fn remove(&mut self, key: &[u8], change: Change) -> Option<Entry> {
         let position = self.position(key)?;
         if !self.slots[position].entries.contains_key(key) {
             return None;
@@ -214,27 +250,160 @@ impl Keys {
 
     /// Takes a replaced or removed entry out of the account.
     fn forget(&mut self, position: usize, key: &[u8], before: &Entry) {
-        let Value::String(bytes) = &before.value;
-        Arc::make_mut(&mut self.slots[position]).bytes -= bytes.len();
-        self.bytes -= bytes.len();
-        if before.expires_at_ms != 0 {
-            self.due.remove(&(before.expires_at_ms, key.into()));
+        let bytes = before.value.bytes();
+        Arc::make_mut(&mut self.slots[position]).bytes -= bytes;
+        self.bytes -= bytes;
+        let next_end = before.next_end();
+        if next_end != 0 {
+            self.due.remove(&(next_end, key.into()));
         }
     }
 
+    /// Changes the value of a key in place. What `change` says first is whether it did; a value that is empty then is
+    /// removed. `None` if there is no such key.
+    fn edit<R>(
+        &mut self,
+        key: &[u8],
+        now_ms: u64,
+        change: impl FnOnce(&mut Value) -> (bool, R),
+    ) -> Option<R> {
+        self.get(key, now_ms)?;
+        let position = self.position(key)?;
+        let slot = Arc::make_mut(&mut self.slots[position]);
+        let entry = slot.entries.get_mut(key)?;
+        let (bytes, end) = (entry.value.bytes(), entry.next_end());
+        let (changed, result) = change(&mut entry.value);
+        let (bytes_now, end_now) = (entry.value.bytes(), entry.next_end());
+        slot.bytes = slot.bytes + bytes_now - bytes;
+        self.bytes = self.bytes + bytes_now - bytes;
+        if end != end_now {
+            self.due.remove(&(end, key.into()));
+            if end_now != 0 {
+                self.due.insert((end_now, key.into()));
+            }
+        }
+        if !changed {
+            return Some(result);
+        }
+        if entry.value.is_gone() {
+            self.remove(key, Change::Deleted);
+            return Some(result);
+        }
+        self.version += 1;
+        entry.version = self.version;
+        let change = match &entry.value {
+            Value::String(value) if value.len() <= TOLD_BYTES_MAX => Change::Set(value.clone()),
+            _ => Change::Updated,
+        };
+        self.events.push(Event { version: self.version, key: Bytes::copy_from_slice(key), change });
+        Some(result)
+    }
+
+    /// Changes a value of one type in place; one that is not there is made by it, if it has something in it then. What
+    /// `change` says first is whether it did change something.
+    pub fn update<T: Container, R>(
+        &mut self,
+        key: &[u8],
+        now_ms: u64,
+        change: impl FnOnce(&mut T) -> (bool, R),
+    ) -> Result<R, WrongType> {
+        self.reap_fields(key, now_ms);
+        if self.get(key, now_ms).is_none() {
+            let mut fresh = T::default();
+            let (_, result) = change(&mut fresh);
+            let value: Value = fresh.into();
+            if !value.is_gone() {
+                self.put(key, value, 0);
+            }
+            return Ok(result);
+        }
+        let changed = self.edit(key, now_ms, |value| match T::of_mut(value) {
+            Some(held) => {
+                let (changed, result) = change(held);
+                (changed, Ok(result))
+            }
+            None => (false, Err(WrongType)),
+        });
+        // It is there, as was seen just now.
+        changed.unwrap_or(Err(WrongType))
+    }
+
+    /// The value of a key as one type; `None` if there is no such key.
+    pub fn look<T: Container>(&self, key: &[u8], now_ms: u64) -> Result<Option<&T>, WrongType> {
+        match self.get(key, now_ms) {
+            None => Ok(None),
+            Some(entry) => T::of(&entry.value).map(Some).ok_or(WrongType),
+        }
+    }
+
+    /// Removes the fields of a hash that have ended; what is left is what everybody has seen since. The key is removed
+    /// with its last field.
+    pub(crate) fn reap_fields(&mut self, key: &[u8], now_ms: u64) -> bool {
+        let has_ended = |entry: &Entry| matches!(&entry.value, Value::Hash(hash) if hash.has_ended(now_ms));
+        if !self.get(key, now_ms).is_some_and(has_ended) {
+            return false;
+        }
+        let reaped = self.edit(key, now_ms, |value| match value {
+            Value::Hash(hash) => (Arc::make_mut(hash).reap(now_ms), ()),
+            _ => (false, ()),
+        });
+        reaped.is_some()
+    }
+
     /// Gives a key another time to live. Its value stays, so no event is told.
-    fn set_expiry(&mut self, key: &[u8], expires_at_ms: u64) {
+    pub(crate) fn set_expiry(&mut self, key: &[u8], expires_at_ms: u64) {
         let Some(position) = self.position(key) else { return };
         let Some(entry) = Arc::make_mut(&mut self.slots[position]).entries.get_mut(key) else { return };
         self.version += 1;
         entry.version = self.version;
-        let before = std::mem::replace(&mut entry.expires_at_ms, expires_at_ms);
+        let before = entry.next_end();
+        entry.expires_at_ms = expires_at_ms;
+        let now = entry.next_end();
         if before != 0 {
             self.due.remove(&(before, key.into()));
         }
-        if expires_at_ms != 0 {
-            self.due.insert((expires_at_ms, key.into()));
+        if now != 0 {
+            self.due.insert((now, key.into()));
         }
+    }
+
+    /// Removes all keys; how many there were.
+    pub fn clear(&mut self) -> usize {
+        let mut keys: Vec<Box<[u8]>> =
+            self.slots.iter().flat_map(|slot| slot.entries.keys().cloned()).collect();
+        // In the same order everywhere, so that each change has the same version.
+        keys.sort_unstable();
+        for key in &keys {
+            self.remove(key, Change::Deleted);
+        }
+        keys.len()
+    }
+
+    /// All keys that are not due, in slot order.
+    pub fn iter(&self, now_ms: u64) -> impl Iterator<Item = (&[u8], &Entry)> {
+        let entries = self.slots.iter().flat_map(|slot| slot.entries.iter());
+        entries.filter(move |(_, entry)| !entry.is_due(now_ms)).map(|(key, entry)| (&**key, entry))
+    }
+
+    /// A key at random, by a number below 2^32 or so; `None` if there is none that is not due.
+    pub fn any(&self, random: u64, now_ms: u64) -> Option<&[u8]> {
+        if self.count == 0 {
+            return None;
+        }
+        // The order within a slot is not the same on every replica, so that it goes by the least of the tokens.
+        let first = usize::try_from(random % self.slots.len() as u64).unwrap_or(0);
+        let (before, from) = self.slots.split_at(first);
+        from.iter().chain(before).find_map(|slot| {
+            let mut keys: Vec<&[u8]> = slot
+                .entries
+                .iter()
+                .filter(|(_, entry)| !entry.is_due(now_ms))
+                .map(|(key, _)| &**key)
+                .collect();
+            keys.sort_unstable();
+            let count = keys.len() as u64;
+            (count > 0).then(|| keys[usize::try_from((random >> 32) % count).unwrap_or(0)])
+        })
     }
 
     /// Keys that are due, soonest first, at most `count`.

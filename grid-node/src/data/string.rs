@@ -5,6 +5,7 @@ use trimaran_proto::state::grid::reply::Outcome;
 use trimaran_proto::state::grid::set::Condition;
 use trimaran_proto::state::grid::{CompareAndSwap, Increment, MultiSet, Reply, Set};
 
+use super::set::canonical_integer;
 use super::{Change, Keys, Value, expires_at};
 
 /// A value of its own: one that is still a slice of the message it came in would keep all of that in memory.
@@ -12,16 +13,26 @@ fn own(bytes: &Bytes) -> Value {
     Value::String(Bytes::copy_from_slice(bytes))
 }
 
-fn bytes(value: &Value) -> &Bytes {
-    let Value::String(bytes) = value;
-    bytes
+fn bytes(value: &Value) -> Option<&Bytes> {
+    match value {
+        Value::String(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+fn wrong_type() -> Reply {
+    Reply { outcome: Outcome::WrongType.into(), ..Reply::default() }
 }
 
 /// SET with its options. The reply has the value before if asked for.
 pub fn set(keys: &mut Keys, set: &Set, now_ms: u64) -> Reply {
     let held = keys.get(&set.key, now_ms);
     let held_version = held.map_or(0, |entry| entry.version);
-    let previous = held.filter(|_| set.want_previous).map(|entry| bytes(&entry.value).clone());
+    let previous = match held.filter(|_| set.want_previous).map(|entry| bytes(&entry.value)) {
+        None => None,
+        Some(Some(bytes)) => Some(bytes.clone()),
+        Some(None) => return wrong_type(),
+    };
     let held_expiry = held.map_or(0, |entry| entry.expires_at_ms);
     let meets = match set.condition() {
         Condition::Always => true,
@@ -55,10 +66,11 @@ pub fn multi_set(keys: &mut Keys, set: &MultiSet, now_ms: u64) -> Reply {
 /// INCRBY: adds to the decimal 64-bit integer; a missing key counts as 0 and gets the command's time to live.
 pub fn increment(keys: &mut Keys, increment: &Increment, now_ms: u64) -> Reply {
     let held = keys.get(&increment.key, now_ms);
-    let before = match held.map(|entry| integer(bytes(&entry.value))) {
+    let before = match held.map(|entry| bytes(&entry.value).map(|bytes| canonical_integer(bytes))) {
         None => 0,
-        Some(Some(before)) => before,
-        Some(None) => return Reply { outcome: Outcome::NotAnInteger.into(), ..Reply::default() },
+        Some(Some(Some(before))) => before,
+        Some(Some(None)) => return Reply { outcome: Outcome::NotAnInteger.into(), ..Reply::default() },
+        Some(None) => return wrong_type(),
     };
     let Some(after) = before.checked_add(increment.by) else {
         return Reply { outcome: Outcome::Overflow.into(), ..Reply::default() };
@@ -73,17 +85,14 @@ pub fn increment(keys: &mut Keys, increment: &Increment, now_ms: u64) -> Reply {
     Reply { integer: after, version, ..Reply::default() }
 }
 
-/// The integer that Redis takes such bytes for: no sign but one minus, no leading zeros, no spaces.
-fn integer(bytes: &[u8]) -> Option<i64> {
-    let value: i64 = std::str::from_utf8(bytes).ok()?.parse().ok()?;
-    let mut digits = itoa::Buffer::new();
-    (digits.format(value).as_bytes() == bytes).then_some(value)
-}
-
 /// Replaces (or deletes) the value if it is the expected one; the reply has the value before.
 pub fn compare_and_swap(keys: &mut Keys, swap: &CompareAndSwap, now_ms: u64) -> Reply {
     let held = keys.get(&swap.key, now_ms);
-    let previous = held.map(|entry| bytes(&entry.value).clone());
+    let previous = match held.map(|entry| bytes(&entry.value)) {
+        None => None,
+        Some(Some(bytes)) => Some(bytes.clone()),
+        Some(None) => return wrong_type(),
+    };
     let (held_version, expiry) = held.map_or((0, 0), |entry| (entry.version, entry.expires_at_ms));
     if previous != swap.expected {
         return Reply {

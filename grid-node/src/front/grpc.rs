@@ -15,8 +15,8 @@ use trimaran_proto::api::grid::grid_server::{Grid, GridServer};
 use trimaran_proto::api::grid::{
     Answer, Call, CompareAndSwapReply, CompareAndSwapRequest, DeleteReply, DeleteRequest, ExpireReply,
     ExpireRequest, Failure, ForwardReply, GetReply, GetRequest, IncrementReply, IncrementRequest,
-    PipelineReply, PipelineRequest, ScanReply, ScanRequest, SetReply, SetRequest, WatchEvents, WatchRequest,
-    answer, call,
+    PipelineReply, PipelineRequest, QueueRequest, QueueTurn, ScanReply, ScanRequest, SetReply, SetRequest,
+    WatchEvents, WatchRequest, answer, call,
 };
 use trimaran_proto::state::grid as state;
 use trimaran_proto::state::grid::command::Body;
@@ -30,10 +30,14 @@ use crate::error::Error;
 use crate::front::{check_key, check_value, watch};
 use crate::limits::{MESSAGE_BYTES_MAX, SCAN_COUNT_DEFAULT, SCAN_COUNT_MAX};
 use crate::metrics;
+use crate::queue;
 use crate::router::{Router, Write, token_of};
 
 /// Metadata key of a request id: 32 hexadecimal digits.
 const REQUEST_ID: &str = "trimaran-request-id";
+
+/// The key holds a list, a hash, …
+const WRONG_TYPE: Error = Error::Operand("the key holds a value of another type than a string");
 
 /// Calls of one pipeline that are worked on at once; more wait in the connection.
 const PIPELINE_MESSAGES_MAX: usize = 64;
@@ -60,6 +64,9 @@ impl Service {
         check_key(&request.key)?;
         let token = token_of(&request.key);
         let reply = self.router.read_one(token, QueryBody::Get(request.key)).await?;
+        if reply.wrong_type {
+            return Err(WRONG_TYPE);
+        }
         Ok(GetReply {
             value: reply.found.then_some(reply.value),
             version: reply.version,
@@ -121,6 +128,7 @@ impl Service {
         match reply.outcome() {
             Outcome::NotAnInteger => Err(Error::Operand("the value is not a 64-bit integer")),
             Outcome::Overflow => Err(Error::Operand("the result would not fit 64 bits")),
+            Outcome::WrongType => Err(WRONG_TYPE),
             _ => Ok(IncrementReply { value: reply.integer, version: reply.version }),
         }
     }
@@ -136,6 +144,9 @@ impl Service {
         let swap =
             state::CompareAndSwap { key: request.key, expected: request.expected, value: request.value };
         let reply = self.write(&key, Body::CompareAndSwap(swap), id).await?;
+        if reply.outcome() == Outcome::WrongType {
+            return Err(WRONG_TYPE);
+        }
         Ok(CompareAndSwapReply {
             swapped: reply.outcome() == Outcome::Applied,
             previous: reply.value,
@@ -165,7 +176,7 @@ impl Service {
                 });
             }
         };
-        let (mut keys, cursor) = scan_page(&self.router, Token(request.cursor), count).await?;
+        let (mut keys, cursor) = scan_page(&self.router, Token(request.cursor), count, "").await?;
         keys.retain(|key| key.starts_with(&request.prefix));
         Ok(ScanReply { cursor: cursor.0, keys })
     }
@@ -213,9 +224,10 @@ pub(crate) async fn scan_page(
     router: &Router,
     cursor: Token,
     count: u32,
+    kind: &str,
 ) -> Result<(Vec<Bytes>, Token), Error> {
     let partition = router.partition_at(cursor)?;
-    let scan = QueryBody::Scan(ScanQuery { cursor: cursor.0, count });
+    let scan = QueryBody::Scan(ScanQuery { cursor: cursor.0, count, kind: kind.to_owned() });
     let reply = router.read_one(cursor, scan).await?;
     // It may have been split since, and be shorter than it was.
     let last = reply.last_token.unwrap_or(partition.last.0);
@@ -297,6 +309,17 @@ impl Grid for Service {
         let request = request.into_inner();
         let events = watch::begin(&self.router, request, &self.stop).await.map_err(|error| status(&error))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(events))))
+    }
+
+    type QueueStream = Pin<Box<dyn Stream<Item = Result<QueueTurn, Status>> + Send>>;
+
+    async fn queue(&self, request: Request<QueueRequest>) -> Result<Response<Self::QueueStream>, Status> {
+        let request = request.into_inner();
+        let partition = request.partition;
+        let wanted = queue::wanted(request).map_err(|error| status(&error))?;
+        let here = queue::Here::enter(&self.router, partition, &wanted).map_err(|error| status(&error))?;
+        let turns = queue::turns(here).take_until(self.stop.clone().cancelled_owned());
+        Ok(Response::new(Box::pin(turns)))
     }
 
     type PipelineStream = Pin<Box<dyn Stream<Item = Result<PipelineReply, Status>> + Send>>;

@@ -498,6 +498,7 @@ impl Watch {
 fn watch_event(position: Position, event: Event) -> WatchEvent {
     let (kind, value) = match event.change {
         Change::Set(value) => (watch_event::Kind::Set, Some(value)),
+        Change::Updated => (watch_event::Kind::Update, None),
         Change::Deleted => (watch_event::Kind::Delete, None),
         Change::Expired => (watch_event::Kind::Expire, None),
     };

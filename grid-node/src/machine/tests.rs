@@ -8,7 +8,7 @@ use trimaran_proto::state::grid::{
 };
 
 use super::*;
-use crate::data::Change;
+use crate::data::{Change, Entry, Value};
 use crate::watch::Asked;
 
 fn machine() -> GridMachine {
@@ -35,7 +35,7 @@ fn in_ms(ms: u64) -> Option<Expiry> {
 
 fn value(machine: &GridMachine, key: &str, now_ms: u64) -> Option<String> {
     let entry = machine.keys().get(key.as_bytes(), now_ms)?;
-    let Value::String(bytes) = &entry.value;
+    let Value::String(bytes) = &entry.value else { panic!("{key} is no string") };
     Some(String::from_utf8(bytes.to_vec()).unwrap())
 }
 
@@ -277,7 +277,7 @@ proptest! {
         let mut cursor = Some(Token(0));
         let mut round = 0;
         while let Some(from) = cursor {
-            let (keys, next) = key::scan(machine.keys(), from, count, 1);
+            let (keys, next) = key::scan(machine.keys(), from, count, None, 1);
             for key in keys {
                 *seen.entry(String::from_utf8(key.to_vec()).unwrap()).or_default() += 1;
             }

@@ -17,6 +17,7 @@ fn founded() -> Meta {
         partitions: partitions.iter().map(trimaran_net::placement::put).collect(),
         replication_factor: 3,
         boots: (1..=3).map(|id| state::Boot { node_id: id, boot_id: id * 100, entered_at: 0 }).collect(),
+        format: 0,
     };
     meta.apply(Command::Found(found), 0);
     meta

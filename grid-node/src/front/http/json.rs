@@ -122,7 +122,7 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
-    use crate::front::resp::reply::{self, Protocol};
+    use crate::command::reply::{Answer as Said, Protocol, transcode};
 
     #[test]
     fn arguments_are_strings_and_numbers_as_they_were_written() {
@@ -147,16 +147,18 @@ mod tests {
 
     #[test]
     fn what_the_redis_protocol_says_is_said_in_json() {
+        let mut said = Said::default();
+        said.simple("OK");
+        said.integer(-7);
+        said.bulk(b"a\r\n+b");
+        said.null();
+        said.error("ERR no \"such\" thing");
+        said.array(2);
+        said.bulk(b"0");
+        said.array(1);
+        said.bulk(&[0xff]);
         let mut out = BytesMut::new();
-        reply::simple(&mut out, "OK");
-        reply::integer(&mut out, -7);
-        reply::bulk(&mut out, b"a\r\n+b");
-        reply::null(&mut out, Protocol::Resp2);
-        reply::error(&mut out, "ERR no \"such\" thing");
-        reply::array(&mut out, 2);
-        reply::bulk(&mut out, b"0");
-        reply::array(&mut out, 1);
-        reply::bulk(&mut out, &[0xff]);
+        transcode(said.bytes(), Protocol::Resp2, &mut out);
         let said: Vec<Json> = answers(&out).iter().map(|answer| answer.to_json(Strings::Base64)).collect();
         let expected = json!([
             {"result": "T0s="}, {"result": -7}, {"result": "YQ0KK2I="}, {"result": null},

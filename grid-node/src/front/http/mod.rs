@@ -9,7 +9,7 @@
 //! - Source: "REST API" in the documentation of Upstash Redis.
 //!
 //! Every request is a connection of its own to the commands: nothing that one says about its connection is remembered.
-//! Next: [`super::resp::command`] (what a command does), `json` (arguments and answers).
+//! Next: [`crate::command`] (what a command does), `json` (arguments and answers).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,13 +28,11 @@ use tracing::debug;
 use trimaran_net::http1;
 use trimaran_net::listen::{Arrival, Doorway};
 
-use super::resp;
-use super::resp::command::Session;
+use super::resp::{self, Client, Front, Session};
 use crate::limits::{
     ARGUMENTS_MAX, CONNECTIONS_MAX, HALF_REQUEST_MAX, IDLE_HTTP_MAX, PIPELINE_COMMANDS_MAX, REQUEST_BYTES_MAX,
 };
 use crate::metrics;
-use crate::router::Router;
 
 mod json;
 
@@ -44,7 +42,7 @@ use json::{Answer, Strings};
 const FRONT: &str = "http";
 
 /// Serves connections until `stop`, then lets each have the answer under way.
-pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationToken) {
     let doorway = Doorway::new(listener, CONNECTIONS_MAX, stop.clone());
     let connections = TaskTracker::new();
     let ids = Arc::new(AtomicU64::new(1));
@@ -54,11 +52,11 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
             debug!("CONNECTIONS_MAX is reached; a connection is closed");
             continue;
         };
-        let (router, stop, ids) = (router.clone(), stop.clone(), Arc::clone(&ids));
+        let (front, stop, ids) = (Arc::clone(&front), stop.clone(), Arc::clone(&ids));
         connections.spawn(async move {
             metrics::connections(FRONT).increment(1);
             http1::serve(stream, IDLE_HTTP_MAX, stop, |request| {
-                respond(&router, request, ids.fetch_add(1, Ordering::Relaxed))
+                respond(&front, request, ids.fetch_add(1, Ordering::Relaxed))
             })
             .await;
             metrics::connections(FRONT).decrement(1);
@@ -91,14 +89,14 @@ struct Asked {
     pipeline: bool,
 }
 
-async fn respond(router: &Router, request: Request<Incoming>, id: u64) -> Response<Full<Bytes>> {
+async fn respond(front: &Front, request: Request<Incoming>, id: u64) -> Response<Full<Bytes>> {
     let strings = strings(request.headers());
     let (status, body) = match read(request).await {
         Err(refusal) => {
             metrics::refused(FRONT).increment(1);
             (refusal.status, Answer::Error(refusal.text).to_json(strings))
         }
-        Ok(asked) => answer(router, asked, id, strings).await,
+        Ok(asked) => answer(front, asked, id, strings).await,
     };
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
@@ -106,12 +104,12 @@ async fn respond(router: &Router, request: Request<Incoming>, id: u64) -> Respon
     response
 }
 
-async fn answer(router: &Router, asked: Asked, id: u64, strings: Strings) -> (StatusCode, serde_json::Value) {
-    let mut session = Session::new(FRONT, id, false);
+async fn answer(front: &Front, asked: Asked, id: u64, strings: Strings) -> (StatusCode, serde_json::Value) {
+    let mut session = Session::new(FRONT, Client::alone(id), false);
     let count = asked.commands.len();
     let mut said = BytesMut::new();
     // QUIT ends a pipeline; what comes behind it was not carried out.
-    resp::answer(router, &mut session, asked.commands, &mut said).await;
+    resp::answer(front, &mut session, None, asked.commands, &mut said).await;
     let mut answers = json::answers(&said);
     if asked.pipeline {
         let missing = || Answer::Error("ERR the pipeline was ended by a command before this one".to_owned());

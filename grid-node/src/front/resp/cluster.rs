@@ -4,48 +4,39 @@
 //! here. With `--resp-redirect` a key that is led elsewhere is answered with MOVED, so that such a client notices at once
 //! when a partition was moved or split. There is no ASK: what has it, has all of it. Source: Redis Cluster specification.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use trimaran_placement::token::{self, SLOTS};
 
-use super::command::{Planned, Refusal, Session, lower, refuse, said};
-use super::reply::{self, Protocol};
-use super::table::Spec;
+use super::plan::{Step, said};
+use crate::command::arguments::lower;
+use crate::command::reply::Answer;
+use crate::command::table::Spec;
+use crate::command::{Done, refuse};
 use crate::error::Error;
 use crate::router::{Router, Shard};
 
 /// Answers CLUSTER.
-pub(super) fn plan(session: &Session, router: &Router, arguments: &[Bytes]) -> Result<Planned, Refusal> {
-    let protocol = session.protocol;
+pub(super) fn plan(router: &Router, arguments: &[Bytes]) -> Done<Step> {
     Ok(match (lower(&arguments[1]).as_str(), arguments.get(2)) {
-        ("keyslot", Some(key)) => said(session, |out| reply::integer(out, i64::from(token::slot(key)))),
-        ("myid", None) => said(session, |out| reply::bulk(out, id(router.node()).as_bytes())),
-        ("info", None) => said(session, |out| reply::bulk(out, info(router).as_bytes())),
-        ("slots", None) => said(session, |out| slots(router, out)),
-        ("shards", None) => said(session, |out| shards(router, protocol, out)),
-        ("nodes", None) => said(session, |out| reply::bulk(out, nodes(router).as_bytes())),
+        ("keyslot", Some(key)) => said(|out| out.integer(i64::from(token::slot(key)))),
+        ("myid", None) => said(|out| out.bulk(id(router.node()).as_bytes())),
+        ("info", None) => said(|out| out.verbatim(&info(router))),
+        ("slots", None) => said(|out| slots(router, out)),
+        ("shards", None) => said(|out| shards(router, out)),
+        ("nodes", None) => said(|out| out.verbatim(&nodes(router))),
         ("countkeysinslot", Some(slot)) => {
             let slot = std::str::from_utf8(slot).ok().and_then(|text| text.parse().ok());
             let Some(slot) = slot.filter(|slot| *slot < SLOTS) else { return refuse("ERR Invalid slot") };
             let count = router.count_in_slot(slot);
-            said(session, |out| reply::integer(out, i64::try_from(count).unwrap_or(i64::MAX)))
+            said(|out| out.count(count))
         }
         _ => return refuse("ERR unknown subcommand or wrong number of arguments of 'cluster'"),
     })
 }
 
 /// The refusal of a command whose keys are not led here, or are not of one slot.
-pub(super) fn redirect(router: &Router, spec: &Spec, arguments: &[Bytes]) -> Result<(), Refusal> {
-    let (first, last, step) = spec.keys;
-    if first == 0 {
-        return Ok(());
-    }
-    let count = i64::try_from(arguments.len()).unwrap_or(i64::MAX);
-    let last = if last < 0 { count + last } else { last };
-    let position = |at: i64| arguments.get(usize::try_from(at).ok()?);
-    let mut slots = (first..=last).step_by(usize::try_from(step.max(1)).unwrap_or(1)).filter_map(|at| {
-        let key = position(at)?;
-        Some(token::slot(key))
-    });
+pub(super) fn redirect(router: &Router, spec: &Spec, arguments: &[Bytes]) -> Done {
+    let mut slots = spec.keys(arguments).into_iter().map(|key| token::slot(key));
     let Some(slot) = slots.next() else { return Ok(()) };
     if slots.any(|other| other != slot) {
         return Err(Error::CrossSlot.into());
@@ -53,7 +44,7 @@ pub(super) fn redirect(router: &Router, spec: &Spec, arguments: &[Bytes]) -> Res
     match router.leader_of(token::slot_start(slot)) {
         // Without a leader there is nowhere to send them; it is waited for here.
         Some(node) if node != router.node() => match router.resp_address(node) {
-            Some(address) => Err(Refusal::Text(format!("MOVED {slot} {address}"))),
+            Some(address) => refuse(format!("MOVED {slot} {address}")),
             None => Ok(()),
         },
         _ => Ok(()),
@@ -75,43 +66,43 @@ fn slots_of(shard: &Shard) -> (i64, i64) {
     (i64::from(token::slot_of(shard.first)), i64::from(token::slot_of(shard.last)))
 }
 
-fn slots(router: &Router, out: &mut BytesMut) {
+fn slots(router: &Router, out: &mut Answer) {
     let shards = router.shards();
-    reply::array(out, shards.len());
+    out.array(shards.len());
     for shard in &shards {
         let (first, last) = slots_of(shard);
-        reply::array(out, 2 + shard.nodes.len());
-        reply::integer(out, first);
-        reply::integer(out, last);
+        out.array(2 + shard.nodes.len());
+        out.integer(first);
+        out.integer(last);
         for &node in &shard.nodes {
             let (host, port) = split(&router.resp_address(node).unwrap_or_default());
-            reply::array(out, 4);
-            reply::bulk(out, host.as_bytes());
-            reply::integer(out, port);
-            reply::bulk(out, id(node).as_bytes());
-            reply::array(out, 0);
+            out.array(4);
+            out.bulk(host.as_bytes());
+            out.integer(port);
+            out.bulk(id(node).as_bytes());
+            out.array(0);
         }
     }
 }
 
-fn shards(router: &Router, protocol: Protocol, out: &mut BytesMut) {
+fn shards(router: &Router, out: &mut Answer) {
     let shards = router.shards();
-    reply::array(out, shards.len());
+    out.array(shards.len());
     for shard in &shards {
         let (first, last) = slots_of(shard);
-        reply::map(out, protocol, 2);
-        reply::bulk(out, b"slots");
-        reply::array(out, 2);
-        reply::integer(out, first);
-        reply::integer(out, last);
-        reply::bulk(out, b"nodes");
-        reply::array(out, shard.nodes.len());
+        out.map(2);
+        out.bulk(b"slots");
+        out.array(2);
+        out.integer(first);
+        out.integer(last);
+        out.bulk(b"nodes");
+        out.array(shard.nodes.len());
         for (place, &node) in shard.nodes.iter().enumerate() {
             let (host, port) = split(&router.resp_address(node).unwrap_or_default());
-            reply::map(out, protocol, 7);
+            out.map(7);
             let mut text = |key: &str, value: &str| {
-                reply::bulk(out, key.as_bytes());
-                reply::bulk(out, value.as_bytes());
+                out.bulk(key.as_bytes());
+                out.bulk(value.as_bytes());
             };
             text("id", &id(node));
             text("ip", &host);
@@ -119,8 +110,8 @@ fn shards(router: &Router, protocol: Protocol, out: &mut BytesMut) {
             text("role", if place == 0 { "master" } else { "replica" });
             text("health", "online");
             for (key, value) in [("port", port), ("replication-offset", 0)] {
-                reply::bulk(out, key.as_bytes());
-                reply::integer(out, value);
+                out.bulk(key.as_bytes());
+                out.integer(value);
             }
         }
     }

@@ -1,82 +1,151 @@
 //! Commands about the connection and the node: they need no partition and are answered at once.
 
-use bytes::BytesMut;
+use std::time::Duration;
 
-use super::cluster;
-use super::command::{NOT_OFFERED, Planned, Refusal, SYNTAX, Session, integer, lower, refuse, said};
-use super::reply::{self, Protocol};
-use super::table::{Spec, TABLE};
-use crate::router::Router;
+use bytes::Bytes;
+use trimaran_placement::token::SLOTS;
+use trimaran_service::usage;
 
-/// Commands that need no partition.
+use super::plan::{Session, Step, said};
+use super::task::Task;
+use super::{Front, clients, cluster, introspection, scripts, settings, transaction};
+use crate::command::arguments::{SYNTAX, float, integer, is, lower};
+use crate::command::key::key_scan_options;
+use crate::command::reply::{Answer, Protocol};
+use crate::command::table::Spec;
+use crate::command::{Done, refuse};
+use crate::limits::CONNECTIONS_MAX;
+
+/// The Redis whose commands these are.
+pub(super) const REDIS_VERSION: &str = "7.4.0";
+
+/// Commands that need no partition; whether the connection ends.
 pub(super) fn plan(
+    front: &Front,
     session: &mut Session,
-    router: &Router,
     spec: &'static Spec,
-    arguments: &[bytes::Bytes],
-) -> Result<Planned, Refusal> {
-    Ok(match spec.name {
+    arguments: &[Bytes],
+) -> Done<(Step, bool)> {
+    let step = match spec.name {
         "ping" => match arguments {
-            [_] => said(session, |out| reply::simple(out, "PONG")),
-            [_, text] => said(session, |out| reply::bulk(out, text)),
+            [_] => said(|out| out.simple("PONG")),
+            [_, text] => said(|out| out.bulk(text)),
             _ => return refuse("ERR wrong number of arguments for 'ping' command"),
         },
-        "echo" => said(session, |out| reply::bulk(out, &arguments[1])),
-        "quit" => said(session, |out| reply::simple(out, "OK")).and_close(),
+        "echo" => said(|out| out.bulk(&arguments[1])),
+        "quit" => return Ok((said(Answer::ok), true)),
         "reset" => {
-            *session = Session::new(session.front, session.id, session.redirect);
-            said(session, |out| reply::simple(out, "RESET"))
+            session.client.forget();
+            *session = Session::new(session.front, session.client.clone(), session.redirect);
+            said(|out| out.simple("RESET"))
         }
-        "select" => match integer(&arguments[1])? {
-            0 => said(session, |out| reply::simple(out, "OK")),
-            _ => return refuse("ERR DB index is out of range: there is database 0 only"),
+        "select" => match integer(&arguments[1]) {
+            Ok(0) => said(Answer::ok),
+            Ok(_) => return refuse("ERR DB index is out of range: there is database 0 only"),
+            Err(_) => return refuse("ERR invalid DB index"),
         },
-        "hello" => return plan_hello(session, arguments),
-        "client" => return plan_client(session, arguments),
-        "config" => match lower(&arguments[1]).as_str() {
-            "get" => said(session, |out| reply::map(out, session.protocol, 0)),
-            _ => return refuse("ERR options are flags of the node; see trimaran grid-node --help"),
-        },
-        "dbsize" => {
-            let keys: usize = router
-                .replicas()
-                .iter()
-                .map(|(_, group)| group.read_now(|machine| machine.keys().len()))
-                .sum();
-            said(session, |out| reply::integer(out, keys as i64))
+        "auth" => {
+            return refuse(
+                "ERR AUTH <password> called without any password configured for the default user. \
+                 Are you sure your configuration is correct?",
+            );
         }
-        "info" => said(session, |out| reply::bulk(out, info(router, session.redirect).as_bytes())),
-        "command" => return plan_command(session, arguments),
-        "cluster" => return cluster::plan(session, router, arguments),
+        "hello" => hello(session, arguments)?,
+        "client" => clients::plan(front, session, arguments)?,
+        "config" => settings::plan(front, arguments)?,
+        "info" => said(|out| out.verbatim(&info(front, session.redirect, &arguments[1..]))),
+        "command" => introspection::plan(arguments)?,
+        "script" => scripts::plan(front, arguments)?,
+        "cluster" => cluster::plan(&front.router, arguments)?,
+        "multi" | "exec" | "discard" | "watch" | "unwatch" => transaction::plan(session, spec, arguments)?,
+        "scan" => Step::Task(Box::new(Task::Scan(key_scan_options(&arguments[1..])?))),
+        // Every write that was answered is on a majority.
+        "wait" => {
+            integer(&arguments[1])?;
+            let timeout = integer(&arguments[2])
+                .or_else(|_| refuse("ERR timeout is not an integer or out of range"))?;
+            if timeout < 0 {
+                return refuse("ERR timeout is negative");
+            }
+            let copies = front.router.least_copies();
+            said(|out| out.count((copies / 2 + 1).saturating_sub(1)))
+        }
+        "time" => {
+            let now_ms = front.router.clock_ms();
+            said(|out| {
+                out.array(2);
+                out.bulk((now_ms / 1000).to_string().as_bytes());
+                out.bulk((now_ms % 1000 * 1000).to_string().as_bytes());
+            })
+        }
+        "lolwut" => said(|out| out.verbatim(&format!("Redis ver. {REDIS_VERSION}\n"))),
+        "debug" => debug(arguments)?,
         // Every read is as good as one at the leader; there is no other.
-        "readonly" | "readwrite" | "asking" => said(session, |out| reply::simple(out, "OK")),
-        _ => return refuse(NOT_OFFERED),
-    })
+        "readonly" | "readwrite" | "asking" => said(Answer::ok),
+        _ => return refuse("ERR this command is not offered"),
+    };
+    Ok((step, false))
 }
 
-fn plan_hello(session: &mut Session, arguments: &[bytes::Bytes]) -> Result<Planned, Refusal> {
-    let mut rest = arguments[1..].iter();
-    if let Some(version) = rest.next() {
-        session.protocol = match &version[..] {
-            b"2" => Protocol::Resp2,
-            b"3" => Protocol::Resp3,
-            _ => return refuse("NOPROTO unsupported protocol version"),
+fn debug(arguments: &[Bytes]) -> Done<Step> {
+    match (lower(&arguments[1]).as_str(), &arguments[2..]) {
+        // Of this connection; others go on.
+        ("sleep", [seconds]) => {
+            let time = float(seconds).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            match time {
+                Some(time) => Ok(Step::Task(Box::new(Task::Sleep(time)))),
+                None => refuse("ERR value is not a valid float"),
+            }
+        }
+        (name, _) => refuse(format!("ERR DEBUG {} is not offered", name.to_uppercase())),
+    }
+}
+
+fn hello(session: &mut Session, arguments: &[Bytes]) -> Done<Step> {
+    let mut protocol = session.protocol;
+    let mut rest = &arguments[1..];
+    if let [version, more @ ..] = rest {
+        protocol = match integer(version) {
+            Ok(2) => Protocol::Resp2,
+            Ok(3) => Protocol::Resp3,
+            Ok(_) => return refuse("NOPROTO unsupported protocol version"),
+            Err(_) => return refuse("ERR Protocol version is not an integer or out of range"),
+        };
+        rest = more;
+    }
+    let mut name = None;
+    loop {
+        rest = match rest {
+            [] => break,
+            [option, value, more @ ..] if is(option, "setname") => {
+                name = Some(value);
+                more
+            }
+            [option, user, _, more @ ..] if is(option, "auth") => {
+                // Without passwords every one is right, for the user that there is.
+                if user != "default" {
+                    return refuse("WRONGPASS invalid username-password pair or user is disabled.");
+                }
+                more
+            }
+            [option, ..] => {
+                let option = String::from_utf8_lossy(option);
+                return refuse(format!("{SYNTAX} in HELLO option '{option}'"));
+            }
         };
     }
-    while let Some(option) = rest.next() {
-        match lower(option).as_str() {
-            "setname" => session.name = rest.next().cloned().unwrap_or_default(),
-            "auth" => return refuse("ERR AUTH is not offered: this node has no users"),
-            _ => return refuse(SYNTAX),
-        }
+    if let Some(name) = name {
+        session.client.rename(name)?;
     }
-    let (protocol, redirect) = (session.protocol, session.redirect);
-    let id = i64::try_from(session.id).unwrap_or(i64::MAX);
-    Ok(said(session, |out| {
-        reply::map(out, protocol, 7);
+    session.protocol = protocol;
+    session.client.speaks(protocol);
+    let redirect = session.redirect;
+    let id = i64::try_from(session.client.id()).unwrap_or(i64::MAX);
+    Ok(said(|out| {
+        out.map(7);
         let mut text = |key: &str, value: &str| {
-            reply::bulk(out, key.as_bytes());
-            reply::bulk(out, value.as_bytes());
+            out.bulk(key.as_bytes());
+            out.bulk(value.as_bytes());
         };
         // Clients look here for what they can use: they are to think of a single Redis 7.
         text("server", "redis");
@@ -84,120 +153,77 @@ fn plan_hello(session: &mut Session, arguments: &[bytes::Bytes]) -> Result<Plann
         text("mode", if redirect { "cluster" } else { "standalone" });
         text("role", "master");
         for (key, value) in [("proto", if protocol == Protocol::Resp3 { 3 } else { 2 }), ("id", id)] {
-            reply::bulk(out, key.as_bytes());
-            reply::integer(out, value);
+            out.bulk(key.as_bytes());
+            out.integer(value);
         }
-        reply::bulk(out, b"modules");
-        reply::array(out, 0);
+        out.bulk(b"modules");
+        out.array(0);
     }))
 }
 
-/// The Redis whose commands these are.
-const REDIS_VERSION: &str = "7.4.0";
-
-fn plan_client(session: &mut Session, arguments: &[bytes::Bytes]) -> Result<Planned, Refusal> {
-    Ok(match (lower(&arguments[1]).as_str(), arguments.get(2)) {
-        ("setname", Some(name)) => {
-            session.name = name.clone();
-            said(session, |out| reply::simple(out, "OK"))
-        }
-        ("getname", None) => said(session, |out| reply::bulk(out, &session.name)),
-        ("setinfo", Some(_)) => said(session, |out| reply::simple(out, "OK")),
-        ("id", None) => {
-            said(session, |out| reply::integer(out, i64::try_from(session.id).unwrap_or(i64::MAX)))
-        }
-        _ => return refuse("ERR unknown subcommand or wrong number of arguments of 'client'"),
-    })
-}
-
-fn plan_command(session: &Session, arguments: &[bytes::Bytes]) -> Result<Planned, Refusal> {
-    let named = || -> Vec<Option<&'static Spec>> {
-        let find = |name: &bytes::Bytes| {
-            let name = lower(name);
-            TABLE.iter().find(|spec| spec.name == name)
-        };
-        if arguments.len() > 2 {
-            arguments[2..].iter().map(find).collect()
-        } else {
-            TABLE.iter().map(Some).collect()
-        }
-    };
-    let protocol = session.protocol;
-    Ok(match arguments.get(1).map(|sub| lower(sub)).as_deref() {
-        None => said(session, |out| {
-            reply::array(out, TABLE.len());
-            for spec in TABLE {
-                describe(out, spec);
-            }
-        }),
-        Some("count") => said(session, |out| reply::integer(out, TABLE.len() as i64)),
-        Some("info") => said(session, |out| {
-            let named = named();
-            reply::array(out, named.len());
-            for spec in named {
-                match spec {
-                    Some(spec) => describe(out, spec),
-                    None => reply::null(out, protocol),
-                }
-            }
-        }),
-        Some("docs") => said(session, |out| {
-            let named: Vec<&Spec> = named().into_iter().flatten().collect();
-            reply::map(out, protocol, named.len());
-            for spec in named {
-                reply::bulk(out, spec.name.as_bytes());
-                reply::map(out, protocol, 2);
-                for text in ["summary", spec.summary, "group", "generic"] {
-                    reply::bulk(out, text.as_bytes());
-                }
-            }
-        }),
-        Some("list") => said(session, |out| {
-            reply::array(out, TABLE.len());
-            for spec in TABLE {
-                reply::bulk(out, spec.name.as_bytes());
-            }
-        }),
-        Some(_) => return refuse("ERR unknown subcommand of 'command'"),
-    })
-}
-
-fn describe(out: &mut BytesMut, spec: &Spec) {
-    reply::array(out, 10);
-    reply::bulk(out, spec.name.as_bytes());
-    reply::integer(out, spec.arity);
-    reply::array(out, spec.flags.len());
-    for flag in spec.flags {
-        reply::simple(out, flag);
-    }
-    for position in [spec.keys.0, spec.keys.1, spec.keys.2] {
-        reply::integer(out, position);
-    }
-    // ACL categories, tips, key specifications, subcommands.
-    for _ in 0..4 {
-        reply::array(out, 0);
-    }
-}
-
-fn info(router: &Router, redirect: bool) -> String {
-    let groups = router.replicas();
-    let (mut keys, mut bytes, mut led) = (0, 0, 0);
+/// The sections that are asked for, all if none is named.
+fn info(front: &Front, redirect: bool, asked: &[Bytes]) -> String {
+    let groups = front.router.replicas();
+    let (mut keys, mut expires, mut bytes, mut led, mut changes) = (0, 0, 0, 0, 0);
     for (_, group) in &groups {
         group.read_now(|machine| {
             keys += machine.keys().len();
+            expires += machine.keys().with_end();
             bytes += machine.keys().bytes();
+            changes += machine.keys().version();
         });
         led += usize::from(group.is_leader());
     }
-    format!(
-        "# Server\r\nredis_version:{REDIS_VERSION}\r\nredis_mode:{}\r\ntrimaran_version:{}\r\n\
-         # Memory\r\nused_memory:{bytes}\r\n\
-         # Replication\r\nrole:master\r\ntrimaran_partitions:{}\r\ntrimaran_partitions_led:{led}\r\n\
-         # Cluster\r\ncluster_enabled:{}\r\n\
-         # Keyspace\r\ndb0:keys={keys},expires=0,avg_ttl=0\r\n",
-        if redirect { "cluster" } else { "standalone" },
-        env!("CARGO_PKG_VERSION"),
-        groups.len(),
-        u8::from(redirect),
-    )
+    let (connected, blocked) = front.clients.count();
+    let mode = if redirect { "cluster" } else { "standalone" };
+    let uptime = front.router.clock_ms().saturating_sub(front.started_ms) / 1000;
+    let processors = usage::processor_seconds().map_or_else(String::new, |(user, system)| {
+        format!("used_cpu_sys:{system:.6}\r\nused_cpu_user:{user:.6}\r\n")
+    });
+    let keyspace =
+        if keys > 0 { format!("db0:keys={keys},expires={expires},avg_ttl=0\r\n") } else { String::new() };
+    let sections = [
+        (
+            "Server",
+            format!(
+                "redis_version:{REDIS_VERSION}\r\nredis_mode:{mode}\r\ntrimaran_version:{}\r\nos:{} {}\r\n\
+                 arch_bits:{}\r\nprocess_id:{}\r\nuptime_in_seconds:{uptime}\r\nuptime_in_days:{}\r\n",
+                env!("CARGO_PKG_VERSION"),
+                std::env::consts::OS,
+                std::env::consts::ARCH,
+                usize::BITS,
+                std::process::id(),
+                uptime / 86_400,
+            ),
+        ),
+        (
+            "Clients",
+            format!(
+                "connected_clients:{connected}\r\nmaxclients:{}\r\nblocked_clients:{blocked}\r\n",
+                CONNECTIONS_MAX
+            ),
+        ),
+        ("Memory", format!("used_memory:{bytes}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n")),
+        ("Persistence", format!("loading:0\r\nasync_loading:0\r\nrdb_changes_since_last_save:{changes}\r\n")),
+        (
+            "Replication",
+            format!(
+                "role:master\r\nconnected_slaves:0\r\nmaster_repl_offset:{changes}\r\ntrimaran_partitions:{}\r\ntrimaran_partitions_led:{led}\r\n",
+                groups.len()
+            ),
+        ),
+        ("CPU", processors),
+        ("Commandstats", front.statistics.lines()),
+        ("Cluster", format!("cluster_enabled:{}\r\ncluster_slots:{SLOTS}\r\n", u8::from(redirect))),
+        ("Keyspace", keyspace),
+    ];
+    let says = |words: &[&str]| asked.iter().any(|section| words.iter().any(|word| is(section, word)));
+    let all = says(&["all", "everything"]);
+    let default = all || asked.is_empty() || says(&["default"]);
+    let is_asked = |name: &str| match name {
+        "Commandstats" => all || says(&[name]),
+        _ => default || says(&[name]),
+    };
+    let told = sections.iter().filter(|(name, _)| is_asked(name));
+    told.map(|(name, text)| format!("# {name}\r\n{text}")).collect::<Vec<_>>().join("\r\n")
 }

@@ -2,51 +2,91 @@
 //!
 //! A connection takes every whole command that it has, sends those that can go together to their partitions at once,
 //! and writes all answers in one go. Order is kept: reads wait for the writes before them on the same connection.
-//! Next: [`parse`] (bytes to arguments), [`command`] (arguments to what is to be done), [`reply`] (answers to bytes).
+//! Next: [`parse`] (bytes to arguments), `plan` (what they ask of whom), `carry_out` (has it done, in order), `task`
+//! (what is done alone, because it waits or asks everybody). What a command does is in [`crate::command`].
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use trimaran_net::listen::{Arrival, Doorway};
-use trimaran_proto::state::grid::{QueryReply, Reply};
 
-use crate::error::Error;
+use crate::command::Random;
+use crate::command::reply::Answer;
 use crate::limits::{CONNECTIONS_MAX, HALF_REQUEST_MAX, PIPELINE_COMMANDS_MAX, UNREAD_ANSWER_MAX};
 use crate::metrics;
 use crate::router::Router;
 
 pub mod parse;
 
-pub mod table;
-
-pub mod command;
-
+mod carry_out;
+mod clients;
 mod cluster;
 mod connection;
-mod pattern;
+mod introspection;
+mod plan;
+mod scripts;
+mod settings;
+mod task;
+mod transaction;
+mod typed;
 
-pub mod reply;
-
-use command::{Outcome, Part, Planned, Session};
+pub(crate) use carry_out::answer;
+pub(crate) use clients::Client;
+use clients::Clients;
+use introspection::Statistics;
 use parse::Parsed;
+pub(crate) use plan::Session;
+use scripts::Scripts;
+use settings::Settings;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
 
+/// What the connections of a node share.
+#[derive(Debug)]
+pub struct Front {
+    pub(crate) router: Router,
+    settings: Settings,
+    clients: Clients,
+    statistics: Statistics,
+    scripts: Scripts,
+    chance: Mutex<Random>,
+    started_ms: u64,
+}
+
+impl Front {
+    /// A front over a router; what is chosen at random follows from the seed.
+    pub fn new(router: Router, seed: u64) -> Arc<Self> {
+        let started_ms = router.clock_ms();
+        Arc::new(Self {
+            router,
+            settings: Settings::default(),
+            clients: Clients::default(),
+            statistics: Statistics::default(),
+            scripts: Scripts::default(),
+            chance: Mutex::new(Random::new(seed)),
+            started_ms,
+        })
+    }
+
+    fn random(&self) -> u64 {
+        self.chance.lock().number()
+    }
+}
+
 /// Accepts connections until `stop`; those that are open end when their client has its answers. With `redirect`, what is led
 /// elsewhere is answered with MOVED.
-pub async fn serve(listener: TcpListener, router: Router, redirect: bool, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, front: Arc<Front>, redirect: bool, stop: CancellationToken) {
     let doorway = Doorway::new(listener, CONNECTIONS_MAX, stop.clone());
-    let ids = AtomicU64::new(1);
     while let Some(arrival) = doorway.next().await {
-        let (stream, place) = match arrival {
-            Arrival::Admitted(stream, _, place) => (stream, place),
+        let (stream, address, place) = match arrival {
+            Arrival::Admitted(stream, address, place) => (stream, address, place),
             Arrival::Refused(mut stream) => {
                 metrics::refused("resp").increment(1);
                 tokio::spawn(async move {
@@ -59,17 +99,16 @@ pub async fn serve(listener: TcpListener, router: Router, redirect: bool, stop: 
                 continue;
             }
         };
-        let connection = Connection {
-            stream,
-            router: router.clone(),
-            session: Session::new("resp", ids.fetch_add(1, Ordering::Relaxed), redirect),
-            stop: stop.clone(),
-        };
+        let client = front.clients.enter(address, front.router.clock_ms());
+        let session = Session::new("resp", Arc::clone(&client), redirect);
+        let connection = Connection { stream, front: Arc::clone(&front), session, stop: stop.clone() };
+        let front = Arc::clone(&front);
         tokio::spawn(async move {
             metrics::connections("resp").increment(1);
             if let Err(error) = connection.run().await {
                 debug!(%error, "connection ended");
             }
+            front.clients.leave(&client);
             metrics::connections("resp").decrement(1);
             drop(place);
         });
@@ -78,7 +117,7 @@ pub async fn serve(listener: TcpListener, router: Router, redirect: bool, stop: 
 
 struct Connection {
     stream: TcpStream,
-    router: Router,
+    front: Arc<Front>,
     session: Session,
     stop: CancellationToken,
 }
@@ -102,9 +141,12 @@ impl Connection {
                 }
             }
             let whole = !requests.is_empty();
-            let go_on = answer(&self.router, &mut self.session, requests, &mut outbound).await;
+            let go_on =
+                answer(&self.front, &mut self.session, Some(&self.stream), requests, &mut outbound).await;
             if let Some(error) = &refused {
-                reply::error(&mut outbound, &format!("ERR Protocol error: {error}"));
+                let mut answer = Answer::default();
+                answer.error(&format!("ERR Protocol error: {error}"));
+                outbound.extend_from_slice(answer.bytes());
             }
             if !outbound.is_empty() {
                 timeout(UNREAD_ANSWER_MAX, self.stream.write_all(&outbound)).await??;
@@ -128,6 +170,7 @@ impl Connection {
                 tokio::select! {
                     read = self.stream.read_buf(&mut inbound) => read?,
                     () = self.stop.cancelled() => return Ok(()),
+                    () = self.session.client.killed() => return Ok(()),
                 }
             } else {
                 timeout(HALF_REQUEST_MAX, self.stream.read_buf(&mut inbound)).await??
@@ -135,6 +178,7 @@ impl Connection {
             if read == 0 {
                 return Ok(());
             }
+            self.session.client.heard(self.front.router.clock_ms());
         }
     }
 
@@ -147,99 +191,4 @@ impl Connection {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Answers requests in order. False if the client asked to be closed.
-pub(super) async fn answer(
-    router: &Router,
-    session: &mut Session,
-    requests: Vec<Vec<Bytes>>,
-    outbound: &mut BytesMut,
-) -> bool {
-    if requests.is_empty() {
-        return true;
-    }
-    metrics::commands(session.front).increment(requests.len() as u64);
-    let mut planned: Vec<Planned> = Vec::with_capacity(requests.len());
-    for arguments in requests {
-        let plan = command::plan(session, router, &arguments);
-        // What can go together: reads with reads, writes with writes; a scan alone.
-        if planned.first().is_some_and(|first| !first.goes_with(&plan)) {
-            render_all(router, session.front, &mut planned, outbound).await;
-        }
-        let closes = plan.closes;
-        planned.push(plan);
-        if closes {
-            render_all(router, session.front, &mut planned, outbound).await;
-            return false;
-        }
-    }
-    render_all(router, session.front, &mut planned, outbound).await;
-    true
-}
-
-async fn render_all(
-    router: &Router,
-    front: &'static str,
-    planned: &mut Vec<Planned>,
-    outbound: &mut BytesMut,
-) {
-    let outcomes = carry_out(router, planned).await;
-    for (plan, outcome) in planned.drain(..).zip(outcomes) {
-        if outcome.is_err() {
-            metrics::refused(front).increment(1);
-        }
-        plan.render(outcome, outbound);
-    }
-}
-
-/// Sends the parts of commands of one kind to their partitions, all at once, and gives each command its own back.
-async fn carry_out(router: &Router, planned: &[Planned]) -> Vec<Result<Outcome, Error>> {
-    if let [single] = planned
-        && let Some(scan) = &single.scan
-    {
-        return vec![scan.page(router).await.map(Outcome::Page)];
-    }
-    // Which command each part is of.
-    let (mut writers, mut writes) = (Vec::new(), Vec::new());
-    let (mut readers, mut reads) = (Vec::new(), Vec::new());
-    for (at, plan) in planned.iter().enumerate() {
-        for part in &plan.parts {
-            match part {
-                Part::Write(write) => {
-                    writers.push(at);
-                    writes.push(write.clone());
-                }
-                Part::Read { token, query } => {
-                    readers.push(at);
-                    reads.push((*token, query.clone()));
-                }
-            }
-        }
-    }
-    let mut written: Vec<Vec<Reply>> = vec![Vec::new(); planned.len()];
-    let mut read: Vec<Vec<QueryReply>> = vec![Vec::new(); planned.len()];
-    let mut failures: BTreeMap<usize, Error> = BTreeMap::new();
-    let (replies, answers) = futures::future::join(router.write(writes, None), router.read(reads)).await;
-    for (at, reply) in writers.into_iter().zip(replies) {
-        match reply {
-            Ok(reply) => written[at].push(reply),
-            Err(error) => drop(failures.insert(at, error)),
-        }
-    }
-    for (at, answer) in readers.into_iter().zip(answers) {
-        match answer {
-            Ok(answer) => read[at].push(answer),
-            Err(error) => drop(failures.insert(at, error)),
-        }
-    }
-    written
-        .into_iter()
-        .zip(read)
-        .enumerate()
-        .map(|(at, (written, read))| match failures.remove(&at) {
-            Some(error) => Err(error),
-            None => Ok(Outcome::Parts { written, read }),
-        })
-        .collect()
 }

@@ -1,7 +1,7 @@
 //! Patterns of keys, as in `SCAN MATCH`.
 
 /// Glob patterns of Redis: `*`, `?`, `[a-z]`, `[^a]`, `\`. Linear in the text for each `*`, without recursion.
-pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     // Where to go on if what follows the last `*` does not fit.
     let mut star: Option<(usize, usize)> = None;

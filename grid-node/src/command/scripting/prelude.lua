@@ -1,0 +1,140 @@
+-- What every script finds. It is run once for each script, with what the host offers, and returns the environment.
+local host, version, version_number = ...
+
+local error, pcall, rawget, rawset, select, setmetatable, type = error, pcall, rawget, rawset, select, setmetatable, type
+local tostring = tostring
+
+-- A table that can be read only.
+local function protected(table, name)
+  return setmetatable({}, {
+    __index = table,
+    __newindex = function() error('Attempt to modify a readonly table', 2) end,
+    __metatable = false,
+  })
+end
+
+-- The host answers what went well, or a table with `err`.
+local function invoke(raises, ...)
+  local said = host.call(...)
+  if type(said) == 'table' and rawget(said, 'err') ~= nil and raises then
+    error(said, 0)
+  end
+  return said
+end
+
+local redis = {
+  call = function(...) return invoke(true, ...) end,
+  pcall = function(...) return invoke(false, ...) end,
+  error_reply = function(...)
+    if select('#', ...) ~= 1 or type((...)) ~= 'string' then
+      return { err = 'ERR wrong number or type of arguments' }
+    end
+    local text = ...
+    if text:sub(1, 1) == '-' then
+      text = text:sub(2)
+    elseif not text:find('^%u+ ') and not text:find('^%u+$') then
+      text = 'ERR ' .. text
+    end
+    return { err = text }
+  end,
+  status_reply = function(...)
+    if select('#', ...) ~= 1 or type((...)) ~= 'string' then
+      return { err = 'ERR wrong number or type of arguments' }
+    end
+    return { ok = ... }
+  end,
+  sha1hex = function(...)
+    if select('#', ...) ~= 1 then error('wrong number of arguments', 0) end
+    return host.sha1hex(tostring((...)))
+  end,
+  log = function(level, ...)
+    if type(level) ~= 'number' then error('First argument must be a number (log level).', 0) end
+    if level < 0 or level > 3 then error('Invalid log level.', 0) end
+    if select('#', ...) == 0 then error('redis.log() requires two arguments or more.', 0) end
+    local words = {}
+    for at = 1, select('#', ...) do words[at] = tostring((select(at, ...))) end
+    host.log(level, table.concat(words, ' '))
+  end,
+  setresp = function(...)
+    local version = ...
+    if select('#', ...) ~= 1 then error('redis.setresp() requires one argument.', 0) end
+    if version ~= 2 and version ~= 3 then error('RESP version must be 2 or 3.', 0) end
+    host.setresp(version)
+  end,
+  -- Commands go through the log, whatever is asked for here; these are for scripts of other times.
+  replicate_commands = function() return true end,
+  set_repl = function() end,
+  breakpoint = function() return false end,
+  debug = function() end,
+  LOG_DEBUG = 0, LOG_VERBOSE = 1, LOG_NOTICE = 2, LOG_WARNING = 3,
+  REPL_NONE = 0, REPL_SLAVE = 1, REPL_REPLICA = 1, REPL_AOF = 2, REPL_ALL = 3,
+  REDIS_VERSION = version, REDIS_VERSION_NUM = version_number,
+}
+
+local function text_only(load)
+  return function(chunk, name)
+    if type(chunk) == 'string' and chunk:byte(1) == 27 then
+      return nil, 'bytecode is not loaded'
+    end
+    local loaded, why = load(chunk, name)
+    if loaded then setfenv(loaded, host.environment) end
+    return loaded, why
+  end
+end
+
+local loadstring = loadstring
+local random = host.random
+math.random = function(least, most)
+  local number = random()
+  if least == nil then return number end
+  if most == nil then least, most = 1, least end
+  if least > most then error('interval is empty', 2) end
+  return math.floor(number * (most - least + 1)) + least
+end
+math.randomseed = host.randomseed
+string.dump = nil
+
+local environment = {
+  assert = assert, error = error, getmetatable = getmetatable, ipairs = ipairs, next = next, pairs = pairs,
+  pcall = pcall, rawequal = rawequal, rawget = rawget, select = select, tonumber = tonumber,
+  tostring = tostring, type = type, unpack = unpack, xpcall = xpcall, _VERSION = _VERSION,
+  collectgarbage = function() return 0 end,
+  rawset = function(table, key, value)
+    if getmetatable(table) == false then error('Attempt to modify a readonly table', 2) end
+    return rawset(table, key, value)
+  end,
+  setmetatable = function(table, meta)
+    if getmetatable(table) == false then error('Attempt to modify a readonly table', 2) end
+    return setmetatable(table, meta)
+  end,
+  loadstring = text_only(loadstring),
+  load = function(read, name)
+    if type(read) ~= 'function' then error('bad argument #1 to \'load\' (function expected)', 2) end
+    local parts = {}
+    while true do
+      local part = read()
+      if part == nil or part == '' then break end
+      parts[#parts + 1] = part
+    end
+    return text_only(loadstring)(table.concat(parts), name)
+  end,
+  string = protected(string), math = protected(math), os = protected({ clock = os.clock }),
+  bit = protected(host.bit), cjson = protected(host.cjson), redis = protected(redis), server = protected(redis),
+  KEYS = host.keys, ARGV = host.argv,
+}
+-- `table` by itself, since its functions are asked for by that name here, too.
+environment.table = protected(table)
+environment._G = setmetatable({}, {
+  __index = function(_, name)
+    local value = environment[name]
+    if value == nil then
+      error("Script attempted to access nonexistent global variable '" .. tostring(name) .. "'", 2)
+    end
+    return value
+  end,
+  __newindex = function() error('Attempt to modify a readonly table', 2) end,
+  __metatable = false,
+})
+host.environment = environment._G
+environment._G = host.environment
+return host.environment

@@ -1,0 +1,218 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::BytesMut;
+use proptest::prelude::*;
+use prost::Message as _;
+use trimaran_proto::api::placement::Partition;
+use trimaran_proto::state::grid::command::Body;
+use trimaran_proto::state::grid::{Command, Reply, Run as RunMessage, Transaction, Watched};
+use trimaran_replication::machine::{Committed, Machine as _};
+
+use super::reply::{Protocol, transcode};
+use super::table::{Run, TABLE, find};
+use super::*;
+use crate::data::Entry;
+use crate::machine::{GridMachine, run};
+
+fn machine() -> GridMachine {
+    GridMachine::new(&Partition { id: 1, first_token: 0, last_token: u64::MAX, ..Partition::default() })
+}
+
+/// The words of a line; `\x00` and the like are bytes, `""` is nothing.
+fn words(line: &str) -> Vec<Bytes> {
+    let word = |word: &str| {
+        let mut bytes = Vec::new();
+        let mut rest = if word == "\"\"" { "" } else { word };
+        while let Some(at) = rest.find("\\x") {
+            bytes.extend(rest[..at].bytes());
+            bytes.push(u8::from_str_radix(&rest[at + 2..at + 4], 16).unwrap());
+            rest = &rest[at + 4..];
+        }
+        bytes.extend(rest.bytes());
+        Bytes::from(bytes)
+    };
+    line.split(' ').map(word).collect()
+}
+
+fn message(arguments: Vec<Bytes>, seed: u64) -> RunMessage {
+    RunMessage { arguments, seed, encodings: None }
+}
+
+fn apply(machine: &mut GridMachine, now_ms: u64, body: Body) -> Reply {
+    let payload = Bytes::from(Command { body: Some(body) }.encode_to_vec());
+    let replies = machine.apply(&[Committed { stamp_ms: now_ms, payload: &payload }]).unwrap();
+    Reply::decode(replies[0].clone().into_bytes()).unwrap()
+}
+
+/// What is answered, in RESP3 with spaces for line ends.
+fn ask(machine: &mut GridMachine, now_ms: u64, message: RunMessage) -> String {
+    let spec = find(&message.arguments[0]).unwrap();
+    assert!(spec.takes(message.arguments.len()), "{:?}", message.arguments);
+    let said = match spec.run {
+        Run::Read(_) => run::query(machine.keys(), &message, now_ms).said,
+        _ => apply(machine, now_ms, Body::Run(message)).said,
+    };
+    let mut out = BytesMut::new();
+    transcode(&said[0], Protocol::Resp3, &mut out);
+    String::from_utf8_lossy(&out).trim_end().replace("\r\n", " ")
+}
+
+/// Each line is a command and its answer. Time is 1,000 at first; a line with a number sets it.
+const EXAMPLES: &str = include_str!("tests/examples.txt");
+
+#[test]
+fn every_command_answers_as_in_its_examples() {
+    let mut machine = machine();
+    let mut now_ms = 1000;
+    let mut seen = BTreeSet::new();
+    for (at, line) in
+        EXAMPLES.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+    {
+        if let Ok(ms) = line.parse() {
+            now_ms = ms;
+            continue;
+        }
+        let (command, answer) = line.split_once(" => ").unwrap_or_else(|| panic!("line {}: {line}", at + 1));
+        let words = words(command);
+        seen.insert(find(&words[0]).unwrap_or_else(|| panic!("line {}: {line}", at + 1)).name);
+        let said = ask(&mut machine, now_ms, message(words, 7));
+        assert_eq!(said, answer.replace("\\x00", "\0"), "line {}: {command}", at + 1);
+    }
+    let offered = TABLE.iter().filter(|spec| !matches!(spec.run, Run::Front)).map(|spec| spec.name);
+    let without: Vec<&str> = offered.filter(|name| !seen.contains(name)).collect();
+    assert!(without.is_empty(), "without an example: {without:?}");
+}
+
+#[test]
+fn a_transaction_is_carried_out_if_what_it_has_seen_is_still_so() {
+    let mut machine = machine();
+    ask(&mut machine, 1, message(words("SET k 1"), 0));
+    let version = machine.keys().get(b"k", 1).unwrap().version;
+    let transaction = |version| {
+        let commands = ["INCR k", "LPUSH k x", "GET k"].map(|line| message(words(line), 0)).to_vec();
+        let watched = vec![Watched { key: Bytes::from_static(b"k"), version }];
+        Body::Transaction(Transaction { watched, commands })
+    };
+    let reply = apply(&mut machine, 1, transaction(version));
+    // A command that fails does not keep the others from being carried out.
+    let said: Vec<&[u8]> = reply.said.iter().map(|said| &said[..]).collect();
+    let wrong = &b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"[..];
+    assert_eq!(said, [&b":2\r\n"[..], wrong, b"$1\r\n2\r\n"]);
+    let reply = apply(&mut machine, 1, transaction(version));
+    assert!(reply.said.is_empty(), "it has changed meanwhile");
+    assert_eq!(ask(&mut machine, 1, message(words("GET k"), 0)), "$1 2");
+}
+
+/// A line of any command, about few keys and few elements, so that they meet.
+fn line() -> impl Strategy<Value = String> {
+    let key = "k[0-4]";
+    let element = prop_oneof![
+        "e[0-9]",
+        "[0-9]{1,2}",
+        "long-element-of-many-bytes-that-is-no-longer-a-listpack-[0-9]{10}"
+    ];
+    let number = -20..20_i64;
+    let verbs: Vec<&str> = "SET:kv GETSET:kv APPEND:kv SETRANGE:kpv SETBIT:kpb INCRBY:kn INCRBYFLOAT:kn GETDEL:k DEL:k \
+        LPUSH:kvv RPUSH:kvvv LPOP:kp RPOP:kp LSET:knv LTRIM:knn LREM:knv LMOVE:kkLR RPOPLPUSH:kk \
+        SADD:kvvv SREM:kv SPOP:k SPOP:kp SMOVE:kkv SUNIONSTORE:kkk SINTERSTORE:kkk SDIFFSTORE:kkk \
+        HSET:kvvvv HDEL:kv HINCRBY:kvn HSETNX:kvv \
+        ZADD:knvnv ZINCRBY:knv ZREM:kv ZPOPMIN:kp ZPOPMAX:k ZREMRANGEBYRANK:knn ZREMRANGEBYSCORE:knn \
+        PFADD:kvv PFMERGE:kkk BITOP:Akkk EXPIRE:kp PEXPIREAT:kp PERSIST:k RENAME:kk COPY:kk SORT:kATk FLUSHALL: \
+        EVAL:S"
+        .split_whitespace()
+        .collect();
+    (proptest::sample::select(verbs), proptest::collection::vec((key, element, number), 8)).prop_map(
+        |(verb, arguments)| {
+            let (name, shape) = verb.split_once(':').unwrap();
+            let mut words = vec![name.to_owned()];
+            for (kind, (key, element, number)) in shape.chars().zip(arguments) {
+                let word = match kind {
+                    'k' => key,
+                    'v' => element,
+                    'n' => number.to_string(),
+                    'p' => (number.unsigned_abs() + 1).to_string(),
+                    'b' => (number & 1).to_string(),
+                    'L' => "LEFT".to_owned(),
+                    'R' => "RIGHT".to_owned(),
+                    'A' if name == "BITOP" => "XOR".to_owned(),
+                    'A' => "ALPHA".to_owned(),
+                    'T' => "STORE".to_owned(),
+                    _ => {
+                        let script =
+                            "redis.pcall('sadd',KEYS[1],math.random(9))return(redis.pcall('spop',KEYS[1]))";
+                        words.extend([script.to_owned(), "1".to_owned()]);
+                        key
+                    }
+                };
+                words.push(word);
+            }
+            words.join(" ")
+        },
+    )
+}
+
+fn snapshot(machine: &GridMachine) -> Vec<Bytes> {
+    machine.snapshot().map(|chunk| chunk.unwrap()).collect()
+}
+
+/// Everything that is to be seen of a machine.
+fn state(machine: &GridMachine, now_ms: u64) -> BTreeMap<Vec<u8>, Entry> {
+    machine.keys().iter(now_ms).map(|(key, entry)| (key.to_vec(), entry.clone())).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whoever was filled by a snapshot, at whatever time, answers as the others do from then on, and has the same.
+    #[test]
+    fn replicas_stay_the_same(lines in proptest::collection::vec((line(), any::<u64>()), 1..300), at in 0..300_usize) {
+        let (mut one, mut other) = (machine(), machine());
+        let mut is_filled = false;
+        for (place, (line, seed)) in lines.into_iter().enumerate() {
+            let now_ms = 1000 + place as u64;
+            if place == at {
+                let mut chunks: trimaran_replication::machine::SnapshotChunks =
+                    Box::new(snapshot(&one).into_iter().map(Ok));
+                other.restore(&mut chunks).unwrap();
+                is_filled = true;
+            }
+            let said = ask(&mut one, now_ms, message(words(&line), seed));
+            if is_filled {
+                prop_assert_eq!(&ask(&mut other, now_ms, message(words(&line), seed)), &said, "{}", line);
+            }
+            let bytes = one.keys().bytes();
+            let counted: usize = one.keys().iter(0).map(|(key, _)| one.keys().bytes_of(key, 0).unwrap()).sum();
+            prop_assert_eq!(bytes, counted, "{}", line);
+        }
+        if is_filled {
+            let now_ms = 1000;
+            prop_assert_eq!(state(&one, now_ms), state(&other, now_ms));
+            prop_assert_eq!(one.keys().bytes(), other.keys().bytes());
+        }
+    }
+
+    /// Whatever comes as arguments is answered.
+    #[test]
+    fn any_arguments_are_answered(
+        place in 0..TABLE.len(),
+        arguments in proptest::collection::vec(prop_oneof![
+            "[a-z]{0,3}", "-?[0-9]{1,19}", "-?[0-9]{1,3}\\.[0-9]", "\\[[a-c]|\\([a-c]|\\+|-|\\*|inf|nan",
+            "(?i)(nx|xx|gt|lt|ch|incr|get|ex|px|keepttl|left|right|min|max|count|limit|withscores|weights|aggregate|sum|byscore|bylex|rev|match|store|by|alpha|fields|idx|len|set|incrby|overflow|sat|u8|i64|bit|and|or|not|rank|maxlen|persist|before|after|encoding|usage)",
+        ], 0..8),
+        held in 0..5_usize,
+    ) {
+        let spec = &TABLE[place];
+        let mut words: Vec<Bytes> = vec![Bytes::from_static(spec.name.as_bytes())];
+        words.extend(arguments.into_iter().map(Bytes::from));
+        prop_assume!(spec.takes(words.len()) && !matches!(spec.run, Run::Front));
+        let mut machine = machine();
+        if let Some(key) = words.get(1).cloned() {
+            let values = ["SET k 5", "RPUSH k a b c", "SADD k a b 1", "HSET k a 1 b 2", "ZADD k 1 a 2 b"];
+            let mut value = self::words(values[held]);
+            value[1] = key;
+            ask(&mut machine, 1000, message(value, 0));
+        }
+        let said = ask(&mut machine, 1000, message(words, 3));
+        prop_assert!(!said.is_empty());
+    }
+}

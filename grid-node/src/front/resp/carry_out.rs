@@ -1,0 +1,194 @@
+//! Has what was planned done, and answers in order.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::TcpStream;
+use trimaran_proto::state::grid::{QueryReply, Reply};
+
+use super::Front;
+use super::plan::{self, Join, Part, Planned, Session, Step, error_text};
+use crate::command::reply::{Answer, Protocol, transcode};
+use crate::error::Error;
+use crate::limits::UNREAD_ANSWER_MAX;
+use crate::metrics;
+
+/// Answers requests in order. False if the client asked to be closed, or has gone while it waited. Without a stream
+/// nothing is waited for: what would wait is answered as if its time was over.
+pub(crate) async fn answer(
+    front: &Front,
+    session: &mut Session,
+    stream: Option<&TcpStream>,
+    requests: Vec<Vec<Bytes>>,
+    outbound: &mut BytesMut,
+) -> bool {
+    if requests.is_empty() {
+        return true;
+    }
+    metrics::commands(session.front).increment(requests.len() as u64);
+    let mut planned: Vec<Planned> = Vec::with_capacity(requests.len());
+    for arguments in requests {
+        let plan = plan::plan(front, session, arguments);
+        // What can go together: reads with reads, writes with writes; some alone.
+        if planned.first().is_some_and(|first| !first.goes_with(&plan)) {
+            carry_out(front, session.front, &mut planned, outbound).await;
+        }
+        let closes = plan.closes;
+        match plan.step {
+            Step::Task(task) => {
+                carry_out(front, session.front, &mut planned, outbound).await;
+                // What was answered before it may be long in coming else.
+                if task.waits()
+                    && let Some(stream) = stream
+                    && flush(stream, outbound).await.is_err()
+                {
+                    return false;
+                }
+                let Some(answer) = task.perform(front, session, stream).await else { return false };
+                say(answer, plan.protocol, outbound);
+            }
+            step => planned.push(Planned { step, ..plan }),
+        }
+        if closes {
+            carry_out(front, session.front, &mut planned, outbound).await;
+            return false;
+        }
+    }
+    carry_out(front, session.front, &mut planned, outbound).await;
+    true
+}
+
+/// Writes what is ready.
+async fn flush(stream: &TcpStream, outbound: &mut BytesMut) -> std::io::Result<()> {
+    let all = async {
+        while !outbound.is_empty() {
+            stream.writable().await?;
+            match stream.try_write(outbound) {
+                Ok(written) => drop(outbound.split_to(written)),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(UNREAD_ANSWER_MAX, all).await?
+}
+
+/// Writes an answer in a protocol.
+fn say(answer: Answer, protocol: Protocol, outbound: &mut BytesMut) {
+    let (bytes, typed) = answer.finish();
+    say_encoded(&bytes, typed, protocol, outbound);
+}
+
+fn say_encoded(bytes: &[u8], typed: bool, protocol: Protocol, outbound: &mut BytesMut) {
+    if typed {
+        transcode(bytes, protocol, outbound);
+    } else {
+        outbound.extend_from_slice(bytes);
+    }
+}
+
+/// Sends the parts of commands of one kind to their partitions, all at once, and answers each command with its own.
+async fn carry_out(front: &Front, name: &'static str, planned: &mut Vec<Planned>, outbound: &mut BytesMut) {
+    // Which command each part is of.
+    let (mut writers, mut writes) = (Vec::new(), Vec::new());
+    let (mut readers, mut reads) = (Vec::new(), Vec::new());
+    for (at, plan) in planned.iter_mut().enumerate() {
+        let Step::Parts(parts, _) = &mut plan.step else { continue };
+        for part in std::mem::take(parts) {
+            match part {
+                Part::Write(write) => {
+                    writers.push(at);
+                    writes.push(write);
+                }
+                Part::Read(question) => {
+                    readers.push(at);
+                    reads.push(question);
+                }
+            }
+        }
+    }
+    let mut written: Vec<Vec<Reply>> = vec![Vec::new(); planned.len()];
+    let mut read: Vec<Vec<QueryReply>> = vec![Vec::new(); planned.len()];
+    let mut failures: BTreeMap<usize, Error> = BTreeMap::new();
+    let (replies, answers) = match (writes.is_empty(), reads.is_empty()) {
+        (true, true) => (Vec::new(), Vec::new()),
+        (false, true) => (front.router.write(writes, None).await, Vec::new()),
+        (true, false) => (Vec::new(), front.router.read(reads).await),
+        (false, false) => {
+            futures::future::join(front.router.write(writes, None), front.router.read(reads)).await
+        }
+    };
+    for (at, reply) in writers.into_iter().zip(replies) {
+        match reply {
+            Ok(reply) => written[at].push(reply),
+            Err(error) => drop(failures.insert(at, error)),
+        }
+    }
+    for (at, answer) in readers.into_iter().zip(answers) {
+        match answer {
+            Ok(answer) => read[at].push(answer),
+            Err(error) => drop(failures.insert(at, error)),
+        }
+    }
+    for (at, ((plan, written), read)) in planned.drain(..).zip(written).zip(read).enumerate() {
+        if let Some(error) = failures.remove(&at) {
+            metrics::refused(name).increment(1);
+            let mut answer = Answer::default();
+            answer.error(&error_text(&error));
+            say(answer, plan.protocol, outbound);
+            continue;
+        }
+        match plan.step {
+            Step::Said(answer) => say(answer, plan.protocol, outbound),
+            Step::Parts(_, join) => join_parts(join, &written, &read, plan.protocol, outbound),
+            // They are done alone.
+            Step::Task(_) => {}
+        }
+    }
+}
+
+fn join_parts(
+    join: Join,
+    written: &[Reply],
+    read: &[QueryReply],
+    protocol: Protocol,
+    outbound: &mut BytesMut,
+) {
+    let of_writes = written.iter().map(|reply| (&reply.said, reply.typed));
+    let mut said = of_writes.chain(read.iter().map(|reply| (&reply.said, reply.typed)));
+    match join {
+        Join::One => {
+            if let Some((said, typed)) = said.next() {
+                said.iter().for_each(|said| say_encoded(said, typed, protocol, outbound));
+            }
+        }
+        Join::Sum => {
+            let number =
+                |said: &Bytes| std::str::from_utf8(said.get(1..said.len() - 2)?).ok()?.parse::<i64>().ok();
+            let sum = said.flat_map(|(said, _)| said).filter_map(number).sum();
+            let mut answer = Answer::default();
+            answer.integer(sum);
+            say(answer, protocol, outbound);
+        }
+        Join::Concat => {
+            let parts: Vec<(usize, &[u8])> = said
+                .flat_map(|(said, _)| said)
+                .filter_map(|said| {
+                    let end = memchr::memchr(b'\n', said)?;
+                    let count = std::str::from_utf8(said.get(1..end.checked_sub(1)?)?).ok()?.parse().ok()?;
+                    Some((count, &said[end + 1..]))
+                })
+                .collect();
+            let mut answer = Answer::default();
+            answer.array(parts.iter().map(|(count, _)| count).sum());
+            say(answer, protocol, outbound);
+            parts.iter().for_each(|(_, elements)| transcode(elements, protocol, outbound));
+        }
+        Join::Typed(render) => {
+            let mut answer = Answer::default();
+            render.say(written, read, &mut answer);
+            say(answer, protocol, outbound);
+        }
+    }
+}

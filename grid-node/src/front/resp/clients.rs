@@ -1,0 +1,303 @@
+//! The connections of this node's RESP front, as they see each other: CLIENT.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::Front;
+use super::plan::{Session, Step, said};
+use crate::command::arguments::{SYNTAX, integer, is, lower};
+use crate::command::reply::{Answer, Protocol};
+use crate::command::{Done, refuse};
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    id: u64,
+    address: String,
+    since_ms: u64,
+    told: Mutex<Told>,
+    /// When it was heard last.
+    heard_ms: AtomicU64,
+    blocked: AtomicUsize,
+    unblock: Notify,
+    unblock_with_error: AtomicUsize,
+    kill: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    name: Bytes,
+    library: Bytes,
+    library_version: Bytes,
+    command: &'static str,
+    is_resp3: bool,
+}
+
+/// A connection is waiting while it has one.
+#[derive(Debug)]
+pub(super) struct Blocked<'a>(&'a Client);
+
+impl Drop for Blocked<'_> {
+    fn drop(&mut self) {
+        self.0.blocked.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Client {
+    /// One that nobody else sees: that of a request over HTTP.
+    pub(crate) fn alone(id: u64) -> Arc<Self> {
+        Arc::new(Self::new(id, String::new(), 0))
+    }
+
+    fn new(id: u64, address: String, now_ms: u64) -> Self {
+        Self {
+            id,
+            address,
+            since_ms: now_ms,
+            told: Mutex::default(),
+            heard_ms: AtomicU64::new(now_ms),
+            blocked: AtomicUsize::new(0),
+            unblock: Notify::new(),
+            unblock_with_error: AtomicUsize::new(0),
+            kill: CancellationToken::new(),
+        }
+    }
+
+    /// Its number on this node.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Notes what it does.
+    pub(super) fn runs(&self, command: &'static str) {
+        self.told.lock().command = command;
+    }
+
+    /// Notes when it was heard.
+    pub(super) fn heard(&self, now_ms: u64) {
+        self.heard_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// As at first.
+    pub(super) fn forget(&self) {
+        *self.told.lock() = Told { command: "reset", ..Told::default() };
+    }
+
+    pub(super) fn speaks(&self, protocol: Protocol) {
+        self.told.lock().is_resp3 = protocol == Protocol::Resp3;
+    }
+
+    pub(super) fn rename(&self, name: &Bytes) -> Done {
+        if name.iter().any(|byte| !(b'!'..=b'~').contains(byte)) {
+            return refuse("ERR Client names cannot contain spaces, newlines or special characters.");
+        }
+        self.told.lock().name = name.clone();
+        Ok(())
+    }
+
+    /// It waits from now on, until what is returned is dropped.
+    pub(super) fn blocks(&self) -> Blocked<'_> {
+        self.blocked.store(1, Ordering::Relaxed);
+        Blocked(self)
+    }
+
+    /// Returns when another connection says that it shall not wait any more; true if that is to be an error.
+    pub(super) async fn unblocked(&self) -> bool {
+        self.unblock.notified().await;
+        self.unblock_with_error.load(Ordering::Relaxed) == 1
+    }
+
+    /// Returns when another connection says that it shall end.
+    pub(super) async fn killed(&self) {
+        self.kill.cancelled().await;
+    }
+
+    fn line(&self, now_ms: u64) -> String {
+        let told = self.told.lock();
+        let seconds = |since: u64| now_ms.saturating_sub(since) / 1000;
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+        format!(
+            "id={} addr={} name={} age={} idle={} flags={} db=0 cmd={} user=default lib-name={} lib-ver={} resp={}\n",
+            self.id,
+            self.address,
+            text(&told.name),
+            seconds(self.since_ms),
+            seconds(self.heard_ms.load(Ordering::Relaxed)),
+            if self.blocked.load(Ordering::Relaxed) > 0 { "b" } else { "N" },
+            told.command,
+            text(&told.library),
+            text(&told.library_version),
+            if told.is_resp3 { 3 } else { 2 },
+        )
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    open: Mutex<BTreeMap<u64, Arc<Client>>>,
+    next: AtomicU64,
+}
+
+impl Clients {
+    pub(super) fn enter(&self, address: SocketAddr, now_ms: u64) -> Arc<Client> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let client = Arc::new(Client::new(id, address.to_string(), now_ms));
+        self.open.lock().insert(id, Arc::clone(&client));
+        client
+    }
+
+    pub(super) fn leave(&self, client: &Client) {
+        self.open.lock().remove(&client.id);
+    }
+
+    /// How many there are, and how many of them wait.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let open = self.open.lock();
+        let blocked = open.values().filter(|client| client.blocked.load(Ordering::Relaxed) > 0).count();
+        (open.len(), blocked)
+    }
+
+    fn list(&self, wanted: impl Fn(&Client) -> bool, now_ms: u64) -> String {
+        let open = self.open.lock();
+        open.values().filter(|client| wanted(client)).map(|client| client.line(now_ms)).collect()
+    }
+}
+
+const UNKNOWN: &str = "ERR unknown subcommand or wrong number of arguments for 'client'. Try CLIENT HELP.";
+
+/// CLIENT.
+pub(super) fn plan(front: &Front, session: &mut Session, arguments: &[Bytes]) -> Done<Step> {
+    let client = &session.client;
+    let now_ms = front.router.clock_ms();
+    let id = i64::try_from(client.id).unwrap_or(i64::MAX);
+    Ok(match (lower(&arguments[1]).as_str(), &arguments[2..]) {
+        ("setname", [name]) => {
+            client.rename(name)?;
+            said(Answer::ok)
+        }
+        ("getname", []) => {
+            let name = client.told.lock().name.clone();
+            said(|out| out.bulk_or_null(Some(&name[..]).filter(|name| !name.is_empty())))
+        }
+        ("setinfo", [option, value]) => {
+            if value.iter().any(|byte| !(b'!'..=b'~').contains(byte)) {
+                let option = lower(option);
+                return refuse(format!(
+                    "ERR {option} cannot contain spaces, newlines or special characters."
+                ));
+            }
+            let mut told = client.told.lock();
+            if is(option, "lib-name") {
+                told.library = value.clone();
+            } else if is(option, "lib-ver") {
+                told.library_version = value.clone();
+            } else {
+                return refuse(format!("ERR Unrecognized option '{}'", String::from_utf8_lossy(option)));
+            }
+            said(Answer::ok)
+        }
+        ("id", []) => said(|out| out.integer(id)),
+        ("info", []) => said(|out| out.verbatim(&client.line(now_ms))),
+        ("list", []) => said(|out| out.verbatim(&front.clients.list(|_| true, now_ms))),
+        ("list", [option, kind]) if is(option, "type") => {
+            let is_any = match lower(kind).as_str() {
+                "normal" => true,
+                "master" | "replica" | "slave" | "pubsub" => false,
+                other => return refuse(format!("ERR Unknown client type '{other}'")),
+            };
+            said(|out| out.verbatim(&front.clients.list(|_| is_any, now_ms)))
+        }
+        ("list", [option, ids @ ..]) if is(option, "id") && !ids.is_empty() => {
+            let wanted = ids
+                .iter()
+                .map(|id| integer(id).or_else(|_| refuse("ERR Invalid client ID")))
+                .collect::<Done<Vec<i64>>>()?;
+            let is_wanted = |client: &Client| wanted.iter().any(|id| u64::try_from(*id) == Ok(client.id));
+            said(|out| out.verbatim(&front.clients.list(is_wanted, now_ms)))
+        }
+        ("kill", rest) => kill(front, session, rest)?,
+        ("unblock", [id, how @ ..]) => unblock(front, id, how)?,
+        // Keys and connections are not thrown out here, and reading a key leaves no trace.
+        ("no-evict" | "no-touch", [option]) if is(option, "on") || is(option, "off") => said(Answer::ok),
+        ("no-evict" | "no-touch", [_]) => return refuse(SYNTAX),
+        ("help", []) => said(|out| {
+            let commands = [
+                "GETNAME", "ID", "INFO", "KILL", "LIST", "NO-EVICT", "NO-TOUCH", "SETINFO", "SETNAME",
+                "UNBLOCK",
+            ];
+            out.array(commands.len());
+            commands.iter().for_each(|command| out.simple(command));
+        }),
+        _ => return refuse(UNKNOWN),
+    })
+}
+
+fn unblock(front: &Front, id: &Bytes, how: &[Bytes]) -> Done<Step> {
+    let with_error = match how {
+        [] => false,
+        [how] if is(how, "timeout") => false,
+        [how] if is(how, "error") => true,
+        _ => return refuse("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"),
+    };
+    let id = integer(id)?;
+    let open = front.clients.open.lock();
+    let client = u64::try_from(id).ok().and_then(|id| open.get(&id));
+    let waits = client.filter(|client| client.blocked.load(Ordering::Relaxed) > 0);
+    if let Some(client) = waits {
+        client.unblock_with_error.store(usize::from(with_error), Ordering::Relaxed);
+        client.unblock.notify_one();
+    }
+    Ok(said(|out| out.flag(waits.is_some())))
+}
+
+fn kill(front: &Front, session: &Session, rest: &[Bytes]) -> Done<Step> {
+    if let [address] = rest {
+        let open = front.clients.open.lock();
+        let found = open.values().find(|client| client.address.as_bytes() == address);
+        let Some(found) = found else { return refuse("ERR No such client") };
+        found.kill.cancel();
+        return Ok(said(Answer::ok));
+    }
+    let (pairs, odd) = rest.as_chunks::<2>();
+    if !odd.is_empty() || pairs.is_empty() {
+        return refuse(SYNTAX);
+    }
+    let mut skips_own = true;
+    let (mut ids, mut addresses, mut of_other_kind) = (Vec::new(), Vec::new(), false);
+    for [option, value] in pairs {
+        match lower(option).as_str() {
+            "id" => match integer(value).ok().and_then(|id| u64::try_from(id).ok()).filter(|id| *id > 0) {
+                Some(id) => ids.push(id),
+                None => return refuse("ERR client-id should be greater than 0"),
+            },
+            "addr" => addresses.push(String::from_utf8_lossy(value).into_owned()),
+            "user" => of_other_kind |= value != "default",
+            "type" => match lower(value).as_str() {
+                "normal" => {}
+                "master" | "replica" | "slave" | "pubsub" => of_other_kind = true,
+                other => return refuse(format!("ERR Unknown client type '{other}'")),
+            },
+            "skipme" if is(value, "yes") => skips_own = true,
+            "skipme" if is(value, "no") => skips_own = false,
+            _ => return refuse(SYNTAX),
+        }
+    }
+    let is_wanted = |client: &Client| {
+        !of_other_kind
+            && (ids.is_empty() || ids.contains(&client.id))
+            && (addresses.is_empty() || addresses.contains(&client.address))
+            && !(skips_own && client.id == session.client.id)
+    };
+    let open = front.clients.open.lock();
+    let killed =
+        open.values().filter(|client| is_wanted(client)).inspect(|client| client.kill.cancel()).count();
+    Ok(said(|out| out.count(killed)))
+}

@@ -1,0 +1,284 @@
+//! What a request asks for: of which partitions, or of this node.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use trimaran_placement::token::{self, Token};
+use trimaran_proto::state::grid::command::Body;
+use trimaran_proto::state::grid::query::Body as QueryBody;
+use trimaran_proto::state::grid::{Command, Query, Run as RunMessage};
+
+use super::clients::Client;
+use super::task::Task;
+use super::{Front, cluster, connection, introspection, scripts, transaction, typed};
+use crate::command::reply::{Answer, Protocol};
+use crate::command::table::{self, Keys, Run, Spec};
+use crate::command::{Done, Refusal, refuse};
+use crate::error::Error;
+use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::router::{Question, Write, token_of};
+
+/// What a connection has been told.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// The front that it came to.
+    pub(super) front: &'static str,
+    /// The protocol it speaks.
+    pub(super) protocol: Protocol,
+    /// Commands on keys that are led elsewhere are answered with MOVED.
+    pub(super) redirect: bool,
+    /// What others see of it.
+    pub(super) client: Arc<Client>,
+    /// Between MULTI and EXEC.
+    pub(super) queued: Option<transaction::Queued>,
+    /// Keys and the versions that they had, since WATCH.
+    pub(super) watched: Vec<(Bytes, u64)>,
+}
+
+impl Session {
+    /// A new connection.
+    pub(crate) fn new(front: &'static str, client: Arc<Client>, redirect: bool) -> Self {
+        Self { front, protocol: Protocol::Resp2, redirect, client, queued: None, watched: Vec::new() }
+    }
+}
+
+/// What a command asks of one partition.
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    /// Something to be agreed on.
+    Write(Write),
+    /// Something to be looked up.
+    Read(Question),
+}
+
+/// How the answers of several parts become one.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Join {
+    /// There is one.
+    One,
+    /// Their sum.
+    Sum,
+    /// An array of the elements of each, in their order.
+    Concat,
+    /// As an older release says it.
+    Typed(typed::Render),
+}
+
+/// What is to be done for a request.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Nothing more.
+    Said(Answer),
+    /// Something of partitions.
+    Parts(Vec<Part>, Join),
+    /// Something that is done alone.
+    Task(Box<Task>),
+}
+
+/// A request that is understood.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) step: Step,
+    /// The connection ends after the answer.
+    pub(super) closes: bool,
+    /// What it is answered in.
+    pub(super) protocol: Protocol,
+}
+
+impl Planned {
+    /// Whether the two can be sent at once: neither reads what the other writes.
+    pub(super) fn goes_with(&self, other: &Self) -> bool {
+        let kinds = |planned: &Self| match &planned.step {
+            Step::Said(_) => (false, false, false),
+            Step::Task(_) => (false, false, true),
+            Step::Parts(parts, _) => {
+                let writes = parts.iter().any(|part| matches!(part, Part::Write(_)));
+                (writes, parts.iter().any(|part| matches!(part, Part::Read(_))), false)
+            }
+        };
+        let ((writes, reads, alone), (other_writes, other_reads, other_alone)) = (kinds(self), kinds(other));
+        !(alone || other_alone || writes && other_reads || reads && other_writes)
+    }
+}
+
+/// An answer that needs nothing more.
+pub(super) fn said(say: impl FnOnce(&mut Answer)) -> Step {
+    let mut answer = Answer::default();
+    say(&mut answer);
+    Step::Said(answer)
+}
+
+/// What Redis says of an error.
+pub(super) fn error_text(error: &Error) -> String {
+    match error {
+        Error::CrossSlot => "CROSSSLOT Keys in request don't hash to the same slot".to_owned(),
+        Error::NotReady => format!("LOADING {error}"),
+        Error::PartitionLost { .. } | Error::Elsewhere { .. } => format!("CLUSTERDOWN {error}"),
+        Error::TimedOut { .. } | Error::Replication(_) => format!("TRYAGAIN {error}"),
+        Error::Limit { .. } | Error::Invalid { .. } | Error::Operand(_) | Error::Compacted { .. } => {
+            format!("ERR {error}")
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::new(error_text(&error))
+    }
+}
+
+/// Finds out what a request asks for. A bad one is planned too: its answer is the error.
+pub(super) fn plan(front: &Front, session: &mut Session, arguments: Vec<Bytes>) -> Planned {
+    let protocol = session.protocol;
+    let found = lookup(&arguments);
+    // What is refused instead of being queued must not be missing from what is carried out.
+    let is_queued =
+        session.queued.is_some() && found.as_ref().map_or(true, |spec| !transaction::is_for_now(spec));
+    let known = found.as_ref().ok().copied();
+    let planned = found.and_then(|spec| {
+        session.client.runs(spec.name);
+        must_fit(&arguments)?;
+        let (spec, arguments) = scripts::resolve(front, spec, arguments)?;
+        if is_queued {
+            return transaction::queue(session, spec, arguments);
+        }
+        step(front, session, spec, arguments)
+    });
+    front.statistics.note(known, planned.is_err());
+    match planned {
+        // HELLO is answered in the protocol that it chose.
+        Ok((step, closes)) => Planned { step, closes, protocol: session.protocol },
+        Err(refusal) => {
+            if let Some(queued) = session.queued.as_mut().filter(|_| is_queued) {
+                queued.fail();
+            }
+            crate::metrics::refused(session.front).increment(1);
+            Planned { step: said(|out| out.error(refusal.text())), closes: false, protocol }
+        }
+    }
+}
+
+fn lookup(arguments: &[Bytes]) -> Done<&'static Spec> {
+    let name = arguments.first().map_or(&[][..], |name| name);
+    let Some(spec) = table::find(name) else {
+        // As Redis: the name and the first arguments, cut.
+        let cut = |text: &[u8]| String::from_utf8_lossy(&text[..text.len().min(128)]).into_owned();
+        let rest: Vec<String> =
+            arguments.iter().skip(1).take(3).map(|argument| format!("'{}' ", cut(argument))).collect();
+        let name = cut(name);
+        return refuse(format!("ERR unknown command '{name}', with args beginning with: {}", rest.concat()));
+    };
+    if spec.takes(arguments.len()) {
+        Ok(spec)
+    } else {
+        refuse(format!("ERR wrong number of arguments for '{}' command", spec.name))
+    }
+}
+
+/// What a command that is in the table asks for, and whether the connection ends with it.
+fn step(
+    front: &Front,
+    session: &mut Session,
+    spec: &'static Spec,
+    arguments: Vec<Bytes>,
+) -> Done<(Step, bool)> {
+    if session.redirect {
+        cluster::redirect(&front.router, spec, &arguments)?;
+    }
+    if let Some(help) = introspection::help(spec, &arguments) {
+        return Ok((help, false));
+    }
+    let step = match spec.run {
+        Run::Front => return connection::plan(front, session, spec, &arguments),
+        _ if !front.router.knows_runs() => {
+            let (parts, render) = typed::plan(spec, &arguments)?;
+            Step::Parts(parts, Join::Typed(render))
+        }
+        _ if spec.keys == Keys::All => Step::Task(Box::new(Task::Everywhere { spec, arguments })),
+        _ if spec.is("blocking") => Step::Task(Box::new(Task::block(front, spec, arguments)?)),
+        _ => {
+            let (parts, join) = parts(front, spec, arguments)?;
+            Step::Parts(parts, join)
+        }
+    };
+    Ok((step, false))
+}
+
+/// Refuses an argument that no value may be as long as.
+fn must_fit(arguments: &[Bytes]) -> Done {
+    match arguments.iter().find(|argument| argument.len() > VALUE_BYTES_MAX) {
+        None => Ok(()),
+        Some(value) => {
+            let (actual, max) = (value.len() as u64, VALUE_BYTES_MAX as u64);
+            Err(Error::Limit { field: "value", limit: "VALUE_BYTES_MAX", actual, max }.into())
+        }
+    }
+}
+
+/// Refuses a key that is too long.
+pub(super) fn must_be_keys<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Done {
+    match keys.into_iter().find(|key| key.len() > KEY_BYTES_MAX) {
+        None => Ok(()),
+        Some(key) => {
+            let (actual, max) = (key.len() as u64, KEY_BYTES_MAX as u64);
+            Err(Error::Limit { field: "key", limit: "KEY_BYTES_MAX", actual, max }.into())
+        }
+    }
+}
+
+/// The command as the leader gets it.
+pub(super) fn run(front: &Front, spec: &Spec, arguments: Vec<Bytes>) -> RunMessage {
+    let seed = if needs_chance(spec) { front.random() } else { 0 };
+    RunMessage { arguments, seed, encodings: front.settings.encodings() }
+}
+
+fn needs_chance(spec: &Spec) -> bool {
+    ["hrandfield", "randomkey", "spop", "srandmember", "zrandmember"].contains(&spec.name)
+}
+
+/// The least and the greatest token of some keys.
+pub(super) fn tokens<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Option<(Token, Token)> {
+    keys.into_iter().map(|key| token_of(key)).fold(None, |range, token| match range {
+        None => Some((token, token)),
+        Some((first, last)) => Some((token.min(first), token.max(last))),
+    })
+}
+
+fn part(front: &Front, spec: &Spec, tokens: (Token, Token), arguments: Vec<Bytes>) -> Part {
+    let run = run(front, spec, arguments);
+    match spec.run {
+        Run::Write(_) => {
+            let command = Command { body: Some(Body::Run(run)) }.encode_to_vec().into();
+            Part::Write(Write { tokens, command })
+        }
+        _ => Part::Read(Question { tokens, query: Query { body: Some(QueryBody::Run(run)) } }),
+    }
+}
+
+fn parts(front: &Front, spec: &Spec, arguments: Vec<Bytes>) -> Done<(Vec<Part>, Join)> {
+    let keys = spec.keys(&arguments);
+    must_be_keys(keys.iter().copied())?;
+    let Some(range) = tokens(keys.iter().copied()) else {
+        // A number of keys that is wrong: whoever leads the first partition says so as well as any other.
+        return Ok((vec![part(front, spec, (Token(0), Token(0)), arguments)], Join::One));
+    };
+    if range.0 == range.1 || front.router.is_whole(range) {
+        return Ok((vec![part(front, spec, range, arguments)], Join::One));
+    }
+    let join = match spec.name {
+        "del" | "unlink" | "exists" | "touch" => Join::Sum,
+        "mget" => Join::Concat,
+        _ => return Err(Error::CrossSlot.into()),
+    };
+    // Keys of one slot stay together, whatever is split; of those that come one after the other, for the order.
+    let runs = arguments[1..].chunk_by(|a, b| token::slot(a) == token::slot(b));
+    let parts = runs.map(|keys| {
+        let mut of_slot = Vec::with_capacity(keys.len() + 1);
+        of_slot.push(arguments[0].clone());
+        of_slot.extend_from_slice(keys);
+        let token = token_of(&keys[0]);
+        part(front, spec, (token, token), of_slot)
+    });
+    Ok((parts.collect(), join))
+}

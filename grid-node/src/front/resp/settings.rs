@@ -1,0 +1,176 @@
+//! CONFIG: options of redis.conf that clients ask for or change.
+//!
+//! What lays values out is changed for the commands that this node takes from then on, and comes with each of them.
+//! Options of things that are otherwise here have one value, which may be set again. The rest is not known.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use trimaran_proto::state::grid::Encodings;
+
+use super::Front;
+use super::plan::{Step, said};
+use crate::command::arguments::lower;
+use crate::command::reply::Answer;
+use crate::command::{Done, matches, refuse};
+
+/// What setting an option does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    /// It decides how values are laid out.
+    Layout,
+    /// There is nothing that it could change: any value of its kind is kept and told.
+    Kept,
+    /// It has this value and no other.
+    Fixed,
+}
+
+/// Name, value at first, effect.
+#[rustfmt::skip]
+const OPTIONS: &[(&str, &str, Effect)] = &[
+    ("active-expire-effort", "1", Effect::Kept),
+    ("activedefrag", "no", Effect::Fixed),
+    ("appendfsync", "everysec", Effect::Fixed),
+    ("appendonly", "no", Effect::Fixed),
+    ("databases", "1", Effect::Fixed),
+    ("hash-max-listpack-entries", "128", Effect::Layout),
+    ("hash-max-listpack-value", "64", Effect::Layout),
+    ("hash-max-ziplist-entries", "128", Effect::Layout),
+    ("hash-max-ziplist-value", "64", Effect::Layout),
+    ("hz", "10", Effect::Kept),
+    ("lazyfree-lazy-eviction", "no", Effect::Kept),
+    ("lazyfree-lazy-expire", "no", Effect::Kept),
+    ("lazyfree-lazy-server-del", "no", Effect::Kept),
+    ("lazyfree-lazy-user-del", "no", Effect::Kept),
+    ("lazyfree-lazy-user-flush", "no", Effect::Kept),
+    ("list-compress-depth", "0", Effect::Kept),
+    ("list-max-listpack-size", "-2", Effect::Layout),
+    ("list-max-ziplist-size", "-2", Effect::Layout),
+    ("lua-time-limit", "5000", Effect::Kept),
+    ("busy-reply-threshold", "5000", Effect::Kept),
+    ("maxmemory", "0", Effect::Fixed),
+    ("maxmemory-policy", "noeviction", Effect::Fixed),
+    ("notify-keyspace-events", "", Effect::Fixed),
+    ("proto-max-bulk-len", "16777216", Effect::Fixed),
+    ("save", "", Effect::Fixed),
+    ("set-max-intset-entries", "512", Effect::Layout),
+    ("set-max-listpack-entries", "128", Effect::Layout),
+    ("set-max-listpack-value", "64", Effect::Layout),
+    ("timeout", "0", Effect::Fixed),
+    ("zset-max-listpack-entries", "128", Effect::Layout),
+    ("zset-max-listpack-value", "64", Effect::Layout),
+    ("zset-max-ziplist-entries", "128", Effect::Layout),
+    ("zset-max-ziplist-value", "64", Effect::Layout),
+];
+
+/// What this node was told.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    told: Mutex<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    values: BTreeMap<&'static str, String>,
+    encodings: Option<Encodings>,
+}
+
+/// Older names stand for newer ones.
+fn newer(name: &str) -> String {
+    name.replace("ziplist", "listpack")
+}
+
+fn find(name: &str) -> Option<&'static (&'static str, &'static str, Effect)> {
+    let name = newer(name);
+    OPTIONS.iter().find(|(known, ..)| *known == name)
+}
+
+impl Settings {
+    /// For the commands that this node takes; `None` while nothing was told.
+    pub(super) fn encodings(&self) -> Option<Encodings> {
+        self.told.lock().encodings
+    }
+
+    fn get(&self, patterns: &[Bytes]) -> Vec<(&'static str, String)> {
+        let told = self.told.lock();
+        let is_asked = |name: &str| {
+            patterns.iter().any(|pattern| matches(pattern.to_ascii_lowercase().as_slice(), name.as_bytes()))
+        };
+        let value = |name: &str, default: &str| match find(name) {
+            Some((known, ..)) => told.values.get(known).cloned().unwrap_or_else(|| default.to_owned()),
+            None => default.to_owned(),
+        };
+        let asked = OPTIONS.iter().filter(|(name, ..)| is_asked(name));
+        asked.map(|(name, default, _)| (*name, value(name, default))).collect()
+    }
+
+    fn set(&self, pairs: &[[Bytes; 2]]) -> Done {
+        let mut wanted = Vec::new();
+        for [name, value] in pairs {
+            let name = lower(name);
+            let value = String::from_utf8_lossy(value).into_owned();
+            let Some((known, default, effect)) = find(&name) else {
+                return refuse(format!(
+                    "ERR Unknown option or number of arguments for CONFIG SET - '{name}'"
+                ));
+            };
+            let failed = |why: &str| {
+                refuse(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"))
+            };
+            let is_number = default.parse::<i64>().is_ok();
+            match effect {
+                Effect::Fixed if value == *default => continue,
+                Effect::Fixed => return failed(&format!("it is always '{default}' here")),
+                _ if is_number && value.parse::<i64>().is_err() => {
+                    return failed("argument couldn't be parsed into an integer");
+                }
+                Effect::Layout if *known != "list-max-listpack-size" && value.starts_with('-') => {
+                    return failed("argument must be between 0 and 9223372036854775807 inclusive");
+                }
+                Effect::Layout | Effect::Kept => wanted.push((*known, value)),
+            }
+        }
+        let mut told = self.told.lock();
+        told.values.extend(wanted);
+        let number = |name: &str| told.values.get(name).and_then(|value| value.parse::<u64>().ok());
+        let size = told.values.get("list-max-listpack-size").and_then(|value| value.parse().ok());
+        let encodings = Encodings {
+            hash_max_listpack_entries: number("hash-max-listpack-entries"),
+            hash_max_listpack_value: number("hash-max-listpack-value"),
+            set_max_intset_entries: number("set-max-intset-entries"),
+            set_max_listpack_entries: number("set-max-listpack-entries"),
+            set_max_listpack_value: number("set-max-listpack-value"),
+            zset_max_listpack_entries: number("zset-max-listpack-entries"),
+            zset_max_listpack_value: number("zset-max-listpack-value"),
+            list_max_listpack_size: size,
+        };
+        told.encodings = Some(encodings).filter(|encodings| *encodings != Encodings::default());
+        Ok(())
+    }
+}
+
+/// CONFIG.
+pub(super) fn plan(front: &Front, arguments: &[Bytes]) -> Done<Step> {
+    match (lower(&arguments[1]).as_str(), &arguments[2..]) {
+        ("get", patterns) if !patterns.is_empty() => Ok(said(|out: &mut Answer| {
+            let found = front.settings.get(patterns);
+            out.map(found.len());
+            for (name, value) in found {
+                out.bulk(name.as_bytes());
+                out.bulk(value.as_bytes());
+            }
+        })),
+        ("set", pairs) => match pairs.as_chunks() {
+            (pairs, []) if !pairs.is_empty() => {
+                front.settings.set(pairs)?;
+                Ok(said(Answer::ok))
+            }
+            _ => refuse("ERR wrong number of arguments for 'config|set' command"),
+        },
+        // Counters are those of the process, which metrics has.
+        ("resetstat", []) => Ok(said(Answer::ok)),
+        ("rewrite", []) => refuse("ERR The server is running without a config file"),
+        _ => refuse("ERR unknown subcommand or wrong number of arguments for 'config'. Try CONFIG HELP."),
+    }
+}

@@ -1,0 +1,323 @@
+//! What is done alone, not with the commands before and behind it: what asks every partition, and what waits.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, sleep_until};
+use trimaran_placement::token::Token;
+use trimaran_proto::state::grid::command::Body;
+use trimaran_proto::state::grid::query::Body as QueryBody;
+use trimaran_proto::state::grid::{Command, VersionsQuery};
+
+use super::plan::{Session, error_text, must_be_keys, run, tokens};
+use super::typed::NOT_KNOWN_YET;
+use super::{Front, transaction};
+use crate::command::arguments::float;
+use crate::command::key::Page;
+use crate::command::reply::Answer;
+use crate::command::table::{Run, Spec};
+use crate::command::{Done, Refusal, matches, refuse};
+use crate::error::Error;
+use crate::front::grpc::scan_page;
+use crate::limits::SCAN_COUNT_MAX;
+use crate::queue::{self, Wanted};
+use crate::router::{Write, token_of};
+use crate::waiters::{Awaited, Turn};
+
+/// How long it is waited after a place in a queue was lost, until another one is asked for.
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// A page of all keys.
+    Scan(Page),
+    /// One after the other, every partition.
+    Everywhere { spec: &'static Spec, arguments: Vec<Bytes> },
+    /// Remembers the versions of keys.
+    Watch(Vec<Bytes>),
+    /// Carries out what was queued.
+    Exec(transaction::Queued),
+    /// Tries a command until it has something.
+    Block { spec: &'static Spec, arguments: Vec<Bytes>, wanted: Wanted, until: Option<Instant> },
+    /// Waits.
+    Sleep(Duration),
+}
+
+impl Task {
+    /// A command that waits for an element of one of its keys.
+    pub(super) fn block(front: &Front, spec: &'static Spec, arguments: Vec<Bytes>) -> Done<Self> {
+        let at = match spec.name {
+            "blmpop" | "bzmpop" => 1,
+            _ => arguments.len() - 1,
+        };
+        let seconds = float(&arguments[at])
+            .ok_or_else(|| Refusal::new("ERR timeout is not a float or out of range"))?;
+        if seconds < 0.0 {
+            return refuse("ERR timeout is negative");
+        }
+        // What does not fit milliseconds of 64 bits is refused, as Redis does.
+        if seconds * 1000.0 > i64::MAX as f64 {
+            return refuse("ERR timeout is out of range");
+        }
+        let until = (seconds > 0.0)
+            .then(|| Instant::now().checked_add(Duration::try_from_secs_f64(seconds).ok()?))
+            .flatten();
+        let keys = spec.keys(&arguments);
+        must_be_keys(keys.iter().copied())?;
+        let awaited = if spec.group == "list" { Awaited::List } else { Awaited::SortedSet };
+        // Of a command that moves an element, the source is waited for.
+        let moves = ["blmove", "brpoplpush"].contains(&spec.name);
+        let keys = keys.into_iter().take(if moves { 1 } else { usize::MAX }).cloned().collect();
+        let wanted = Wanted { keys, awaited, since_ms: front.router.clock_ms() };
+        Ok(Self::Block { spec, arguments, wanted, until })
+    }
+
+    /// True if it may take longer than the commands around it.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self, Self::Block { .. } | Self::Sleep(_))
+    }
+
+    /// Does it. `None` if the client has gone meanwhile.
+    pub(super) async fn perform(
+        self,
+        front: &Front,
+        session: &mut Session,
+        stream: Option<&TcpStream>,
+    ) -> Option<Answer> {
+        let mut out = Answer::default();
+        let done = match self {
+            Self::Scan(page) => scan(front, page, &mut out).await,
+            Self::Everywhere { spec, arguments } => everywhere(front, spec, arguments, &mut out).await,
+            Self::Watch(keys) => watch(front, session, keys, &mut out).await,
+            Self::Exec(queued) => transaction::exec(front, session, queued, &mut out).await,
+            Self::Block { spec, arguments, wanted, until } => {
+                return block(front, session, stream, (spec, arguments), &wanted, until).await;
+            }
+            Self::Sleep(time) => {
+                tokio::select! {
+                    () = sleep(time) => {}
+                    () = gone(stream) => return None,
+                }
+                out.ok();
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            out.truncate(0);
+            out.error(&error_text(&error));
+        }
+        Some(out)
+    }
+}
+
+async fn scan(front: &Front, page: Page, out: &mut Answer) -> Result<(), Error> {
+    let count = u32::try_from(page.count).unwrap_or(SCAN_COUNT_MAX).min(SCAN_COUNT_MAX);
+    let kind = page.kind.as_deref().unwrap_or_default();
+    let (mut keys, cursor) = scan_page(&front.router, Token(page.cursor), count, kind).await?;
+    if let Some(pattern) = &page.pattern {
+        keys.retain(|key| matches(pattern, key));
+    }
+    out.array(2);
+    out.bulk(itoa::Buffer::new().format(cursor.0).as_bytes());
+    out.array(keys.len());
+    keys.iter().for_each(|key| out.bulk(key));
+    Ok(())
+}
+
+/// The answers of all partitions, in the order of their tokens, and whether something in them is typed.
+async fn everywhere(
+    front: &Front,
+    spec: &Spec,
+    arguments: Vec<Bytes>,
+    out: &mut Answer,
+) -> Result<(), Error> {
+    let mut token = Token(0);
+    let mut said = Vec::new();
+    loop {
+        let run = run(front, spec, arguments.clone());
+        let (part, last) = match spec.run {
+            Run::Write(_) => {
+                let command = Command { body: Some(Body::Run(run)) }.encode_to_vec().into();
+                let reply = front.router.write_one(Write { tokens: (token, token), command }, None).await?;
+                (reply.said, reply.last_token)
+            }
+            _ => {
+                let reply = front.router.read_one(token, QueryBody::Run(run)).await?;
+                (reply.said, reply.last_token)
+            }
+        };
+        said.extend(part);
+        // It may have been split since, and be shorter than it was.
+        match last.and_then(|last| last.checked_add(1)) {
+            Some(next) => token = Token(next),
+            None => break,
+        }
+    }
+    if let Some(refused) = said.iter().find(|said| said.starts_with(b"-")) {
+        out.error(String::from_utf8_lossy(&refused[1..]).trim_end());
+        return Ok(());
+    }
+    match spec.name {
+        "dbsize" => {
+            let number =
+                |said: &Bytes| std::str::from_utf8(said.get(1..said.len() - 2)?).ok()?.parse::<i64>().ok();
+            out.integer(said.iter().filter_map(number).sum());
+        }
+        "keys" => {
+            let keys: Vec<Bytes> = said.iter().flat_map(bulks).collect();
+            out.array(keys.len());
+            keys.iter().for_each(|key| out.bulk(key));
+        }
+        "randomkey" => {
+            // Of those that there are, one of each partition.
+            let keys: Vec<Bytes> = said.iter().flat_map(bulks).collect();
+            let chosen = usize::try_from(front.random() % keys.len().max(1) as u64).unwrap_or(0);
+            out.bulk_or_null(keys.get(chosen).map(|key| &key[..]));
+        }
+        _ => out.ok(),
+    }
+    Ok(())
+}
+
+/// The bulk strings of an answer.
+fn bulks(said: &Bytes) -> Vec<Bytes> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(end) = said.get(at..).and_then(|rest| memchr::memchr(b'\n', rest)).map(|end| at + end) {
+        let line = &said[at..end];
+        at = end + 1;
+        if let Some(length) = line.strip_prefix(b"$").and_then(|line| line.strip_suffix(b"\r"))
+            && let Some(length) = std::str::from_utf8(length).ok().and_then(|text| text.parse::<usize>().ok())
+        {
+            found.push(said.slice(at..at + length));
+            at += length + 2;
+        }
+    }
+    found
+}
+
+async fn watch(
+    front: &Front,
+    session: &mut Session,
+    keys: Vec<Bytes>,
+    out: &mut Answer,
+) -> Result<(), Error> {
+    if !front.router.knows_runs() {
+        out.error(NOT_KNOWN_YET);
+        return Ok(());
+    }
+    for key in keys {
+        let query = VersionsQuery { keys: vec![key.clone()] };
+        let reply = front.router.read_one(token_of(&key), QueryBody::Versions(query)).await?;
+        let version = reply.versions.first().copied().unwrap_or(0);
+        // The first time that it was seen counts.
+        if !session.watched.iter().any(|(watched, _)| *watched == key) {
+            session.watched.push((key, version));
+        }
+    }
+    out.ok();
+    Ok(())
+}
+
+/// Returns when the client has gone; never for one that has no connection of its own, or has sent more meanwhile.
+async fn gone(stream: Option<&TcpStream>) {
+    let Some(stream) = stream else { return std::future::pending().await };
+    loop {
+        match stream.ready(Interest::READABLE).await {
+            Ok(ready) if ready.is_read_closed() => {}
+            Ok(_) => {}
+            Err(_broken) => return,
+        }
+        match stream.peek(&mut [0]).await {
+            Ok(0) | Err(_) => return,
+            // It is not seen any more that it goes before this is read.
+            Ok(_) => std::future::pending::<()>().await,
+        }
+    }
+}
+
+async fn block(
+    front: &Front,
+    session: &Session,
+    stream: Option<&TcpStream>,
+    (spec, arguments): (&'static Spec, Vec<Bytes>),
+    wanted: &Wanted,
+    until: Option<Instant>,
+) -> Option<Answer> {
+    let end = async {
+        match until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(end);
+    let _blocked = session.client.blocks();
+    let mut place = None;
+    loop {
+        let attempted = attempt(front, spec, arguments.clone()).await;
+        drop(place.take());
+        let answer = match attempted {
+            Ok(answer) => answer,
+            Err(error) => {
+                let mut out = Answer::default();
+                out.error(&error_text(&error));
+                out
+            }
+        };
+        let is_nothing = [&b"N\r\n"[..], b"_\r\n"].contains(&answer.bytes());
+        if !is_nothing || stream.is_none() {
+            return Some(answer);
+        }
+        // A place is asked for before it is looked again, so that nothing comes between.
+        let turn = async {
+            let token = token_of(wanted.keys.first().map_or(&[][..], |key| key));
+            match queue::enter(&front.router, token, wanted).await {
+                Ok(mut entered) => {
+                    if entered.turn().await == Turn::Gone {
+                        sleep(AGAIN_AFTER).await;
+                    }
+                    Some(entered)
+                }
+                Err(_nobody_leads) => {
+                    sleep(AGAIN_AFTER).await;
+                    None
+                }
+            }
+        };
+        tokio::select! {
+            entered = turn => place = entered,
+            () = &mut end => return Some(answer),
+            () = gone(stream) => return None,
+            with_error = session.client.unblocked() => {
+                if !with_error {
+                    return Some(answer);
+                }
+                let mut out = Answer::default();
+                out.error("UNBLOCKED client unblocked via CLIENT UNBLOCK");
+                return Some(out);
+            }
+            () = session.client.killed() => return None,
+        }
+    }
+}
+
+/// Carries a command out that takes something if there is something.
+async fn attempt(front: &Front, spec: &'static Spec, arguments: Vec<Bytes>) -> Result<Answer, Error> {
+    let mut out = Answer::default();
+    if !front.router.knows_runs() {
+        out.error(NOT_KNOWN_YET);
+        return Ok(out);
+    }
+    let tokens = tokens(spec.keys(&arguments)).unwrap_or((Token(0), Token(0)));
+    if !front.router.is_whole(tokens) {
+        return Err(Error::CrossSlot);
+    }
+    let command = Command { body: Some(Body::Run(run(front, spec, arguments))) }.encode_to_vec().into();
+    let reply = front.router.write_one(Write { tokens, command }, None).await?;
+    out.encoded(reply.said.first().map_or(&[][..], |said| said), reply.typed);
+    Ok(out)
+}

@@ -1,0 +1,137 @@
+//! Keys in a snapshot: large values are cut into several items, so that no chunk is much larger than it should be.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use trimaran_proto::state::grid::item::Kind;
+use trimaran_proto::state::grid::{Element, Item};
+use trimaran_replication::error::Stop;
+
+use crate::data::dict::Blob;
+use crate::data::hash::Hash;
+use crate::data::list::List;
+use crate::data::set::Set;
+use crate::data::sorted_set::SortedSet;
+use crate::data::{Entry, Keys, Value};
+
+/// About how many bytes of elements go into one item.
+const ITEM_BYTES: usize = 512 << 10;
+
+/// About how many bytes an item takes.
+pub(super) fn size(item: &Item) -> usize {
+    let elements: usize = item.elements.iter().map(element_size).sum();
+    item.key.len() + item.value.len() + elements + 32
+}
+
+fn element_size(element: &Element) -> usize {
+    element.name.len() + element.value.len() + 16
+}
+
+fn bytes(blob: &Blob) -> Bytes {
+    Bytes::copy_from_slice(blob)
+}
+
+fn named(name: &Blob) -> Element {
+    Element { name: bytes(name), ..Element::default() }
+}
+
+/// A key and its value, in as many items as it takes.
+pub(super) fn items(key: &[u8], entry: &Entry) -> Vec<Item> {
+    let first = |kind: Kind, layout: u32| Item {
+        key: Bytes::copy_from_slice(key),
+        version: entry.version,
+        expires_at_ms: entry.expires_at_ms,
+        kind: kind.into(),
+        layout,
+        ..Item::default()
+    };
+    match &entry.value {
+        Value::String(value) => vec![Item { value: value.clone(), ..first(Kind::String, 0) }],
+        Value::List(list) => cut(first(Kind::List, 0), list.iter().map(named)),
+        Value::Hash(hash) => {
+            let fields = hash.iter().map(|(field, value)| Element {
+                value: bytes(value),
+                expires_at_ms: hash.end(field),
+                ..named(field)
+            });
+            cut(first(Kind::Hash, hash.layout()), fields)
+        }
+        Value::Set(set) => cut(first(Kind::Set, set.layout()), set.iter().map(|member| named(&member))),
+        Value::SortedSet(set) => {
+            let members = set.iter().map(|(score, member)| Element { score: *score, ..named(member) });
+            cut(first(Kind::SortedSet, set.layout()), members)
+        }
+    }
+}
+
+fn cut(first: Item, elements: impl Iterator<Item = Element>) -> Vec<Item> {
+    let mut items = vec![first];
+    let mut bytes = 0;
+    for element in elements {
+        if bytes >= ITEM_BYTES
+            && let Some(full) = items.last_mut()
+        {
+            full.goes_on = true;
+            let next = Item { elements: Vec::new(), goes_on: false, ..full.clone() };
+            items.push(next);
+            bytes = 0;
+        }
+        bytes += element_size(&element);
+        if let Some(item) = items.last_mut() {
+            item.elements.push(element);
+        }
+    }
+    items
+}
+
+/// Puts items back as the values that they were cut from.
+#[derive(Debug, Default)]
+pub(super) struct Restored {
+    /// A value of which more is to come.
+    open: Option<Value>,
+}
+
+impl Restored {
+    pub(super) fn take(&mut self, item: Item, keys: &mut Keys) -> Result<(), Stop> {
+        let goes_on = item.goes_on;
+        let (version, expires_at_ms) = (item.version, item.expires_at_ms);
+        let key = item.key.clone();
+        let value = more(self.open.take(), item)?;
+        if goes_on {
+            self.open = Some(value);
+        } else {
+            keys.restore(&key, Entry { value, version, expires_at_ms });
+        }
+        Ok(())
+    }
+}
+
+fn more(open: Option<Value>, item: Item) -> Result<Value, Stop> {
+    let unknown = || Stop::new("a value in a snapshot that this release does not know");
+    let kind = Kind::try_from(item.kind).map_err(|_newer| unknown())?;
+    let mut value = match (open, kind) {
+        (Some(open), _) => open,
+        // A value of its own: it would keep the whole chunk in memory else.
+        (None, Kind::String) => return Ok(Value::String(Bytes::copy_from_slice(&item.value))),
+        (None, Kind::List) => List::default().into(),
+        (None, Kind::Hash) => Hash::with_layout(item.layout).into(),
+        (None, Kind::Set) => Set::with_layout(item.layout).into(),
+        (None, Kind::SortedSet) => SortedSet::with_layout(item.layout).into(),
+        (None, Kind::Stream) => return Err(unknown()),
+    };
+    for element in item.elements {
+        let name = &element.name[..];
+        match &mut value {
+            Value::String(_) => return Err(unknown()),
+            Value::List(list) => Arc::make_mut(list).push_back(name.into()),
+            Value::Hash(hash) => {
+                let hash = Arc::make_mut(hash);
+                hash.put(name, (*element.value).into());
+                hash.set_end(name, element.expires_at_ms);
+            }
+            Value::Set(set) => Arc::make_mut(set).put(name),
+            Value::SortedSet(set) => Arc::make_mut(set).put(element.score, name.into()),
+        }
+    }
+    Ok(value)
+}

@@ -1,0 +1,222 @@
+//! Who waits for an element of a key of a partition, and whose turn it is when there is one.
+//!
+//! It is kept by every copy, beside the keys, and is not agreed on: only the leader's is asked. A turn is no element: who
+//! has one takes an element by a command of its own, as everybody does. As many have a turn at once as there are
+//! elements; who leaves without having taken its own leaves it to the next. The longest waiting is first, as in Redis.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::data::{Event, Keys, Value};
+
+/// What somebody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// An element of a list.
+    List,
+    /// A member of a sorted set.
+    SortedSet,
+}
+
+impl Awaited {
+    fn len(self, keys: &Keys, key: &[u8], now_ms: u64) -> usize {
+        match (self, keys.get(key, now_ms).map(|entry| &entry.value)) {
+            (Self::List, Some(Value::List(list))) => list.len(),
+            (Self::SortedSet, Some(Value::SortedSet(set))) => set.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// What a place in the queue has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Turn {
+    /// Not yet.
+    #[default]
+    Waits,
+    /// There is, or was just now, an element.
+    Has,
+    /// The keys may be elsewhere by now: ask again who has them.
+    Gone,
+}
+
+/// A place is named by when its owner began to wait, and a number.
+type PlaceId = (u64, u64);
+
+/// The queue of one partition. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Waiters {
+    queue: Arc<Mutex<Queue>>,
+    /// Places, so that a partition in which nobody waits pays nothing.
+    count: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    by_key: HashMap<Bytes, BTreeMap<PlaceId, Arc<Place>>>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Place {
+    awaited: Awaited,
+    turn: watch::Sender<Turn>,
+}
+
+/// A place in the queue.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    id: PlaceId,
+    keys: Vec<Bytes>,
+    turn: watch::Receiver<Turn>,
+}
+
+impl Ticket {
+    /// Returns when it has come to something.
+    pub async fn turn(&mut self) -> Turn {
+        match self.turn.wait_for(|turn| *turn != Turn::Waits).await {
+            Ok(turn) => *turn,
+            Err(_gone) => Turn::Gone,
+        }
+    }
+}
+
+impl Waiters {
+    /// Takes a place for an element of any of the keys, as of somebody who has waited since a time. It may be its turn
+    /// at once.
+    pub fn enter(
+        &self,
+        keys: &Keys,
+        names: &[Bytes],
+        awaited: Awaited,
+        since_ms: u64,
+        now_ms: u64,
+    ) -> Ticket {
+        let mut queue = self.queue.lock();
+        queue.next += 1;
+        let id = (since_ms, queue.next);
+        let (turn, told) = watch::channel(Turn::Waits);
+        let place = Arc::new(Place { awaited, turn });
+        for name in names {
+            queue.by_key.entry(name.clone()).or_default().insert(id, Arc::clone(&place));
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        for name in names {
+            queue.give(keys, name, now_ms);
+        }
+        Ticket { id, keys: names.to_vec(), turn: told }
+    }
+
+    /// Gives a place up. If it had a turn, the next one has it.
+    pub fn leave(&self, keys: &Keys, ticket: &Ticket, now_ms: u64) {
+        let mut queue = self.queue.lock();
+        let mut was_there = false;
+        for name in &ticket.keys {
+            if let Some(places) = queue.by_key.get_mut(name) {
+                was_there |= places.remove(&ticket.id).is_some();
+                if places.is_empty() {
+                    queue.by_key.remove(name);
+                }
+            }
+        }
+        if was_there {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        for name in &ticket.keys {
+            queue.give(keys, name, now_ms);
+        }
+    }
+
+    /// Gives turns for what has changed.
+    pub(crate) fn tell(&self, keys: &Keys, events: &[Event], now_ms: u64) {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut queue = self.queue.lock();
+        for event in events {
+            queue.give(keys, &event.key, now_ms);
+        }
+    }
+
+    /// Sends everybody away: keys have come or gone.
+    pub(crate) fn disperse(&self) {
+        let mut queue = self.queue.lock();
+        for place in queue.by_key.drain().flat_map(|(_, places)| places.into_values()) {
+            place.turn.send_replace(Turn::Gone);
+        }
+        self.count.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Queue {
+    /// Gives as many turns for a key as it has elements, to the longest waiting.
+    fn give(&mut self, keys: &Keys, name: &Bytes, now_ms: u64) {
+        let Some(places) = self.by_key.get(name) else { return };
+        // By what is waited for: all that wait for one key mostly wait for the same.
+        let mut left: [Option<usize>; 2] = [None, None];
+        for place in places.values() {
+            let left =
+                left[place.awaited as usize].get_or_insert_with(|| place.awaited.len(keys, name, now_ms));
+            if *left > 0 {
+                *left -= 1;
+                place.turn.send_if_modified(|turn| {
+                    let waits = *turn == Turn::Waits;
+                    if waits {
+                        *turn = Turn::Has;
+                    }
+                    waits
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trimaran_placement::token::Token;
+
+    use super::*;
+    use crate::data::list::List;
+
+    fn keys(elements: usize) -> Keys {
+        let mut keys = Keys::new(Token(0), Token(u64::MAX));
+        let mut list = List::default();
+        (0..elements).for_each(|_| list.push_back(b"e"[..].into()));
+        if elements > 0 {
+            keys.put(b"k", list.into(), 0);
+        }
+        keys
+    }
+
+    fn turn(ticket: &Ticket) -> Turn {
+        *ticket.turn.borrow()
+    }
+
+    #[test]
+    fn as_many_have_a_turn_as_there_are_elements_and_the_longest_waiting_first() {
+        let waiters = Waiters::default();
+        let name = [Bytes::from_static(b"k")];
+        let enter = |keys: &Keys, since_ms| waiters.enter(keys, &name, Awaited::List, since_ms, 0);
+        let late = enter(&keys(0), 20);
+        let early = enter(&keys(0), 10);
+        let of_sets = waiters.enter(&keys(0), &name, Awaited::SortedSet, 1, 0);
+        let mut one = keys(1);
+        let events = one.take_events();
+        waiters.tell(&one, &events, 0);
+        assert_eq!((turn(&early), turn(&late), turn(&of_sets)), (Turn::Has, Turn::Waits, Turn::Waits));
+        // It goes without having taken the element.
+        waiters.leave(&one, &early, 0);
+        assert_eq!(turn(&late), Turn::Has);
+        let another = enter(&one, 5);
+        assert_eq!(turn(&another), Turn::Has, "who comes back keeps its place, and is told at once");
+        waiters.disperse();
+        assert_eq!((turn(&late), turn(&of_sets)), (Turn::Gone, Turn::Gone));
+        waiters.leave(&one, &late, 0);
+        assert_eq!(waiters.count.load(Ordering::Relaxed), 0);
+    }
+}
