@@ -86,6 +86,8 @@ impl Here {
                     if !self.group.is_leader() {
                         return Turn::Gone;
                     }
+                    let now_ms = self.router.now_ms(&self.group);
+                    self.group.read_now(|machine| machine.waiters().look(machine.keys(), &self.ticket, now_ms));
                 }
             }
         }

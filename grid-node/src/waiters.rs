@@ -1,12 +1,13 @@
 //! Who waits for an element of a key of a partition, and whose turn it is when there is one.
 //!
 //! It is kept by every copy, beside the keys, and is not agreed on: only the leader's is asked. A turn is no element: who
-//! has one takes an element by a command of its own, as everybody does. As many have a turn at once as there are
-//! elements; who leaves without having taken its own leaves it to the next. The longest waiting is first, as in Redis.
+//! has one takes an element by a command of its own, as everybody does, and leaves; then it is the next one's turn, if
+//! there is still something. One after the other, so that the longest waiting gets the first element, as in Redis, even
+//! where it is at another node; but nobody is waited for that does not come.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -45,6 +46,9 @@ pub enum Turn {
     Gone,
 }
 
+/// How long who has a turn may take before the next one has one too.
+const TURN_MAX_MS: u64 = 1000;
+
 /// A place is named by when its owner began to wait, and a number.
 type PlaceId = (u64, u64);
 
@@ -66,6 +70,8 @@ struct Queue {
 struct Place {
     awaited: Awaited,
     turn: watch::Sender<Turn>,
+    /// When it got its turn.
+    has_since_ms: AtomicU64,
 }
 
 /// A place in the queue.
@@ -101,7 +107,7 @@ impl Waiters {
         queue.next += 1;
         let id = (since_ms, queue.next);
         let (turn, told) = watch::channel(Turn::Waits);
-        let place = Arc::new(Place { awaited, turn });
+        let place = Arc::new(Place { awaited, turn, has_since_ms: AtomicU64::new(0) });
         for name in names {
             queue.by_key.entry(name.clone()).or_default().insert(id, Arc::clone(&place));
         }
@@ -132,6 +138,14 @@ impl Waiters {
         }
     }
 
+    /// Looks whether somebody does not take its turn.
+    pub fn look(&self, keys: &Keys, ticket: &Ticket, now_ms: u64) {
+        let mut queue = self.queue.lock();
+        for name in &ticket.keys {
+            queue.give(keys, name, now_ms);
+        }
+    }
+
     /// Gives turns for what has changed.
     pub(crate) fn tell(&self, keys: &Keys, events: &[Event], now_ms: u64) {
         if self.count.load(Ordering::Relaxed) == 0 {
@@ -154,24 +168,22 @@ impl Waiters {
 }
 
 impl Queue {
-    /// Gives as many turns for a key as it has elements, to the longest waiting.
+    /// Gives a turn to the longest waiting for a key, if there is an element and nobody is about to take it.
     fn give(&mut self, keys: &Keys, name: &Bytes, now_ms: u64) {
         let Some(places) = self.by_key.get(name) else { return };
-        // By what is waited for: all that wait for one key mostly wait for the same.
-        let mut left: [Option<usize>; 2] = [None, None];
         for place in places.values() {
-            let left =
-                left[place.awaited as usize].get_or_insert_with(|| place.awaited.len(keys, name, now_ms));
-            if *left > 0 {
-                *left -= 1;
-                place.turn.send_if_modified(|turn| {
-                    let waits = *turn == Turn::Waits;
-                    if waits {
-                        *turn = Turn::Has;
-                    }
-                    waits
-                });
+            if place.awaited.len(keys, name, now_ms) == 0 {
+                continue;
             }
+            if *place.turn.borrow() == Turn::Has {
+                if now_ms < place.has_since_ms.load(Ordering::Relaxed) + TURN_MAX_MS {
+                    return;
+                }
+                continue;
+            }
+            place.has_since_ms.store(now_ms, Ordering::Relaxed);
+            place.turn.send_replace(Turn::Has);
+            return;
         }
     }
 }
@@ -198,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_have_a_turn_as_there_are_elements_and_the_longest_waiting_first() {
+    fn one_after_the_other_has_a_turn_and_the_longest_waiting_first() {
         let waiters = Waiters::default();
         let name = [Bytes::from_static(b"k")];
         let enter = |keys: &Keys, since_ms| waiters.enter(keys, &name, Awaited::List, since_ms, 0);
@@ -212,8 +224,11 @@ mod tests {
         // It goes without having taken the element.
         waiters.leave(&one, &early, 0);
         assert_eq!(turn(&late), Turn::Has);
+        // Who comes back has its place again, but it is another one's turn, until that one takes too long.
         let another = enter(&one, 5);
-        assert_eq!(turn(&another), Turn::Has, "who comes back keeps its place, and is told at once");
+        assert_eq!(turn(&another), Turn::Waits);
+        waiters.look(&one, &another, TURN_MAX_MS);
+        assert_eq!(turn(&another), Turn::Has);
         waiters.disperse();
         assert_eq!((turn(&late), turn(&of_sets)), (Turn::Gone, Turn::Gone));
         waiters.leave(&one, &late, 0);

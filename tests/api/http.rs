@@ -30,7 +30,7 @@ async fn commands_are_answered_in_json() {
         (json!(["GET"]), 400, json!({"error": "ERR wrong number of arguments for 'get' command"})),
         // Nothing that a request says of its connection is there for the next one.
         (json!(["CLIENT", "SETNAME", "me"]), 200, json!({"result": "OK"})),
-        (json!(["CLIENT", "GETNAME"]), 200, json!({"result": ""})),
+        (json!(["CLIENT", "GETNAME"]), 200, json!({"result": null})),
     ] {
         let answer = post(http, "/", &command).await;
         assert_eq!((answer.status, answer.json()), (status, expected), "{command}");
@@ -102,7 +102,7 @@ async fn bad_input_is_refused_by_name_and_harms_nobody() {
         (Method::POST, "/", long_value.as_str(), 400, "VALUE_BYTES_MAX"),
         (Method::POST, "/pipeline", "[\"GET\", \"k\"]", 400, "has to be a command"),
         (Method::POST, "/pipeline", many.as_str(), 400, "PIPELINE_COMMANDS_MAX"),
-        (Method::POST, "/multi-exec", "[]", 400, "not offered yet"),
+        (Method::POST, "/multi-exec", "[[\"SET\", \"k\", \"v\"], [\"NOPE\"]]", 400, "unknown command"),
         (Method::DELETE, "/get/k", "", 405, "use GET or POST"),
         (Method::GET, "/nothing/k", "", 400, "unknown command"),
     ] {
@@ -133,4 +133,10 @@ async fn bad_input_is_refused_by_name_and_harms_nobody() {
     }
     let answer = post(http, "/", &json!(["PING"])).await;
     assert_eq!(answer.json(), json!({"result": "PONG"}));
+    let answer = post(http, "/multi-exec", &json!([["INCR", "n"], ["LPUSH", "n", "x"], ["GET", "n"]])).await;
+    let wrong = "WRONGTYPE Operation against a key holding the wrong kind of value";
+    assert_eq!(answer.json(), json!([{"result": 1}, {"error": wrong}, {"result": "1"}]));
+    // Nothing waits over HTTP.
+    let answer = post(http, "/", &json!(["BLPOP", "nothing", "0"])).await;
+    assert_eq!(answer.json(), json!({"result": null}));
 }

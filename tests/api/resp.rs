@@ -146,7 +146,7 @@ async fn bad_input_gets_a_clear_error_and_the_node_goes_on() {
     let long = vec![b'k'; 65_537];
     let limit = "-ERR key has 65537, the limit KEY_BYTES_MAX is 65536\r\n";
     redis.says(&command(&[b"SET", &long, b"v"]), limit).await;
-    redis.says(&command(&[b"GET", b""]), "-ERR key: it must not be empty\r\n").await;
+    redis.says(&command(&[b"GET", b""]), "$-1\r\n").await;
     let huge = vec![b'v'; (16 << 20) + 1];
     let limit = "-ERR value has 16777217, the limit VALUE_BYTES_MAX is 16777216\r\n";
     redis.says(&command(&[b"SET", b"k", &huge]), limit).await;
@@ -176,4 +176,125 @@ async fn bad_input_gets_a_clear_error_and_the_node_goes_on() {
     connect().await.says(b"GET alive\r\n", "$1\r\n1\r\n").await;
     assert!(cluster.nodes[0].runs(), "{}", cluster.nodes[0].log());
     assert!(!cluster.nodes[0].log().contains("panicked"), "{}", cluster.nodes[0].log());
+}
+
+/// A connection to each node of a cluster of three, with four partitions.
+async fn three() -> (Cluster, Vec<Redis>) {
+    let cluster = Cluster::grid(3, "buffered", 4).await;
+    let mut connections = Vec::new();
+    for node in &cluster.nodes {
+        connections.push(Redis::connect(&node.front).await);
+    }
+    (cluster, connections)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_are_whole_at_any_node_and_see_what_was_changed_at_another() {
+    let (cluster, mut nodes) = three().await;
+    nodes[0].says(b"SET {t}a 1\r\n", "+OK\r\n").await;
+    nodes[1]
+        .says(
+            b"WATCH {t}a {t}nope\r\nMULTI\r\nINCR {t}a\r\nLPUSH {t}l x\r\nPING\r\nEXEC\r\n",
+            "+OK\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n*3\r\n:2\r\n:1\r\n+PONG\r\n",
+        )
+        .await;
+    // What another connection changes between WATCH and EXEC is seen, wherever it is changed.
+    for change in ["INCR {t}a", "DEL {t}a", "EVAL return(redis.call('set',KEYS[1],'x')) 1 {t}a"] {
+        nodes[1].says(b"WATCH {t}a\r\n", "+OK\r\n").await;
+        nodes[2].0.write_all(format!("{change}\r\n").as_bytes()).await.unwrap();
+        let mut first = [0; 4];
+        nodes[2].0.read_exact(&mut first).await.unwrap();
+        nodes[2] = Redis::connect(&cluster.nodes[2].front).await;
+        nodes[1].says(b"MULTI\r\nSET {t}a mine\r\nEXEC\r\n", "+OK\r\n+QUEUED\r\n*-1\r\n").await;
+    }
+    // Nothing of it, if a command is refused before.
+    nodes[0]
+        .says(
+            b"MULTI\r\nSET {t}b 1\r\nSET {t}b\r\nEXEC\r\nGET {t}b\r\n",
+            "+OK\r\n+QUEUED\r\n-ERR wrong number of arguments for 'set' command\r\n\
+             -EXECABORT Transaction discarded because of previous errors.\r\n$-1\r\n",
+        )
+        .await;
+    nodes[0]
+        .says(
+            b"MULTI\r\nSET a 1\r\nSET b 1\r\nSET c 1\r\nSET d 1\r\nEXEC\r\n",
+            "+OK\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n\
+             -CROSSSLOT Keys in request don't hash to the same slot\r\n",
+        )
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_an_element_gets_it_in_turn_wherever_it_is_pushed() {
+    let (cluster, mut nodes) = three().await;
+    // One at each node, the next one only when the one before waits.
+    let mut waiting = Vec::new();
+    for (place, node) in cluster.nodes.iter().enumerate() {
+        let mut redis = Redis::connect(&node.front).await;
+        redis.0.write_all(b"BLPOP {q}nothing {q}ueue 0\r\n").await.unwrap();
+        until_blocked(&mut nodes[place], 1).await;
+        waiting.push(redis);
+    }
+    // Elements of one command: one for each, the longest waiting first; the rest stays.
+    nodes[1].says(b"RPUSH {q}ueue a b c d\r\n", ":4\r\n").await;
+    for (redis, element) in waiting.iter_mut().zip(["a", "b", "c"]) {
+        redis.says(b"", &format!("*2\r\n$7\r\n{{q}}ueue\r\n$1\r\n{element}\r\n")).await;
+    }
+    nodes[2].says(b"LRANGE {q}ueue 0 -1\r\n", "*1\r\n$1\r\nd\r\n").await;
+    // A time that is over, and a client that goes before its turn: its element is left to the next.
+    nodes[0].says(b"BZPOPMIN nothing 0.05\r\n", "*-1\r\n").await;
+    let mut gone = Redis::connect(&cluster.nodes[0].front).await;
+    gone.0.write_all(b"BLMOVE {s}ource {s}target LEFT RIGHT 0\r\n").await.unwrap();
+    until_blocked(&mut nodes[0], 1).await;
+    let mut next = Redis::connect(&cluster.nodes[2].front).await;
+    next.0.write_all(b"BRPOP {s}ource 30\r\n").await.unwrap();
+    until_blocked(&mut nodes[2], 1).await;
+    drop(gone);
+    until_blocked(&mut nodes[0], 0).await;
+    nodes[1].says(b"LPUSH {s}ource z\r\n", ":1\r\n").await;
+    next.says(b"", "*2\r\n$8\r\n{s}ource\r\n$1\r\nz\r\n").await;
+}
+
+/// Returns when as many connections of a node wait.
+async fn until_blocked(redis: &mut Redis, count: usize) {
+    trimaran_tests::harness::until("it waits", async || {
+        redis.0.write_all(b"INFO clients\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        // Until the whole of the bulk string has come.
+        while !answer.ends_with(b"\r\n\r\n") {
+            let read = timeout(PATIENCE, redis.0.read_buf(&mut answer)).await.unwrap().unwrap();
+            assert!(read > 0);
+        }
+        String::from_utf8_lossy(&answer).contains(&format!("blocked_clients:{count}\r\n"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_of_every_type_survive_the_death_of_every_process() {
+    let mut cluster = Cluster::grid(3, "buffered", 2).await;
+    let mut redis = Redis::connect(&cluster.nodes[0].front).await;
+    let writes = "SET s v\r\nRPUSH l a b\r\nHSET h f 1 g 2\r\nSADD i 1 2\r\nSADD x a b\r\nZADD z 1 a 2.5 b\r\nPFADD p a b\r\n\
+                  HEXPIRE h 1000 FIELDS 1 g\r\n";
+    redis.says(writes.as_bytes(), "+OK\r\n:2\r\n:2\r\n:2\r\n:2\r\n:2\r\n:1\r\n*1\r\n:1\r\n").await;
+    for node in &mut cluster.nodes {
+        node.kill();
+    }
+    for node in &mut cluster.nodes {
+        node.start();
+    }
+    cluster.until_complete().await;
+    let mut redis = Redis::connect(&cluster.nodes[1].front).await;
+    for (request, answer) in [
+        ("GET s", "$1\r\nv\r\n"),
+        ("LRANGE l 0 -1", "*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
+        ("HGETALL h", "*4\r\n$1\r\nf\r\n$1\r\n1\r\n$1\r\ng\r\n$1\r\n2\r\n"),
+        ("HTTL h FIELDS 1 f", "*1\r\n:-1\r\n"),
+        ("SMEMBERS i", "*2\r\n$1\r\n1\r\n$1\r\n2\r\n"),
+        ("SMEMBERS x", "*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
+        ("ZRANGE z 0 -1 WITHSCORES", "*4\r\n$1\r\na\r\n$1\r\n1\r\n$1\r\nb\r\n$3\r\n2.5\r\n"),
+        ("PFCOUNT p", ":2\r\n"),
+    ] {
+        redis.says(format!("{request}\r\n").as_bytes(), answer).await;
+    }
 }

@@ -505,6 +505,11 @@ impl Cluster {
         Self::found(Recipe { kind, front_flags, more, program: None }, count, partitions).await
     }
 
+    /// The subcommand that its nodes are started with.
+    pub fn kind(&self) -> &'static str {
+        self.recipe.kind
+    }
+
     /// Founds a cluster of another release than this one.
     pub async fn of_release(program: &Path, kind: &'static str, count: usize, partitions: u64) -> Self {
         let program = Some(program.to_owned());

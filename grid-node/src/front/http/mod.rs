@@ -4,7 +4,8 @@
 //! - `POST /` with a command as a JSON array, `["SET", "key", "value", "EX", 100]`, or as a path,
 //!   `/set/key/value?EX=100`; a body behind a path is its last argument. The answer is `{"result": …}`, a refused
 //!   command's `{"error": "…"}`.
-//! - `POST /pipeline` with an array of commands answers an array of these, in order; not atomic.
+//! - `POST /pipeline` with an array of commands answers an array of these, in order; not atomic. `POST /multi-exec` is
+//!   the same with nothing between the commands: all or, where one is refused, none.
 //! - With the header `Upstash-Encoding: base64` strings in answers are in base64, so that they may be any bytes.
 //! - Source: "REST API" in the documentation of Upstash Redis.
 //!
@@ -83,10 +84,21 @@ impl Refusal {
     }
 }
 
-/// Commands in order, and whether they came as a pipeline.
+/// How commands belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Together {
+    /// There is one.
+    Alone,
+    /// One after the other.
+    Pipeline,
+    /// With nothing between them.
+    Transaction,
+}
+
+/// Commands in order.
 struct Asked {
     commands: Vec<Vec<Bytes>>,
-    pipeline: bool,
+    together: Together,
 }
 
 async fn respond(front: &Front, request: Request<Incoming>, id: u64) -> Response<Full<Bytes>> {
@@ -107,11 +119,31 @@ async fn respond(front: &Front, request: Request<Incoming>, id: u64) -> Response
 async fn answer(front: &Front, asked: Asked, id: u64, strings: Strings) -> (StatusCode, serde_json::Value) {
     let mut session = Session::new(FRONT, Client::alone(id), false);
     let count = asked.commands.len();
+    let commands = match asked.together {
+        Together::Alone | Together::Pipeline => asked.commands,
+        Together::Transaction => {
+            let word = |word: &'static [u8]| vec![Bytes::from_static(word)];
+            [word(b"MULTI")].into_iter().chain(asked.commands).chain([word(b"EXEC")]).collect()
+        }
+    };
     let mut said = BytesMut::new();
     // QUIT ends a pipeline; what comes behind it was not carried out.
-    resp::answer(front, &mut session, None, asked.commands, &mut said).await;
+    resp::answer(front, &mut session, None, commands, &mut said).await;
     let mut answers = json::answers(&said);
-    if asked.pipeline {
+    if asked.together == Together::Transaction {
+        return match answers.pop() {
+            Some(Answer::Array(answers)) => {
+                (StatusCode::OK, answers.iter().map(|answer| answer.to_json(strings)).collect())
+            }
+            // Nothing of it was carried out: because of the first that was refused.
+            last => {
+                let refused = answers.into_iter().find(|answer| matches!(answer, Answer::Error(_))).or(last);
+                let answer = refused.unwrap_or(Answer::Null);
+                (status(&answer), answer.to_json(strings))
+            }
+        };
+    }
+    if asked.together == Together::Pipeline {
         let missing = || Answer::Error("ERR the pipeline was ended by a command before this one".to_owned());
         answers.resize_with(count, missing);
         return (StatusCode::OK, answers.into_iter().map(|answer| answer.to_json(strings)).collect());
@@ -143,8 +175,8 @@ async fn read(request: Request<Incoming>) -> Result<Asked, Refusal> {
     let (parts, body) = request.into_parts();
     let body = whole(body).await?;
     match parts.uri.path().trim_matches('/') {
-        "" => Ok(Asked { commands: vec![command(&body)?], pipeline: false }),
-        "pipeline" => {
+        "" => Ok(Asked { commands: vec![command(&body)?], together: Together::Alone }),
+        path @ ("pipeline" | "multi-exec") => {
             let commands = json::commands(&body).map_err(Refusal::bad)?;
             if commands.len() > PIPELINE_COMMANDS_MAX {
                 let count = commands.len();
@@ -153,9 +185,9 @@ async fn read(request: Request<Incoming>) -> Result<Asked, Refusal> {
                 )));
             }
             commands.iter().try_for_each(|command| fits(command))?;
-            Ok(Asked { commands, pipeline: true })
+            let together = if path == "pipeline" { Together::Pipeline } else { Together::Transaction };
+            Ok(Asked { commands, together })
         }
-        "multi-exec" => Err(Refusal::bad("ERR transactions are not offered yet; /pipeline is")),
         path => {
             let mut arguments: Vec<Bytes> = path.split('/').map(decoded).collect();
             if !body.is_empty() {
@@ -171,7 +203,7 @@ async fn read(request: Request<Incoming>) -> Result<Asked, Refusal> {
                 }
             }
             fits(&arguments)?;
-            Ok(Asked { commands: vec![arguments], pipeline: false })
+            Ok(Asked { commands: vec![arguments], together: Together::Alone })
         }
     }
 }

@@ -255,7 +255,6 @@ async fn block(
         }
     };
     tokio::pin!(end);
-    let _blocked = session.client.blocks();
     let mut place = None;
     loop {
         let attempted = attempt(front, spec, arguments.clone()).await;
@@ -277,6 +276,8 @@ async fn block(
             let token = token_of(wanted.keys.first().map_or(&[][..], |key| key));
             match queue::enter(&front.router, token, wanted).await {
                 Ok(mut entered) => {
+                    // Others see it from now on: it has its place.
+                    let _blocked = session.client.blocks();
                     if entered.turn().await == Turn::Gone {
                         sleep(AGAIN_AFTER).await;
                     }
