@@ -91,3 +91,9 @@ pub const SCRIPTS_KEPT: usize = 10_000;
 
 /// Bytes of those.
 pub const SCRIPTS_BYTES_KEPT: usize = 64 << 20;
+
+/// Entries that one read of a stream returns where none are counted.
+pub const STREAM_READ_MAX: usize = 1 << 20;
+
+/// Chunks of a stream that are trimmed at once where it is not said how many entries (`XADD … MAXLEN ~`).
+pub const STREAM_TRIM_LIMIT_CHUNKS: usize = 100;

@@ -7,9 +7,10 @@ use futures::{Stream, StreamExt as _};
 use tonic::{Status, Streaming};
 use trimaran_placement::token::Token;
 use trimaran_proto::api::grid::grid_client::GridClient;
-use trimaran_proto::api::grid::{QueueRequest, QueueTurn, queue_request};
+use trimaran_proto::api::grid::{EntryId, QueueRequest, QueueTurn, queue_request};
 use trimaran_replication::group::Group;
 
+use crate::data::stream::Id;
 use crate::error::Error;
 use crate::machine::GridMachine;
 use crate::router::Router;
@@ -69,8 +70,9 @@ impl Here {
         let ticket = group.read_now(|machine| {
             let keys = machine.keys();
             let has_all = wanted.keys.iter().all(|key| keys.has_place_for(key)) && !machine.is_elsewhere();
-            has_all
-                .then(|| machine.waiters().enter(keys, &wanted.keys, wanted.awaited, wanted.since_ms, now_ms))
+            has_all.then(|| {
+                machine.waiters().enter(keys, &wanted.keys, wanted.awaited.clone(), wanted.since_ms, now_ms)
+            })
         });
         match ticket.filter(|_| group.is_leader()) {
             Some(ticket) => Ok(Self { router: router.clone(), group, ticket }),
@@ -111,12 +113,21 @@ pub async fn enter(router: &Router, token: Token, wanted: &Wanted) -> Result<Pla
         return Here::enter(router, partition, wanted).map(Place::Here);
     }
     let channel = router.channel(leader).ok_or(Error::NotReady)?;
-    let awaited = match wanted.awaited {
+    let (keys, since_ms) = (wanted.keys.clone(), wanted.since_ms);
+    let mut request = QueueRequest { partition, keys, since_ms, ..QueueRequest::default() };
+    let awaited = match &wanted.awaited {
         Awaited::List => queue_request::Awaited::List,
         Awaited::SortedSet => queue_request::Awaited::SortedSet,
+        Awaited::Entry(seen) => {
+            request.seen = seen.iter().map(|id| EntryId { ms: id.ms, sequence: id.sequence }).collect();
+            queue_request::Awaited::Entry
+        }
+        Awaited::News(group) => {
+            request.group = group.clone();
+            queue_request::Awaited::News
+        }
     };
-    let keys = wanted.keys.clone();
-    let request = QueueRequest { partition, keys, awaited: awaited.into(), since_ms: wanted.since_ms };
+    request.set_awaited(awaited);
     let turns = GridClient::new(channel).queue(request).await.map_err(|_refused| Error::NotReady)?;
     Ok(Place::There(Box::new(turns.into_inner())))
 }
@@ -126,6 +137,11 @@ pub fn wanted(request: QueueRequest) -> Result<Wanted, Error> {
     let awaited = match request.awaited() {
         queue_request::Awaited::List => Awaited::List,
         queue_request::Awaited::SortedSet => Awaited::SortedSet,
+        queue_request::Awaited::Entry => {
+            let id = |id: &EntryId| Id { ms: id.ms, sequence: id.sequence };
+            Awaited::Entry(request.seen.iter().map(id).collect())
+        }
+        queue_request::Awaited::News => Awaited::News(request.group),
         queue_request::Awaited::Unspecified => {
             return Err(Error::Invalid { field: "awaited", reason: "it is missing or of a newer release" });
         }

@@ -13,24 +13,44 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::data::stream::Id;
 use crate::data::{Event, Keys, Value};
 
 /// What somebody waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Awaited {
     /// An element of a list.
     List,
     /// A member of a sorted set.
     SortedSet,
+    /// An entry of a stream behind the last one seen, of each key in turn. It is taken from nobody.
+    Entry(Vec<Id>),
+    /// An entry of a stream that no consumer of the group has had; or the end of the group.
+    News(Bytes),
 }
 
 impl Awaited {
-    fn len(self, keys: &Keys, key: &[u8], now_ms: u64) -> usize {
+    /// True if there is something under a key, which is that of a place among those that are waited for.
+    fn is_there(&self, keys: &Keys, (place, key): (usize, &[u8]), now_ms: u64) -> bool {
         match (self, keys.get(key, now_ms).map(|entry| &entry.value)) {
-            (Self::List, Some(Value::List(list))) => list.len(),
-            (Self::SortedSet, Some(Value::SortedSet(set))) => set.len(),
-            _ => 0,
+            (Self::List, Some(Value::List(_))) | (Self::SortedSet, Some(Value::SortedSet(_))) => true,
+            (Self::Entry(seen), Some(Value::Stream(stream))) => {
+                let newest = stream.iter().next_back().map(|entry| entry.id);
+                newest.is_some_and(|newest| seen.get(place).is_none_or(|seen| newest > *seen))
+            }
+            (Self::News(group), Some(Value::Stream(stream))) => {
+                let newest = stream.iter().next_back().map(|entry| entry.id);
+                stream.group(group).is_none_or(|group| newest.is_some_and(|newest| newest > group.last))
+            }
+            // The group is gone with its stream: who waits is to be told.
+            (Self::News(_), _) => true,
+            _ => false,
         }
+    }
+
+    /// True if who has its turn takes away what the next one waits for.
+    fn takes(&self) -> bool {
+        !matches!(self, Self::Entry(_))
     }
 }
 
@@ -69,6 +89,7 @@ struct Queue {
 #[derive(Debug)]
 struct Place {
     awaited: Awaited,
+    keys: Vec<Bytes>,
     turn: watch::Sender<Turn>,
     /// When it got its turn.
     has_since_ms: AtomicU64,
@@ -107,7 +128,7 @@ impl Waiters {
         queue.next += 1;
         let id = (since_ms, queue.next);
         let (turn, told) = watch::channel(Turn::Waits);
-        let place = Arc::new(Place { awaited, turn, has_since_ms: AtomicU64::new(0) });
+        let place = Arc::new(Place { awaited, keys: names.to_vec(), turn, has_since_ms: AtomicU64::new(0) });
         for name in names {
             queue.by_key.entry(name.clone()).or_default().insert(id, Arc::clone(&place));
         }
@@ -171,19 +192,20 @@ impl Queue {
     /// Gives a turn to the longest waiting for a key, if there is an element and nobody is about to take it.
     fn give(&mut self, keys: &Keys, name: &Bytes, now_ms: u64) {
         let Some(places) = self.by_key.get(name) else { return };
-        for place in places.values() {
-            if place.awaited.len(keys, name, now_ms) == 0 {
+        let is_busy = |place: &Arc<Place>| {
+            place.awaited.takes()
+                && *place.turn.borrow() == Turn::Has
+                && now_ms < place.has_since_ms.load(Ordering::Relaxed) + TURN_MAX_MS
+        };
+        let mut is_taken = places.values().any(is_busy);
+        for place in places.values().filter(|place| *place.turn.borrow() == Turn::Waits) {
+            let at = place.keys.iter().position(|key| key == name).unwrap_or(0);
+            if (is_taken && place.awaited.takes()) || !place.awaited.is_there(keys, (at, name), now_ms) {
                 continue;
             }
-            if *place.turn.borrow() == Turn::Has {
-                if now_ms < place.has_since_ms.load(Ordering::Relaxed) + TURN_MAX_MS {
-                    return;
-                }
-                continue;
-            }
+            is_taken |= place.awaited.takes();
             place.has_since_ms.store(now_ms, Ordering::Relaxed);
             place.turn.send_replace(Turn::Has);
-            return;
         }
     }
 }

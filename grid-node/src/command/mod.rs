@@ -19,6 +19,8 @@ pub mod table;
 pub mod arguments;
 
 mod bits;
+#[cfg(test)]
+mod compatibility;
 mod hash;
 mod hash_expiry;
 mod hyperloglog;
@@ -29,6 +31,7 @@ pub(crate) mod scripting;
 mod set;
 mod sort;
 mod sorted_set;
+pub(crate) mod stream;
 mod string;
 
 pub use pattern::matches;

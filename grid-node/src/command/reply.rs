@@ -1,7 +1,8 @@
 //! What a command answers, before it is known in which protocol the client wants it.
 //!
-//! It is RESP3, with two types more, for what RESP2 says otherwise than by leaving the type out:
-//! `N` is nothing where an array was asked for (RESP2: `*-1`), `P` is an array of pairs (RESP2: one flat array).
+//! It is RESP3, with three types more, for what RESP2 says otherwise than by leaving the type out:
+//! `N` is nothing where an array was asked for (RESP2: `*-1`), `P` is an array of pairs (RESP2: one flat array), `M` is a
+//! map (RESP2: an array of pairs).
 //! [`transcode`] makes it what a connection speaks. Most answers are the same in both, and are copied.
 
 use bytes::{BufMut as _, BytesMut};
@@ -140,6 +141,11 @@ impl Answer {
         self.typed(b'P', count);
     }
 
+    /// Head of a map that is an array of pairs where there are no maps.
+    pub fn paired_map(&mut self, pairs: usize) {
+        self.typed(b'M', pairs);
+    }
+
     /// Head of something that the client did not ask for now.
     pub fn push(&mut self, count: usize) {
         self.typed(b'>', count);
@@ -234,8 +240,7 @@ pub fn transcode(mut answer: &[u8], protocol: Protocol, out: &mut BytesMut) {
         out.put_slice(itoa::Buffer::new().format(value).as_bytes());
         out.put_slice(b"\r\n");
     };
-    // In RESP3 pairs are arrays of two: how many elements are left of them at each depth is not needed, since every
-    // second element opens one. Pairs have no pairs in them.
+    // Pairs are arrays of two in one of the protocols: every second element opens one. Pairs have no pairs in them.
     let mut pair_elements_left: usize = 0;
     let mut nested: Vec<usize> = Vec::new();
     while let Some((kind, line, rest)) = first_line(answer) {
@@ -277,10 +282,16 @@ pub fn transcode(mut answer: &[u8], protocol: Protocol, out: &mut BytesMut) {
             b'#' if old => header(out, b':', i64::from(line == b"t")),
             b'%' if old => header(out, b'*', count() * 2),
             b'~' | b'>' if old => header(out, b'*', count()),
-            b'P' => {
-                header(out, b'*', if old { count() * 2 } else { count() });
-                if !old {
+            b'P' | b'M' => {
+                let in_pairs = (kind == b'M') == old;
+                match (kind, old) {
+                    (b'P', true) => header(out, b'*', count() * 2),
+                    (b'M', false) => header(out, b'%', count()),
+                    _ => header(out, b'*', count()),
+                }
+                if in_pairs {
                     pair_elements_left = usize::try_from(count()).unwrap_or(0) * 2;
+                    continue;
                 }
             }
             _ => copy(out, kind, line),
@@ -359,6 +370,17 @@ mod tests {
             }
             out.integer(7);
         };
+        let map = |out: &mut Answer| {
+            out.paired_map(2);
+            for key in [b"a", b"b"] {
+                out.bulk(key);
+                out.array(1);
+                out.map(1);
+                out.integer(1);
+                out.null();
+            }
+        };
+        check(&map, "*2 *2 $1 a *1 *2 :1 $-1 *2 $1 b *1 *2 :1 $-1 ", "%2 $1 a *1 %1 :1 _ $1 b *1 %1 :1 _ ");
         check(&pairs, "*2 *4 $1 a $1 2 $1 b $1 2 :7 ", "*2 *2 *2 $1 a ,2 *2 $1 b ,2 :7 ");
     }
 

@@ -10,9 +10,10 @@ use bytes::Bytes;
 
 use super::arguments::{count as count_of, is};
 use super::sorted_set::{combine, range};
+use super::stream::{group, info};
 use super::{
     Done, Read, Write, bits, hash, hash_expiry, hyperloglog, key, list, scripting, set, sort, sorted_set,
-    string,
+    stream, string,
 };
 
 /// What carries a command out.
@@ -51,6 +52,8 @@ pub enum Keys {
     },
     /// The first argument, and the one that is stored to (SORT).
     AndStore,
+    /// The first half of what follows the word STREAMS.
+    Streams,
 }
 
 /// One command.
@@ -99,6 +102,11 @@ impl Spec {
                 let positions = (first..=last).step_by(usize::try_from(step).unwrap_or(1));
                 positions.filter_map(|at| arguments.get(usize::try_from(at).ok()?)).collect()
             }
+            Keys::Streams => {
+                let rest =
+                    arguments.iter().position(|word| is(word, "streams")).map(|at| &arguments[at + 1..]);
+                rest.map_or(&[][..], |rest| &rest[..rest.len() / 2]).iter().collect()
+            }
             Keys::AndStore => {
                 let store = arguments.iter().rposition(|word| is(word, "store"));
                 let target = store.filter(|at| *at > 1).and_then(|at| arguments.get(at + 1));
@@ -136,6 +144,7 @@ impl Spec {
             ("set", _) => categories.push("@set"),
             ("sorted-set", _) => categories.push("@sortedset"),
             ("hyperloglog", _) => categories.push("@hyperloglog"),
+            ("stream", _) => categories.push("@stream"),
             ("generic", _) | (_, "dbsize" | "flushall" | "flushdb") => categories.push("@keyspace"),
             ("connection" | "cluster", _) => categories.push("@connection"),
             ("transactions", _) => categories.push("@transaction"),
@@ -336,6 +345,21 @@ pub static TABLE: &[Spec] = &[
     c("unwatch", 1, "noscript loading stale fast", Keys::None, "transactions", "2.2.0", "", "Watches no key any more.", Run::Front),
     c("wait", 3, "blocking", Keys::None, "generic", "3.0.0", "numreplicas timeout", "Answers with how many other nodes have what was written: a majority always has.", Run::Front),
     c("watch", -2, "noscript loading stale fast", Keys::Range { first: 1, last: -1, step: 1 }, "transactions", "2.2.0", "key [key ...]", "The next EXEC is carried out only if these keys do not change.", Run::Front),
+    c("xack", -4, "write fast", one(1), "stream", "5.0.0", "key group id [id ...]", "Entries are done.", Run::Write(group::xack)),
+    c("xadd", -5, "write denyoom fast", one(1), "stream", "5.0.0", "key [NOMKSTREAM] [MAXLEN|MINID [=|~] threshold [LIMIT count]] *|id field value [field value ...]", "Adds an entry.", Run::Write(stream::xadd)),
+    c("xautoclaim", -6, "write fast", one(1), "stream", "6.2.0", "key group consumer min-idle-time start [COUNT count] [JUSTID]", "Takes over entries that others have had for long.", Run::Write(group::xautoclaim)),
+    c("xclaim", -6, "write fast", one(1), "stream", "5.0.0", "key group consumer min-idle-time id [id ...] [IDLE ms] [TIME unix-time-milliseconds] [RETRYCOUNT count] [FORCE] [JUSTID] [LASTID lastid]", "Takes over entries that another one has had.", Run::Write(group::xclaim)),
+    c("xdel", -3, "write fast", one(1), "stream", "5.0.0", "key id [id ...]", "Deletes entries.", Run::Write(stream::xdel)),
+    c("xgroup", -2, "write denyoom", one(2), "stream", "5.0.0", "CREATE|CREATECONSUMER|DELCONSUMER|DESTROY|SETID key group [id|$] [MKSTREAM] [ENTRIESREAD entries-read]", "Makes and changes groups of consumers.", Run::Write(group::xgroup)),
+    c("xinfo", -2, "readonly", one(2), "stream", "5.0.0", "CONSUMERS|GROUPS|STREAM key [group] [FULL [COUNT count]]", "What a stream and its groups are like.", Run::Read(info::xinfo)),
+    c("xlen", 2, "readonly fast", one(1), "stream", "5.0.0", "key", "Entries of a stream.", Run::Read(stream::xlen)),
+    c("xpending", -3, "readonly", one(1), "stream", "5.0.0", "key group [[IDLE min-idle-time] start end count [consumer]]", "Entries that are not done.", Run::Read(group::xpending)),
+    c("xrange", -4, "readonly", one(1), "stream", "5.0.0", "key start end [COUNT count]", "Entries from one id to another.", Run::Read(stream::xrange)),
+    c("xread", -4, "readonly blocking", Keys::Streams, "stream", "5.0.0", "[COUNT count] [BLOCK milliseconds] STREAMS key [key ...] id [id ...]", "Entries behind others, and waits for them.", Run::Read(stream::xread)),
+    c("xreadgroup", -7, "write blocking", Keys::Streams, "stream", "5.0.0", "GROUP group consumer [COUNT count] [BLOCK milliseconds] [NOACK] STREAMS key [key ...] id [id ...]", "Entries for a consumer of a group, and waits for them.", Run::Write(group::xreadgroup)),
+    c("xrevrange", -4, "readonly", one(1), "stream", "5.0.0", "key end start [COUNT count]", "Entries from one id down to another.", Run::Read(stream::xrevrange)),
+    c("xsetid", -3, "write denyoom fast", one(1), "stream", "5.0.0", "key last-id [ENTRIESADDED entries-added] [MAXDELETEDID max-deleted-id]", "Sets the last id of a stream.", Run::Write(stream::xsetid)),
+    c("xtrim", -4, "write", one(1), "stream", "5.0.0", "key MAXLEN|MINID [=|~] threshold [LIMIT count]", "Removes the oldest entries.", Run::Write(stream::xtrim)),
     c("zadd", -4, "write denyoom fast", one(1), "sorted-set", "1.2.0", "key [NX|XX] [GT|LT] [CH] [INCR] score member [score member ...]", "Adds members, or changes their scores.", Run::Write(sorted_set::zadd)),
     c("zcard", 2, "readonly fast", one(1), "sorted-set", "1.2.0", "key", "Members of a sorted set.", Run::Read(sorted_set::zcard)),
     c("zcount", 4, "readonly fast", one(1), "sorted-set", "2.0.0", "key min max", "How many members have such scores.", Run::Read(range::zcount)),

@@ -117,6 +117,7 @@ fn line() -> impl Strategy<Value = String> {
         SADD:kvvv SREM:kv SPOP:k SPOP:kp SMOVE:kkv SUNIONSTORE:kkk SINTERSTORE:kkk SDIFFSTORE:kkk \
         HSET:kvvvv HDEL:kv HINCRBY:kvn HSETNX:kvv \
         ZADD:knvnv ZINCRBY:knv ZREM:kv ZPOPMIN:kp ZPOPMAX:k ZREMRANGEBYRANK:knn ZREMRANGEBYSCORE:knn \
+        XADD:kIvv XADD:kMpIvv XDEL:kW XTRIM:kMp XGROUP:Ckg0 XREADGROUP:GgvXk> XACK:kgW XAUTOCLAIM:kgv0W HPEXPIRE:kpFv \
         PFADD:kvv PFMERGE:kkk BITOP:Akkk EXPIRE:kp PEXPIREAT:kp PERSIST:k RENAME:kk COPY:kk SORT:kATk FLUSHALL: \
         EVAL:S"
         .split_whitespace()
@@ -137,6 +138,19 @@ fn line() -> impl Strategy<Value = String> {
                     'A' if name == "BITOP" => "XOR".to_owned(),
                     'A' => "ALPHA".to_owned(),
                     'T' => "STORE".to_owned(),
+                    'I' => "*".to_owned(),
+                    'M' => "MAXLEN".to_owned(),
+                    'W' => format!("{}-0", 1000 + number.unsigned_abs()),
+                    'C' => "CREATE".to_owned(),
+                    'g' => "group".to_owned(),
+                    'G' => "GROUP".to_owned(),
+                    'X' => "STREAMS".to_owned(),
+                    'F' => {
+                        words.extend(["FIELDS".to_owned(), "1".to_owned()]);
+                        continue;
+                    }
+                    '0' => "0".to_owned(),
+                    '>' => ">".to_owned(),
                     _ => {
                         let script =
                             "redis.pcall('sadd',KEYS[1],math.random(9))return(redis.pcall('spop',KEYS[1]))";
@@ -199,7 +213,7 @@ proptest! {
             "[a-z]{0,3}", "-?[0-9]{1,19}", "-?[0-9]{1,3}\\.[0-9]", "\\[[a-c]|\\([a-c]|\\+|-|\\*|inf|nan",
             "(?i)(nx|xx|gt|lt|ch|incr|get|ex|px|keepttl|left|right|min|max|count|limit|withscores|weights|aggregate|sum|byscore|bylex|rev|match|store|by|alpha|fields|idx|len|set|incrby|overflow|sat|u8|i64|bit|and|or|not|rank|maxlen|persist|before|after|encoding|usage)",
         ], 0..8),
-        held in 0..5_usize,
+        held in 0..6_usize,
     ) {
         let spec = &TABLE[place];
         let mut words: Vec<Bytes> = vec![Bytes::from_static(spec.name.as_bytes())];
@@ -207,7 +221,7 @@ proptest! {
         prop_assume!(spec.takes(words.len()) && !matches!(spec.run, Run::Front));
         let mut machine = machine();
         if let Some(key) = words.get(1).cloned() {
-            let values = ["SET k 5", "RPUSH k a b c", "SADD k a b 1", "HSET k a 1 b 2", "ZADD k 1 a 2 b"];
+            let values = ["XADD k 1-1 a b", "SET k 5", "RPUSH k a b c", "SADD k a b 1", "HSET k a 1 b 2", "ZADD k 1 a 2 b"];
             let mut value = self::words(values[held]);
             value[1] = key;
             ask(&mut machine, 1000, message(value, 0));

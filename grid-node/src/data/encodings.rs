@@ -15,6 +15,7 @@ pub struct Encodings {
     pub zset_max_listpack_entries: usize,
     pub zset_max_listpack_value: usize,
     pub list_max_listpack_size: i64,
+    pub stream_node_max_entries: usize,
 }
 
 impl Default for Encodings {
@@ -28,6 +29,7 @@ impl Default for Encodings {
             zset_max_listpack_entries: 128,
             zset_max_listpack_value: 64,
             list_max_listpack_size: -2,
+            stream_node_max_entries: 100,
         }
     }
 }
@@ -47,6 +49,7 @@ impl From<&grid::Encodings> for Encodings {
             zset_max_listpack_entries: or(sent.zset_max_listpack_entries, default.zset_max_listpack_entries),
             zset_max_listpack_value: or(sent.zset_max_listpack_value, default.zset_max_listpack_value),
             list_max_listpack_size: sent.list_max_listpack_size.unwrap_or(default.list_max_listpack_size),
+            stream_node_max_entries: or(sent.stream_node_max_entries, default.stream_node_max_entries),
         }
     }
 }

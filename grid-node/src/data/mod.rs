@@ -1,6 +1,6 @@
 //! What a partition of the grid holds: keys by slot, each with a value, a version and maybe a time to live.
 //!
-//! One file a data type ([`string`], [`list`], [`hash`], [`set`], [`sorted_set`]); [`key`] has what knows no type, [`dict`]
+//! One file a data type ([`string`], [`list`], [`hash`], [`set`], [`sorted_set`], [`stream`]); [`key`] has what knows no type, [`dict`]
 //! is below the large ones. A new type is a variant of [`Value`] and a file; its commands are in [`crate::command`].
 //! Nothing here knows a clock: `now_ms` is the stamp of the command, or the leader's time for a read.
 
@@ -24,6 +24,8 @@ pub mod hash;
 pub mod set;
 
 pub mod sorted_set;
+
+pub mod stream;
 
 pub mod key;
 

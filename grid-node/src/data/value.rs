@@ -9,6 +9,7 @@ use super::hash::Hash;
 use super::list::List;
 use super::set::{Set, canonical_integer};
 use super::sorted_set::SortedSet;
+use super::stream::Stream;
 
 /// Bytes of a string that OBJECT ENCODING calls `embstr`.
 const EMBEDDED_BYTES: usize = 44;
@@ -26,6 +27,8 @@ pub enum Value {
     Set(Arc<Set>),
     /// Members by score.
     SortedSet(Arc<SortedSet>),
+    /// Entries in the order in which they were added.
+    Stream(Arc<Stream>),
 }
 
 /// The key holds a value of another type than the command is for.
@@ -65,6 +68,7 @@ container!(List);
 container!(Hash);
 container!(Set);
 container!(SortedSet);
+container!(Stream);
 
 impl Container for Bytes {
     fn of(value: &Value) -> Option<&Self> {
@@ -97,13 +101,14 @@ impl Value {
             Self::Hash(hash) => hash.bytes(),
             Self::Set(set) => set.bytes(),
             Self::SortedSet(set) => set.bytes(),
+            Self::Stream(stream) => stream.bytes(),
         }
     }
 
-    /// True for a container with nothing in it, which no key leads to. A string may be empty.
+    /// True for a container with nothing in it, which no key leads to. A string may be empty, and a stream.
     pub fn is_gone(&self) -> bool {
         match self {
-            Self::String(_) => false,
+            Self::String(_) | Self::Stream(_) => false,
             Self::List(list) => list.is_empty(),
             Self::Hash(hash) => hash.is_empty(),
             Self::Set(set) => set.is_empty(),
@@ -127,6 +132,7 @@ impl Value {
             Self::Hash(_) => "hash",
             Self::Set(_) => "set",
             Self::SortedSet(_) => "zset",
+            Self::Stream(_) => "stream",
         }
     }
 
@@ -140,6 +146,7 @@ impl Value {
             Self::Hash(hash) => hash.encoding(),
             Self::Set(set) => set.encoding(),
             Self::SortedSet(set) => set.encoding(),
+            Self::Stream(_) => "stream",
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message as _;
 use trimaran_proto::state::grid::item::Kind;
-use trimaran_proto::state::grid::{Element, Item};
+use trimaran_proto::state::grid::{Element, Item, StreamState};
 use trimaran_replication::error::Stop;
 
 use crate::data::dict::Blob;
@@ -12,6 +13,7 @@ use crate::data::hash::Hash;
 use crate::data::list::List;
 use crate::data::set::Set;
 use crate::data::sorted_set::SortedSet;
+use crate::data::stream::Stream;
 use crate::data::{Entry, Keys, Value};
 
 /// About how many bytes of elements go into one item.
@@ -24,7 +26,8 @@ pub(super) fn size(item: &Item) -> usize {
 }
 
 fn element_size(element: &Element) -> usize {
-    element.name.len() + element.value.len() + 16
+    let words: usize = element.words.iter().map(|word| word.len() + 4).sum();
+    element.name.len() + element.value.len() + words + 16
 }
 
 fn bytes(blob: &Blob) -> Bytes {
@@ -61,6 +64,16 @@ pub(super) fn items(key: &[u8], entry: &Entry) -> Vec<Item> {
             let members = set.iter().map(|(score, member)| Element { score: *score, ..named(member) });
             cut(first(Kind::SortedSet, set.layout()), members)
         }
+        Value::Stream(stream) => {
+            let state = Bytes::from(stream.state().encode_to_vec());
+            let entries = stream.iter_chunks().map(|(begins, entry)| Element {
+                begins,
+                id: Some(entry.id.into()),
+                words: entry.words.iter().map(bytes).collect(),
+                ..Element::default()
+            });
+            cut(Item { value: state, ..first(Kind::Stream, 0) }, entries)
+        }
     }
 }
 
@@ -72,7 +85,8 @@ fn cut(first: Item, elements: impl Iterator<Item = Element>) -> Vec<Item> {
             && let Some(full) = items.last_mut()
         {
             full.goes_on = true;
-            let next = Item { elements: Vec::new(), goes_on: false, ..full.clone() };
+            // The first has what is not an element.
+            let next = Item { elements: Vec::new(), goes_on: false, value: Bytes::new(), ..full.clone() };
             items.push(next);
             bytes = 0;
         }
@@ -117,7 +131,10 @@ fn more(open: Option<Value>, item: Item) -> Result<Value, Stop> {
         (None, Kind::Hash) => Hash::with_layout(item.layout).into(),
         (None, Kind::Set) => Set::with_layout(item.layout).into(),
         (None, Kind::SortedSet) => SortedSet::with_layout(item.layout).into(),
-        (None, Kind::Stream) => return Err(unknown()),
+        (None, Kind::Stream) => {
+            let state = StreamState::decode(item.value).map_err(|_newer| unknown())?;
+            Stream::with_state(state).into()
+        }
     };
     for element in item.elements {
         let name = &element.name[..];
@@ -131,6 +148,10 @@ fn more(open: Option<Value>, item: Item) -> Result<Value, Stop> {
             }
             Value::Set(set) => Arc::make_mut(set).put(name),
             Value::SortedSet(set) => Arc::make_mut(set).put(element.score, name.into()),
+            Value::Stream(stream) => {
+                let words = element.words.iter().map(|word| (**word).into()).collect();
+                Arc::make_mut(stream).restore(element.id.unwrap_or_default().into(), words, element.begins);
+            }
         }
     }
     Ok(value)

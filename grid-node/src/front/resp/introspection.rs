@@ -85,21 +85,25 @@ pub(super) fn plan(arguments: &[Bytes]) -> Done<Step> {
 
 /// Commands that have others below them.
 const CONTAINERS: &[&str] =
-    &["client", "cluster", "command", "config", "debug", "memory", "object", "script"];
+    &["client", "cluster", "command", "config", "debug", "memory", "object", "script", "xgroup", "xinfo"];
 
 /// The answer to `… HELP`.
-pub(super) fn help(spec: &Spec, arguments: &[Bytes]) -> Option<Step> {
-    let [_, sub] = arguments else { return None };
-    if !is(sub, "help") || !CONTAINERS.contains(&spec.name) {
+pub(super) fn help(spec: &Spec, arguments: &[Bytes]) -> Option<Done<Step>> {
+    let sub = arguments.get(1).filter(|sub| is(sub, "help"));
+    if sub.is_none() || !CONTAINERS.contains(&spec.name) {
         return None;
     }
+    if arguments.len() > 2 {
+        let name = spec.name;
+        return Some(refuse(format!("ERR wrong number of arguments for '{name}|help' command")));
+    }
     let name = spec.name.to_uppercase();
-    Some(said(|out| {
+    Some(Ok(said(|out| {
         out.array(3);
         out.simple(&format!("{name} <subcommand> [<arg> [value] [opt] ...]. {}", spec.summary));
         out.simple(spec.syntax);
         out.simple("HELP -- Print this help.");
-    }))
+    })))
 }
 
 /// How often each command was asked for at this node, and how often it was refused before it was carried out.
@@ -138,7 +142,8 @@ impl Statistics {
 }
 
 fn flags(spec: &Spec) -> Vec<&'static str> {
-    let movable = matches!(spec.keys, Keys::Numbered { .. } | Keys::AndStore).then_some("movablekeys");
+    let movable =
+        matches!(spec.keys, Keys::Numbered { .. } | Keys::AndStore | Keys::Streams).then_some("movablekeys");
     let own = spec.flags.split(' ').filter(|flag| !flag.is_empty() && *flag != "dangerous");
     own.chain(movable).collect()
 }
@@ -148,7 +153,7 @@ fn describe(out: &mut Answer, spec: &Spec) {
         Keys::Range { first, last, step } => (first, last, step),
         Keys::Numbered { first: Some(first), .. } => (first as i64, first as i64, 1),
         Keys::AndStore => (1, 1, 1),
-        Keys::Numbered { .. } | Keys::None | Keys::All => (0, 0, 0),
+        Keys::Numbered { .. } | Keys::Streams | Keys::None | Keys::All => (0, 0, 0),
     };
     out.array(10);
     out.bulk(spec.name.as_bytes());

@@ -187,7 +187,7 @@ fn step(
         cluster::redirect(&front.router, spec, &arguments)?;
     }
     if let Some(help) = introspection::help(spec, &arguments) {
-        return Ok((help, false));
+        return help.map(|help| (help, false));
     }
     let step = match spec.run {
         Run::Front => return connection::plan(front, session, spec, &arguments),

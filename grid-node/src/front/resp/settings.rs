@@ -57,6 +57,8 @@ const OPTIONS: &[(&str, &str, Effect)] = &[
     ("set-max-intset-entries", "512", Effect::Layout),
     ("set-max-listpack-entries", "128", Effect::Layout),
     ("set-max-listpack-value", "64", Effect::Layout),
+    ("stream-node-max-bytes", "4096", Effect::Kept),
+    ("stream-node-max-entries", "100", Effect::Layout),
     ("timeout", "0", Effect::Fixed),
     ("zset-max-listpack-entries", "128", Effect::Layout),
     ("zset-max-listpack-value", "64", Effect::Layout),
@@ -144,6 +146,7 @@ impl Settings {
             zset_max_listpack_entries: number("zset-max-listpack-entries"),
             zset_max_listpack_value: number("zset-max-listpack-value"),
             list_max_listpack_size: size,
+            stream_node_max_entries: number("stream-node-max-entries"),
         };
         told.encodings = Some(encodings).filter(|encodings| *encodings != Encodings::default());
         Ok(())

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use trimaran_placement::token::Token;
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::query::Body as QueryBody;
-use trimaran_proto::state::grid::{Command, VersionsQuery};
+use trimaran_proto::state::grid::{Command, Query, Run as RunMessage, VersionsQuery};
 
 use super::plan::{Session, error_text, must_be_keys, run, tokens};
 use super::typed::NOT_KNOWN_YET;
@@ -18,13 +18,15 @@ use super::{Front, transaction};
 use crate::command::arguments::float;
 use crate::command::key::Page;
 use crate::command::reply::Answer;
+use crate::command::stream::{reading, seen};
 use crate::command::table::{Run, Spec};
 use crate::command::{Done, Refusal, matches, refuse};
+use crate::data::stream::Id;
 use crate::error::Error;
 use crate::front::grpc::scan_page;
 use crate::limits::SCAN_COUNT_MAX;
 use crate::queue::{self, Wanted};
-use crate::router::{Write, token_of};
+use crate::router::{Question, Write, token_of};
 use crate::waiters::{Awaited, Turn};
 
 /// How long it is waited after a place in a queue was lost, until another one is asked for.
@@ -50,6 +52,9 @@ pub(super) enum Task {
 impl Task {
     /// A command that waits for an element of one of its keys.
     pub(super) fn block(front: &Front, spec: &'static Spec, arguments: Vec<Bytes>) -> Done<Self> {
+        if spec.group == "stream" {
+            return Self::block_on_stream(front, spec, arguments);
+        }
         let at = match spec.name {
             "blmpop" | "bzmpop" => 1,
             _ => arguments.len() - 1,
@@ -76,6 +81,23 @@ impl Task {
         Ok(Self::Block { spec, arguments, wanted, until })
     }
 
+    fn block_on_stream(front: &Front, spec: &'static Spec, arguments: Vec<Bytes>) -> Done<Self> {
+        let reading = reading(&arguments)?;
+        must_be_keys(reading.keys)?;
+        let awaited = match reading.group {
+            Some((group, _)) => Awaited::News(group.clone()),
+            None => Awaited::Entry(Vec::new()),
+        };
+        let wanted = Wanted { keys: reading.keys.to_vec(), awaited, since_ms: front.router.clock_ms() };
+        let until = match reading.block_ms {
+            // It does not wait at all.
+            None => Some(Instant::now()),
+            Some(0) => None,
+            Some(ms) => Instant::now().checked_add(Duration::from_millis(ms)),
+        };
+        Ok(Self::Block { spec, arguments, wanted, until })
+    }
+
     /// True if it may take longer than the commands around it.
     pub(super) fn waits(&self) -> bool {
         matches!(self, Self::Block { .. } | Self::Sleep(_))
@@ -95,7 +117,7 @@ impl Task {
             Self::Watch(keys) => watch(front, session, keys, &mut out).await,
             Self::Exec(queued) => transaction::exec(front, session, queued, &mut out).await,
             Self::Block { spec, arguments, wanted, until } => {
-                return block(front, session, stream, (spec, arguments), &wanted, until).await;
+                return block(front, session, stream, (spec, arguments), wanted, until).await;
             }
             Self::Sleep(time) => {
                 tokio::select! {
@@ -244,8 +266,8 @@ async fn block(
     front: &Front,
     session: &Session,
     stream: Option<&TcpStream>,
-    (spec, arguments): (&'static Spec, Vec<Bytes>),
-    wanted: &Wanted,
+    (spec, mut arguments): (&'static Spec, Vec<Bytes>),
+    mut wanted: Wanted,
     until: Option<Instant>,
 ) -> Option<Answer> {
     let end = async {
@@ -255,6 +277,12 @@ async fn block(
         }
     };
     tokio::pin!(end);
+    if let Awaited::Entry(seen) = &mut wanted.awaited {
+        match name_ids(front, &mut arguments).await {
+            Ok(ids) => *seen = ids,
+            Err(said) => return Some(said),
+        }
+    }
     let mut place = None;
     loop {
         let attempted = attempt(front, spec, arguments.clone()).await;
@@ -268,13 +296,13 @@ async fn block(
             }
         };
         let is_nothing = [&b"N\r\n"[..], b"_\r\n"].contains(&answer.bytes());
-        if !is_nothing || stream.is_none() {
+        if !is_nothing || stream.is_none() || until.is_some_and(|until| until <= Instant::now()) {
             return Some(answer);
         }
         // A place is asked for before it is looked again, so that nothing comes between.
         let turn = async {
             let token = token_of(wanted.keys.first().map_or(&[][..], |key| key));
-            match queue::enter(&front.router, token, wanted).await {
+            match queue::enter(&front.router, token, &wanted).await {
                 Ok(mut entered) => {
                     // Others see it from now on: it has its place.
                     let _blocked = session.client.blocks();
@@ -317,8 +345,65 @@ async fn attempt(front: &Front, spec: &'static Spec, arguments: Vec<Bytes>) -> R
     if !front.router.is_whole(tokens) {
         return Err(Error::CrossSlot);
     }
-    let command = Command { body: Some(Body::Run(run(front, spec, arguments))) }.encode_to_vec().into();
-    let reply = front.router.write_one(Write { tokens, command }, None).await?;
-    out.encoded(reply.said.first().map_or(&[][..], |said| said), reply.typed);
+    let run = run(front, spec, arguments);
+    let (said, typed) = match spec.run {
+        Run::Write(_) => {
+            let command = Command { body: Some(Body::Run(run)) }.encode_to_vec().into();
+            let reply = front.router.write_one(Write { tokens, command }, None).await?;
+            (reply.said, reply.typed)
+        }
+        _ => {
+            let query = Query { body: Some(QueryBody::Run(run)) };
+            let mut replies = front.router.read(vec![Question { tokens, query }]).await;
+            let reply = replies.pop().unwrap_or(Err(Error::NotReady))?;
+            (reply.said, reply.typed)
+        }
+    };
+    out.encoded(said.first().map_or(&[][..], |said| said), typed);
     Ok(out)
+}
+
+/// Says instead of `$` which entry was the last when it was asked for: later it would be another one. The ids in the
+/// order of the keys.
+async fn name_ids(front: &Front, arguments: &mut [Bytes]) -> Result<Vec<Id>, Answer> {
+    let refused = |text: &str| {
+        let mut out = Answer::default();
+        out.error(text);
+        out
+    };
+    let reading = reading(arguments).map_err(|refusal| refused(refusal.text()))?;
+    let mut ids = Vec::with_capacity(reading.keys.len());
+    for (key, asked) in reading.keys.iter().zip(reading.ids) {
+        let (mut last, mut newest) = (Id::default(), None);
+        if [&b"$"[..], b"+"].contains(&&asked[..]) {
+            let (last_told, newest_told) =
+                last_ids(front, key).await.map_err(|error| refused(&error_text(&error)))?;
+            (last, newest) = (last_told, newest_told);
+        }
+        ids.push(seen(asked, last, newest).map_err(|refusal| refused(refusal.text()))?);
+    }
+    let first = arguments.len() - ids.len();
+    for (argument, id) in arguments[first..].iter_mut().zip(&ids) {
+        *argument = Bytes::from(id.to_string());
+    }
+    Ok(ids)
+}
+
+/// The last id of a stream, and the one before its newest entry.
+async fn last_ids(front: &Front, key: &Bytes) -> Result<(Id, Option<Id>), Error> {
+    let ask = async |words: [&[u8]; 3]| {
+        let arguments: Vec<Bytes> = words.into_iter().map(Bytes::copy_from_slice).collect();
+        let run = RunMessage { arguments, ..RunMessage::default() };
+        let reply = front.router.read_one(token_of(key), QueryBody::Run(run)).await?;
+        Ok::<_, Error>(reply.said.first().map_or_else(Vec::new, bulks))
+    };
+    let told = ask([b"XINFO", b"STREAM", key]).await?;
+    let of = |name: &[u8]| {
+        let at = told.iter().position(|word| word == name)?;
+        seen(told.get(at + 1)?, Id::default(), None).ok()
+    };
+    let last = of(b"last-generated-id").unwrap_or_default();
+    let newest = told.iter().position(|word| word == &b"last-entry"[..]).and_then(|at| told.get(at + 1));
+    let newest = newest.and_then(|id| seen(id, Id::default(), None).ok()).and_then(Id::previous);
+    Ok((last, newest))
 }
