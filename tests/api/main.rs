@@ -10,4 +10,5 @@ mod dynamodb;
 mod functions;
 mod grpc;
 mod http;
+mod redis_rs;
 mod resp;

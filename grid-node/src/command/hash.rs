@@ -153,7 +153,9 @@ pub(super) fn hincrby(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
 }
 
 pub(super) fn hincrbyfloat(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
-    number(&arguments[3])?;
+    if !number(&arguments[3])?.is_finite() {
+        return refuse("ERR value is NaN or Infinity");
+    }
     let field = &arguments[2];
     let after = on.update(&arguments[1], |hash: &mut Hash, encodings| {
         let before = hash.get(field).cloned().unwrap_or_else(|| blob(b"0"));

@@ -46,7 +46,7 @@ fn range_id(argument: &[u8], is_first: bool) -> Done<Id> {
         None => (false, argument),
     };
     let found = match digits {
-        b"-" if !excluded => Id::default(),
+        b"-" if !excluded => Id::MIN,
         b"+" if !excluded => Id::MAX,
         digits => id(digits, if is_first { 0 } else { u64::MAX })?,
     };
@@ -169,14 +169,15 @@ pub(super) fn xadd(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
             Some(ms) => (number(ms).ok_or_else(|| Refusal::new(NO_ID))?, None),
             None => {
                 let id = id(wanted, 0)?;
-                if id == Id::default() {
+                if id == Id::MIN {
                     return refuse("ERR The ID specified in XADD must be greater than 0-0");
                 }
                 (id.ms, Some(id.sequence))
             }
         }),
     };
-    let Some(held) = on.look::<Stream>(&arguments[1])?.map(|stream| stream.last).or(create.then(Id::default))
+    let Some(held) =
+        on.look::<Stream>(&arguments[1])?.map(|stream| stream.last).or_else(|| create.then_some(Id::MIN))
     else {
         on.out.null();
         return Ok(());
@@ -259,10 +260,7 @@ fn say_range(on: &mut Read<'_>, arguments: &[Bytes], down: bool) -> Done {
     let (first, last) = (range_id(first, true)?, range_id(last, false)?);
     let most = match &arguments[4..] {
         [] => usize::MAX,
-        [word, count] if is(word, "count") => match usize::try_from(integer(count)?) {
-            Ok(count) => count,
-            Err(_negative) => 0,
-        },
+        [word, count] if is(word, "count") => usize::try_from(integer(count)?).unwrap_or_default(),
         _ => return refuse(SYNTAX),
     };
     let Some(stream) = on.look::<Stream>(&arguments[1])? else {
@@ -339,10 +337,9 @@ pub(crate) fn reading(arguments: &[Bytes]) -> Done<Reading<'_>> {
             }
             [word, more @ ..] if is(word, "streams") && !more.is_empty() => {
                 if !more.len().is_multiple_of(2) {
-                    let name = super::arguments::lower(&arguments[0]);
-                    let signs = if of_group { "'>' or '$'" } else { "'$'" };
+                    let (name, sign) = if of_group { ("xreadgroup", '>') } else { ("xread", '$') };
                     return refuse(format!(
-                        "ERR Unbalanced '{name}' list of streams: for each stream key an ID, {signs} must be specified."
+                        "ERR Unbalanced '{name}' list of streams: for each stream key an ID or '{sign}' must be specified."
                     ));
                 }
                 (reading.keys, reading.ids) = more.split_at(more.len() / 2);
@@ -374,7 +371,7 @@ pub(super) fn xread(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
     let mut found = Vec::new();
     for (key, wanted) in reading.keys.iter().zip(reading.ids) {
         let stream = on.look::<Stream>(key)?;
-        let last = stream.map_or(Id::default(), |stream| stream.last);
+        let last = stream.map_or(Id::MIN, |stream| stream.last);
         let newest =
             stream.and_then(|stream| stream.iter().next_back()).and_then(|entry| entry.id.previous());
         let seen = seen(wanted, last, newest)?;
@@ -437,7 +434,7 @@ pub(super) fn xsetid(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
     on.update(&arguments[1], |stream: &mut Stream, _| {
         stream.last = last;
         stream.added = added.unwrap_or(stream.added);
-        stream.max_deleted = max_deleted.filter(|id| *id != Id::default()).unwrap_or(stream.max_deleted);
+        stream.max_deleted = max_deleted.filter(|id| *id != Id::MIN).unwrap_or(stream.max_deleted);
         (true, ())
     })?;
     on.out.ok();

@@ -24,6 +24,9 @@ pub struct Id {
 }
 
 impl Id {
+    /// The least: of no entry.
+    pub const MIN: Self = Self { ms: 0, sequence: 0 };
+
     /// The greatest.
     pub const MAX: Self = Self { ms: u64::MAX, sequence: u64::MAX };
 
@@ -324,7 +327,7 @@ impl Stream {
 
     /// True if an entry from an id on was deleted.
     pub fn has_gap_from(&self, id: Id) -> bool {
-        self.len > 0 && self.max_deleted != Id::default() && id <= self.max_deleted
+        self.len > 0 && self.max_deleted != Id::MIN && id <= self.max_deleted
     }
 
     /// How many entries were ever added up to an id, where that is known. Source:

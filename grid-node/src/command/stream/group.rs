@@ -19,8 +19,8 @@ fn no_group(key: &[u8], group: &[u8], more: &str) -> Refusal {
 /// The last entry that a group is to have had.
 fn from_id(argument: &[u8], stream: Option<&Stream>) -> Done<Id> {
     match argument {
-        b"$" => Ok(stream.map_or(Id::default(), |stream| stream.last)),
-        b"-" => Ok(Id::default()),
+        b"$" => Ok(stream.map_or(Id::MIN, |stream| stream.last)),
+        b"-" => Ok(Id::MIN),
         b"+" => Ok(Id::MAX),
         argument => id(argument, 0),
     }
@@ -486,7 +486,7 @@ pub(in super::super) fn xautoclaim(on: &mut Write<'_>, arguments: &[Bytes]) -> D
             found.map(|(id, pending)| (*id, pending.delivered_ms, pending.count)).collect()
         });
         let (mut claimed, mut deleted) = (Vec::new(), Vec::new());
-        let mut next = Id::default();
+        let mut next = Id::MIN;
         for (at, (id, delivered_ms, deliveries)) in pending.into_iter().enumerate() {
             if claimed.len() + deleted.len() >= count || at >= count.saturating_mul(ATTEMPTS) {
                 next = id;

@@ -106,7 +106,7 @@ fn head(out: &mut Answer, stream: &Stream) {
     named(out, "last-generated-id", |out| say_id(out, stream.last));
     named(out, "max-deleted-entry-id", |out| say_id(out, stream.max_deleted));
     named(out, "entries-added", |out| number(out, stream.added));
-    let first = stream.first().map_or(Id::default(), |entry| entry.id);
+    let first = stream.first().map_or(Id::MIN, |entry| entry.id);
     named(out, "recorded-first-entry-id", |out| say_id(out, first));
 }
 
@@ -137,7 +137,7 @@ fn full_group(out: &mut Answer, stream: &Stream, (name, group): (&Blob, &Group),
     named(out, "last-delivered-id", |out| say_id(out, group.last));
     progress(out, stream, group);
     named(out, "pel-count", |out| out.count(group.pending.len()));
-    named(out, "pel", |out| {
+    named(out, "pending", |out| {
         out.counted(group.pending.iter().take(count), |out, (id, pending)| {
             out.array(4);
             say_id(out, *id);
@@ -162,7 +162,7 @@ fn full_consumer(out: &mut Answer, group: &Group, (name, consumer): (&Blob, &Con
         active => number(out, active),
     });
     named(out, "pel-count", |out| out.count(consumer.pending.len()));
-    named(out, "pel", |out| {
+    named(out, "pending", |out| {
         out.counted(consumer.pending.iter().take(count), |out, id| {
             let pending = group.pending.get(id);
             out.array(3);

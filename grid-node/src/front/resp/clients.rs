@@ -1,6 +1,6 @@
 //! The connections of this node's RESP front, as they see each other: CLIENT.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -25,7 +25,8 @@ pub(crate) struct Client {
     told: Mutex<Told>,
     /// When it was heard last.
     heard_ms: AtomicU64,
-    blocked: AtomicUsize,
+    /// The keys that it waits for, and whether it is to be told if they go.
+    blocked: Mutex<Option<(Vec<Bytes>, bool)>>,
     unblock: Notify,
     unblock_with_error: AtomicUsize,
     kill: CancellationToken,
@@ -46,7 +47,7 @@ pub(super) struct Blocked<'a>(&'a Client);
 
 impl Drop for Blocked<'_> {
     fn drop(&mut self) {
-        self.0.blocked.store(0, Ordering::Relaxed);
+        *self.0.blocked.lock() = None;
     }
 }
 
@@ -63,7 +64,7 @@ impl Client {
             since_ms: now_ms,
             told: Mutex::default(),
             heard_ms: AtomicU64::new(now_ms),
-            blocked: AtomicUsize::new(0),
+            blocked: Mutex::default(),
             unblock: Notify::new(),
             unblock_with_error: AtomicUsize::new(0),
             kill: CancellationToken::new(),
@@ -102,9 +103,9 @@ impl Client {
         Ok(())
     }
 
-    /// It waits from now on, until what is returned is dropped.
-    pub(super) fn blocks(&self) -> Blocked<'_> {
-        self.blocked.store(1, Ordering::Relaxed);
+    /// It waits for keys from now on, until what is returned is dropped; `minds` whether they are there.
+    pub(super) fn blocks(&self, keys: &[Bytes], minds: bool) -> Blocked<'_> {
+        *self.blocked.lock() = Some((keys.to_vec(), minds));
         Blocked(self)
     }
 
@@ -119,6 +120,10 @@ impl Client {
         self.kill.cancelled().await;
     }
 
+    fn is_blocked(&self) -> bool {
+        self.blocked.lock().is_some()
+    }
+
     fn line(&self, now_ms: u64) -> String {
         let told = self.told.lock();
         let seconds = |since: u64| now_ms.saturating_sub(since) / 1000;
@@ -130,7 +135,7 @@ impl Client {
             text(&told.name),
             seconds(self.since_ms),
             seconds(self.heard_ms.load(Ordering::Relaxed)),
-            if self.blocked.load(Ordering::Relaxed) > 0 { "b" } else { "N" },
+            if self.is_blocked() { "b" } else { "N" },
             told.command,
             text(&told.library),
             text(&told.library_version),
@@ -161,8 +166,21 @@ impl Clients {
     /// How many there are, and how many of them wait.
     pub(super) fn count(&self) -> (usize, usize) {
         let open = self.open.lock();
-        let blocked = open.values().filter(|client| client.blocked.load(Ordering::Relaxed) > 0).count();
+        let blocked = open.values().filter(|client| client.is_blocked()).count();
         (open.len(), blocked)
+    }
+
+    /// How many keys are waited for, and how many of them by somebody who minds whether they are there.
+    pub(super) fn awaited_keys(&self) -> (usize, usize) {
+        let open = self.open.lock();
+        let (mut keys, mut minded) = (BTreeSet::new(), BTreeSet::new());
+        for client in open.values() {
+            if let Some((names, minds)) = &*client.blocked.lock() {
+                keys.extend(names.iter().cloned());
+                minded.extend(names.iter().filter(|_| *minds).cloned());
+            }
+        }
+        (keys.len(), minded.len())
     }
 
     fn list(&self, wanted: impl Fn(&Client) -> bool, now_ms: u64) -> String {
@@ -250,7 +268,7 @@ fn unblock(front: &Front, id: &Bytes, how: &[Bytes]) -> Done<Step> {
     let id = integer(id)?;
     let open = front.clients.open.lock();
     let client = u64::try_from(id).ok().and_then(|id| open.get(&id));
-    let waits = client.filter(|client| client.blocked.load(Ordering::Relaxed) > 0);
+    let waits = client.filter(|client| client.is_blocked());
     if let Some(client) = waits {
         client.unblock_with_error.store(usize::from(with_error), Ordering::Relaxed);
         client.unblock.notify_one();

@@ -175,6 +175,7 @@ fn info(front: &Front, redirect: bool, asked: &[Bytes]) -> String {
         led += usize::from(group.is_leader());
     }
     let (connected, blocked) = front.clients.count();
+    let (awaited, minded) = front.clients.awaited_keys();
     let mode = if redirect { "cluster" } else { "standalone" };
     let uptime = front.router.clock_ms().saturating_sub(front.started_ms) / 1000;
     let processors = usage::processor_seconds().map_or_else(String::new, |(user, system)| {
@@ -199,7 +200,8 @@ fn info(front: &Front, redirect: bool, asked: &[Bytes]) -> String {
         (
             "Clients",
             format!(
-                "connected_clients:{connected}\r\nmaxclients:{}\r\nblocked_clients:{blocked}\r\n",
+                "connected_clients:{connected}\r\nmaxclients:{}\r\nblocked_clients:{blocked}\r\n\
+                 total_blocking_keys:{awaited}\r\ntotal_blocking_keys_on_nokey:{minded}\r\n",
                 CONNECTIONS_MAX
             ),
         ),

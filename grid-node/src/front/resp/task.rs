@@ -283,6 +283,7 @@ async fn block(
             Err(said) => return Some(said),
         }
     }
+    let minds = matches!(wanted.awaited, Awaited::News(_));
     let mut place = None;
     loop {
         let attempted = attempt(front, spec, arguments.clone()).await;
@@ -305,7 +306,7 @@ async fn block(
             match queue::enter(&front.router, token, &wanted).await {
                 Ok(mut entered) => {
                     // Others see it from now on: it has its place.
-                    let _blocked = session.client.blocks();
+                    let _blocked = session.client.blocks(&wanted.keys, minds);
                     if entered.turn().await == Turn::Gone {
                         sleep(AGAIN_AFTER).await;
                     }
@@ -374,7 +375,7 @@ async fn name_ids(front: &Front, arguments: &mut [Bytes]) -> Result<Vec<Id>, Ans
     let reading = reading(arguments).map_err(|refusal| refused(refusal.text()))?;
     let mut ids = Vec::with_capacity(reading.keys.len());
     for (key, asked) in reading.keys.iter().zip(reading.ids) {
-        let (mut last, mut newest) = (Id::default(), None);
+        let (mut last, mut newest) = (Id::MIN, None);
         if [&b"$"[..], b"+"].contains(&&asked[..]) {
             let (last_told, newest_told) =
                 last_ids(front, key).await.map_err(|error| refused(&error_text(&error)))?;
@@ -400,10 +401,10 @@ async fn last_ids(front: &Front, key: &Bytes) -> Result<(Id, Option<Id>), Error>
     let told = ask([b"XINFO", b"STREAM", key]).await?;
     let of = |name: &[u8]| {
         let at = told.iter().position(|word| word == name)?;
-        seen(told.get(at + 1)?, Id::default(), None).ok()
+        seen(told.get(at + 1)?, Id::MIN, None).ok()
     };
     let last = of(b"last-generated-id").unwrap_or_default();
     let newest = told.iter().position(|word| word == &b"last-entry"[..]).and_then(|at| told.get(at + 1));
-    let newest = newest.and_then(|id| seen(id, Id::default(), None).ok()).and_then(Id::previous);
+    let newest = newest.and_then(|id| seen(id, Id::MIN, None).ok()).and_then(Id::previous);
     Ok((last, newest))
 }
