@@ -63,6 +63,10 @@ async fn a_rolling_upgrade<R: Registers + Whole>(
     split(&cluster, whole).await;
     cluster.until_settled(3, |table| table.partitions.len() == 3).await;
     load.goes_on("clients write to what was split").await;
+    let refused = ask_for_a_merge(&cluster, 0).await.unwrap_err();
+    // By a leader of this release, or of the one before.
+    let words = ["not every node knows how to merge", "a command of a newer release"];
+    assert!(words.iter().any(|words| refused.contains(words)), "{refused}");
     if let Some(answer) = push(&cluster, 0).await {
         assert!(answer.starts_with("-TRYAGAIN not every node"), "{answer}");
     }
