@@ -112,7 +112,7 @@ pub async fn enter(router: &Router, token: Token, wanted: &Wanted) -> Result<Pla
     if leader == router.node() {
         return Here::enter(router, partition, wanted).map(Place::Here);
     }
-    let channel = router.channel(leader).ok_or(Error::NotReady)?;
+    let channel = router.waiting_channel(leader).ok_or(Error::NotReady)?;
     let (keys, since_ms) = (wanted.keys.clone(), wanted.since_ms);
     let mut request = QueueRequest { partition, keys, since_ms, ..QueueRequest::default() };
     let awaited = match &wanted.awaited {

@@ -49,6 +49,8 @@ struct Inner {
     routes: Routes<GridMachine>,
     clock: Arc<dyn Clock>,
     links: Mutex<HashMap<u64, (String, Pipeline)>>,
+    /// Connections for what waits at other nodes.
+    waiting: Mutex<HashMap<u64, (String, Channel)>>,
     /// Every node of the cluster knows the commands of Redis.
     knows_runs: AtomicBool,
 }
@@ -70,7 +72,15 @@ impl Router {
     ) -> Self {
         let routes = Routes::new(cluster, replicas, seed, leaving);
         let knows_runs = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { routes, clock, links: Mutex::default(), knows_runs }) }
+        Self {
+            inner: Arc::new(Inner {
+                routes,
+                clock,
+                links: Mutex::default(),
+                waiting: Mutex::default(),
+                knows_runs,
+            }),
+        }
     }
 
     /// Before this node leaves, see [`Routes::give_leaderships_away`].
@@ -113,9 +123,19 @@ impl Router {
         self.inner.clock.now_ms()
     }
 
-    /// A channel to a node.
-    pub fn channel(&self, node: u64) -> Option<Channel> {
-        self.inner.routes.cluster().peers().channel(node)
+    /// A channel to a node for what waits there: however many wait, they are in nobody's way.
+    pub fn waiting_channel(&self, node: u64) -> Option<Channel> {
+        let peers = self.inner.routes.cluster().peers();
+        let address = peers.address(node)?;
+        let mut channels = self.inner.waiting.lock();
+        if let Some((known, channel)) = channels.get(&node)
+            && *known == address
+        {
+            return Some(channel.clone());
+        }
+        let channel = peers.separate_channel(&address).ok()?;
+        channels.insert(node, (address, channel.clone()));
+        Some(channel)
     }
 
     /// The node that leads the partition that a token lies in, as far as is known here.

@@ -255,6 +255,31 @@ async fn who_waits_for_an_element_gets_it_in_turn_wherever_it_is_pushed() {
     next.says(b"", "*2\r\n$8\r\n{s}ource\r\n$1\r\nz\r\n").await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_who_wait_at_another_node_are_in_nobodys_way() {
+    const WAITING: usize = 400;
+    let (cluster, mut nodes) = three().await;
+    // At one node, which leads at most some of these.
+    let mut waiting = Vec::new();
+    for place in 0..WAITING {
+        let mut redis = Redis::connect(&cluster.nodes[0].front).await;
+        redis.0.write_all(format!("BLPOP queue-{} 0\r\n", place % 4).as_bytes()).await.unwrap();
+        waiting.push(redis);
+    }
+    until_blocked(&mut nodes[0], WAITING).await;
+    for node in &mut nodes {
+        node.says(b"SET a 1\r\nSET b 2\r\nSET c 3\r\nGET a\r\n", "+OK\r\n+OK\r\n+OK\r\n$1\r\n1\r\n").await;
+    }
+    for place in 0..WAITING {
+        let queue = place % 4;
+        nodes[1].0.write_all(format!("RPUSH queue-{queue} e\r\n").as_bytes()).await.unwrap();
+    }
+    for (place, redis) in waiting.iter_mut().enumerate() {
+        redis.says(b"", &format!("*2\r\n$7\r\nqueue-{}\r\n$1\r\ne\r\n", place % 4)).await;
+    }
+    until_blocked(&mut nodes[0], 0).await;
+}
+
 /// Returns when as many connections of a node wait.
 async fn until_blocked(redis: &mut Redis, count: usize) {
     trimaran_tests::harness::until("it waits", async || {

@@ -224,6 +224,27 @@ pub fn double(value: f64) -> String {
     }
 }
 
+/// The number that an answer is.
+pub fn integer_of(answer: &[u8]) -> Option<i64> {
+    match first_line(answer)? {
+        (b':', line, _) => std::str::from_utf8(line).ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
+/// How many elements an array has, and the elements as they were written.
+pub fn elements_of(answer: &[u8]) -> Option<(usize, &[u8])> {
+    match first_line(answer)? {
+        (b'*', line, rest) => Some((std::str::from_utf8(line).ok()?.parse().ok()?, rest)),
+        _ => None,
+    }
+}
+
+/// True for the refusal of a command.
+pub fn is_error(answer: &[u8]) -> bool {
+    answer.first() == Some(&b'-')
+}
+
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {

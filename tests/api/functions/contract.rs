@@ -268,7 +268,7 @@ async fn a_crash_is_an_error_of_one_request(kind: Kind) {
     match try_send(probe.http(), begun, PATIENCE).await {
         Ok(failed) if failed.status == 500 => assert_eq!(failed.code(), "FUNCTION_FAILED"),
         Ok(begun) => {
-            assert_eq!((begun.text().as_str(), begun.complete), ("begun\n", false), "{begun:?}");
+            assert!(!begun.complete && "begun\n".starts_with(&begun.text()), "{begun:?}");
         }
         Err(_cut_off) => {}
     }

@@ -82,6 +82,15 @@ local function text_only(load)
   end
 end
 
+-- Where something is in memory is not the same on another replica.
+local function text_of(value)
+  local kind = type(value)
+  local is_somewhere = kind == 'table' or kind == 'function' or kind == 'thread' or kind == 'userdata'
+  local meta = is_somewhere and getmetatable(value)
+  if is_somewhere and not (type(meta) == 'table' and meta.__tostring) then return kind end
+  return tostring(value)
+end
+
 local loadstring = loadstring
 local random = host.random
 math.random = function(least, most)
@@ -97,7 +106,7 @@ string.dump = nil
 local environment = {
   assert = assert, error = error, getmetatable = getmetatable, ipairs = ipairs, next = next, pairs = pairs,
   pcall = pcall, rawequal = rawequal, rawget = rawget, select = select, tonumber = tonumber,
-  tostring = tostring, type = type, unpack = unpack, xpcall = xpcall, _VERSION = _VERSION,
+  tostring = text_of, type = type, unpack = unpack, xpcall = xpcall, _VERSION = _VERSION,
   collectgarbage = function() return 0 end,
   rawset = function(table, key, value)
     if getmetatable(table) == false then error('Attempt to modify a readonly table', 2) end
@@ -118,7 +127,8 @@ local environment = {
     end
     return text_only(loadstring)(table.concat(parts), name)
   end,
-  string = protected(string), math = protected(math), os = protected({ clock = os.clock }),
+  string = protected(string), math = protected(math), -- How long a script has run is not either.
+  os = protected({ clock = function() return 0 end }),
   bit = protected(host.bit), cjson = protected(host.cjson), redis = protected(redis), server = protected(redis),
   KEYS = host.keys, ARGV = host.argv,
 }

@@ -8,7 +8,7 @@ use trimaran_proto::state::grid::{QueryReply, Reply};
 
 use super::Front;
 use super::plan::{self, Join, Part, Planned, Session, Step, error_text};
-use crate::command::reply::{Answer, Protocol, transcode};
+use crate::command::reply::{Answer, Protocol, elements_of, integer_of, is_error, transcode};
 use crate::error::Error;
 use crate::limits::UNREAD_ANSWER_MAX;
 use crate::metrics;
@@ -157,38 +157,29 @@ fn join_parts(
 ) {
     let of_writes = written.iter().map(|reply| (&reply.said, reply.typed));
     let mut said = of_writes.chain(read.iter().map(|reply| (&reply.said, reply.typed)));
+    let mut answer = Answer::default();
     match join {
         Join::One => {
             if let Some((said, typed)) = said.next() {
                 said.iter().for_each(|said| say_encoded(said, typed, protocol, outbound));
             }
+            return;
         }
-        Join::Sum => {
-            let number =
-                |said: &Bytes| std::str::from_utf8(said.get(1..said.len() - 2)?).ok()?.parse::<i64>().ok();
-            let sum = said.flat_map(|(said, _)| said).filter_map(number).sum();
-            let mut answer = Answer::default();
-            answer.integer(sum);
-            say(answer, protocol, outbound);
+        Join::Sum | Join::Concat => {
+            let said: Vec<&Bytes> = said.flat_map(|(said, _)| said).collect();
+            if let Some(refused) = said.iter().find(|said| is_error(said)) {
+                answer.encoded(refused, false);
+            } else if matches!(join, Join::Sum) {
+                answer.integer(said.into_iter().filter_map(|said| integer_of(said)).sum());
+            } else {
+                let parts: Vec<(usize, &[u8])> =
+                    said.into_iter().filter_map(|said| elements_of(said)).collect();
+                answer.array(parts.iter().map(|(count, _)| count).sum());
+                // A key that is not there is said otherwise in RESP2.
+                parts.iter().for_each(|(_, elements)| answer.encoded(elements, true));
+            }
         }
-        Join::Concat => {
-            let parts: Vec<(usize, &[u8])> = said
-                .flat_map(|(said, _)| said)
-                .filter_map(|said| {
-                    let end = memchr::memchr(b'\n', said)?;
-                    let count = std::str::from_utf8(said.get(1..end.checked_sub(1)?)?).ok()?.parse().ok()?;
-                    Some((count, &said[end + 1..]))
-                })
-                .collect();
-            let mut answer = Answer::default();
-            answer.array(parts.iter().map(|(count, _)| count).sum());
-            say(answer, protocol, outbound);
-            parts.iter().for_each(|(_, elements)| transcode(elements, protocol, outbound));
-        }
-        Join::Typed(render) => {
-            let mut answer = Answer::default();
-            render.say(written, read, &mut answer);
-            say(answer, protocol, outbound);
-        }
+        Join::Typed(render) => render.say(written, read, &mut answer),
     }
+    say(answer, protocol, outbound);
 }

@@ -17,7 +17,7 @@ use super::typed::NOT_KNOWN_YET;
 use super::{Front, transaction};
 use crate::command::arguments::float;
 use crate::command::key::Page;
-use crate::command::reply::Answer;
+use crate::command::reply::{Answer, integer_of, is_error};
 use crate::command::stream::{reading, seen};
 use crate::command::table::{Run, Spec};
 use crate::command::{Done, Refusal, matches, refuse};
@@ -179,16 +179,12 @@ async fn everywhere(
             None => break,
         }
     }
-    if let Some(refused) = said.iter().find(|said| said.starts_with(b"-")) {
-        out.error(String::from_utf8_lossy(&refused[1..]).trim_end());
+    if let Some(refused) = said.iter().find(|said| is_error(said)) {
+        out.encoded(refused, false);
         return Ok(());
     }
     match spec.name {
-        "dbsize" => {
-            let number =
-                |said: &Bytes| std::str::from_utf8(said.get(1..said.len() - 2)?).ok()?.parse::<i64>().ok();
-            out.integer(said.iter().filter_map(number).sum());
-        }
+        "dbsize" => out.integer(said.iter().filter_map(|said| integer_of(said)).sum()),
         "keys" => {
             let keys: Vec<Bytes> = said.iter().flat_map(bulks).collect();
             out.array(keys.len());
