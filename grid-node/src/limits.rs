@@ -97,3 +97,6 @@ pub const STREAM_READ_MAX: usize = 1 << 20;
 
 /// Chunks of a stream that are trimmed at once where it is not said how many entries (`XADD … MAXLEN ~`).
 pub const STREAM_TRIM_LIMIT_CHUNKS: usize = 100;
+
+/// Clients that wait for elements of one partition's keys.
+pub const WAITING_MAX: usize = 65_536;

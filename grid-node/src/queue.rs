@@ -12,6 +12,7 @@ use trimaran_replication::group::Group;
 
 use crate::data::stream::Id;
 use crate::error::Error;
+use crate::limits::WAITING_MAX;
 use crate::machine::GridMachine;
 use crate::router::Router;
 use crate::waiters::{Awaited, Ticket, Turn};
@@ -63,8 +64,10 @@ pub struct Here {
 impl Here {
     /// Takes one.
     ///
-    /// Errors: [`Error::Elsewhere`] if the partition is not led here, or does not have all the keys.
+    /// Errors: [`Error::Elsewhere`] if the partition is not led here, or does not have all the keys; [`Error::Limit`] if
+    /// too many wait.
     pub fn enter(router: &Router, partition: u64, wanted: &Wanted) -> Result<Self, Error> {
+        let elsewhere = Error::Elsewhere { partition, address: String::new() };
         let group = router.replica(partition)?;
         let now_ms = router.now_ms(&group);
         let ticket = group.read_now(|machine| {
@@ -74,9 +77,16 @@ impl Here {
                 machine.waiters().enter(keys, &wanted.keys, wanted.awaited.clone(), wanted.since_ms, now_ms)
             })
         });
-        match ticket.filter(|_| group.is_leader()) {
-            Some(ticket) => Ok(Self { router: router.clone(), group, ticket }),
-            None => Err(Error::Elsewhere { partition, address: String::new() }),
+        match ticket {
+            Some(Some(ticket)) => {
+                let here = Self { router: router.clone(), group, ticket };
+                if here.group.is_leader() { Ok(here) } else { Err(elsewhere) }
+            }
+            Some(None) => {
+                let max = WAITING_MAX as u64;
+                Err(Error::Limit { field: "clients that wait", limit: "WAITING_MAX", actual: max + 1, max })
+            }
+            None => Err(elsewhere),
         }
     }
 

@@ -485,7 +485,7 @@ fn first_token(body: &Body) -> Option<Token> {
 
 fn run_token(run: &Run) -> Option<Token> {
     let spec = find(run.arguments.first()?)?;
-    spec.keys(&run.arguments).first().map(|key| token::grid(key))
+    spec.keys(&run.arguments).next().map(|key| token::grid(key))
 }
 
 /// A command with its id.

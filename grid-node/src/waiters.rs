@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::data::stream::Id;
 use crate::data::{Event, Keys, Value};
+use crate::limits::WAITING_MAX;
 
 /// What somebody waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,12 +73,12 @@ const TURN_MAX_MS: u64 = 1000;
 /// A place is named by when its owner began to wait, and a number.
 type PlaceId = (u64, u64);
 
-/// The queue of one partition. Clones share it.
-#[derive(Clone, Debug, Default)]
+/// The queue of one partition.
+#[derive(Debug, Default)]
 pub struct Waiters {
-    queue: Arc<Mutex<Queue>>,
+    queue: Mutex<Queue>,
     /// Places, so that a partition in which nobody waits pays nothing.
-    count: Arc<AtomicUsize>,
+    count: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -96,7 +97,7 @@ struct Place {
 }
 
 /// A place in the queue.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Ticket {
     id: PlaceId,
     keys: Vec<Bytes>,
@@ -115,7 +116,7 @@ impl Ticket {
 
 impl Waiters {
     /// Takes a place for an element of any of the keys, as of somebody who has waited since a time. It may be its turn
-    /// at once.
+    /// at once. `None` if too many wait already.
     pub fn enter(
         &self,
         keys: &Keys,
@@ -123,8 +124,11 @@ impl Waiters {
         awaited: Awaited,
         since_ms: u64,
         now_ms: u64,
-    ) -> Ticket {
+    ) -> Option<Ticket> {
         let mut queue = self.queue.lock();
+        if self.count.load(Ordering::Relaxed) >= WAITING_MAX {
+            return None;
+        }
         queue.next += 1;
         let id = (since_ms, queue.next);
         let (turn, told) = watch::channel(Turn::Waits);
@@ -136,7 +140,7 @@ impl Waiters {
         for name in names {
             queue.give(keys, name, now_ms);
         }
-        Ticket { id, keys: names.to_vec(), turn: told }
+        Some(Ticket { id, keys: names.to_vec(), turn: told })
     }
 
     /// Gives a place up. If it had a turn, the next one has it.
@@ -235,10 +239,10 @@ mod tests {
     fn one_after_the_other_has_a_turn_and_the_longest_waiting_first() {
         let waiters = Waiters::default();
         let name = [Bytes::from_static(b"k")];
-        let enter = |keys: &Keys, since_ms| waiters.enter(keys, &name, Awaited::List, since_ms, 0);
+        let enter = |keys: &Keys, since_ms| waiters.enter(keys, &name, Awaited::List, since_ms, 0).unwrap();
         let late = enter(&keys(0), 20);
         let early = enter(&keys(0), 10);
-        let of_sets = waiters.enter(&keys(0), &name, Awaited::SortedSet, 1, 0);
+        let of_sets = waiters.enter(&keys(0), &name, Awaited::SortedSet, 1, 0).unwrap();
         let mut one = keys(1);
         let events = one.take_events();
         waiters.tell(&one, &events, 0);

@@ -96,11 +96,6 @@ impl Answer {
         self.bytes.put_slice(b"\r\n");
     }
 
-    /// An integer as a bulk string.
-    pub fn bulk_integer(&mut self, value: i64) {
-        self.bulk(itoa::Buffer::new().format(value).as_bytes());
-    }
-
     /// The bulk string, or nothing.
     pub fn bulk_or_null(&mut self, bytes: Option<&[u8]>) {
         match bytes {
@@ -144,11 +139,6 @@ impl Answer {
     /// Head of a map that is an array of pairs where there are no maps.
     pub fn paired_map(&mut self, pairs: usize) {
         self.typed(b'M', pairs);
-    }
-
-    /// Head of something that the client did not ask for now.
-    pub fn push(&mut self, count: usize) {
-        self.typed(b'>', count);
     }
 
     /// A number with a fraction.
@@ -302,7 +292,7 @@ pub fn transcode(mut answer: &[u8], protocol: Protocol, out: &mut BytesMut) {
             }
             b'#' if old => header(out, b':', i64::from(line == b"t")),
             b'%' if old => header(out, b'*', count() * 2),
-            b'~' | b'>' if old => header(out, b'*', count()),
+            b'~' if old => header(out, b'*', count()),
             b'P' | b'M' => {
                 let in_pairs = (kind == b'M') == old;
                 match (kind, old) {
@@ -320,7 +310,7 @@ pub fn transcode(mut answer: &[u8], protocol: Protocol, out: &mut BytesMut) {
         // What is nested in an element of a pair is no element of it.
         if pair_elements_left > 0 || !nested.is_empty() {
             let children = match kind {
-                b'*' | b'~' | b'>' => count(),
+                b'*' | b'~' => count(),
                 b'%' => count() * 2,
                 _ => 0,
             };

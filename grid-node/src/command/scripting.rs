@@ -361,7 +361,7 @@ fn carry_out(on: &mut On<'_, '_>, arguments: &[Bytes], out: &mut Answer) -> Done
         On::Write(context) => &*context.keys,
         On::Read(context) => context.keys,
     };
-    if !spec.keys(arguments).into_iter().all(|key| keys.has_place_for(key)) {
+    if !spec.keys(arguments).all(|key| keys.has_place_for(key)) {
         return refuse(
             "ERR Script attempted to access a key that is in another partition: give them a hash tag",
         );

@@ -93,31 +93,31 @@ impl Spec {
 
     /// The keys among arguments that [`Spec::takes`] has found right in number. Too few where a number of them is
     /// wrong: the command itself says so.
-    pub fn keys<'a>(&self, arguments: &'a [Bytes]) -> Vec<&'a Bytes> {
+    pub fn keys<'a>(&self, arguments: &'a [Bytes]) -> impl Iterator<Item = &'a Bytes> + Clone {
         let len = arguments.len();
-        match self.keys {
-            Keys::None | Keys::All => Vec::new(),
+        // One by itself before them, those in a row, one by itself behind them.
+        let (before, row, step, behind) = match self.keys {
+            Keys::None | Keys::All => (None, 0..0, 1, None),
             Keys::Range { first, last, step } => {
                 let last = if last < 0 { i64::try_from(len).unwrap_or(i64::MAX) + last } else { last };
-                let positions = (first..=last).step_by(usize::try_from(step).unwrap_or(1));
-                positions.filter_map(|at| arguments.get(usize::try_from(at).ok()?)).collect()
+                let place = |at: i64| usize::try_from(at).unwrap_or(0);
+                (None, place(first)..place(last + 1), place(step), None)
             }
             Keys::Streams => {
-                let rest =
-                    arguments.iter().position(|word| is(word, "streams")).map(|at| &arguments[at + 1..]);
-                rest.map_or(&[][..], |rest| &rest[..rest.len() / 2]).iter().collect()
+                let begin = arguments.iter().position(|word| is(word, "streams")).map_or(len, |at| at + 1);
+                (None, begin..begin + (len - begin) / 2, 1, None)
             }
             Keys::AndStore => {
-                let store = arguments.iter().rposition(|word| is(word, "store"));
-                let target = store.filter(|at| *at > 1).and_then(|at| arguments.get(at + 1));
-                arguments.get(1).into_iter().chain(target).collect()
+                let store = arguments.iter().rposition(|word| is(word, "store")).filter(|at| *at > 1);
+                (None, 1..2, 1, store.map(|at| at + 1))
             }
             Keys::Numbered { first, count } => {
-                let said = arguments.get(count).and_then(|said| count_of(said).ok());
-                let numbered = arguments.iter().skip(count + 1).take(said.unwrap_or(0));
-                first.and_then(|first| arguments.get(first)).into_iter().chain(numbered).collect()
+                let said = arguments.get(count).and_then(|said| count_of(said).ok()).unwrap_or(0);
+                (first, count + 1..count.saturating_add(said).saturating_add(1), 1, None)
             }
-        }
+        };
+        let row = row.start..row.end.min(len);
+        before.into_iter().chain(row.step_by(step)).chain(behind).filter_map(|at| arguments.get(at))
     }
 
     /// The categories of access control that it is in. Source: `setImplicitACLCategories` of Redis and the group.
@@ -412,8 +412,7 @@ mod tests {
         let keys = |line: &str| -> Vec<String> {
             let arguments: Vec<Bytes> = line.split(' ').map(|word| Bytes::from(word.to_owned())).collect();
             let spec = find(&arguments[0]).unwrap();
-            let keys = spec.keys(&arguments).into_iter();
-            keys.map(|key| String::from_utf8(key.to_vec()).unwrap()).collect()
+            spec.keys(&arguments).map(|key| String::from_utf8(key.to_vec()).unwrap()).collect()
         };
         assert_eq!(keys("MSET a 1 b 2"), ["a", "b"]);
         assert_eq!(keys("BLPOP a b 0"), ["a", "b"]);

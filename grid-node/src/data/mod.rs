@@ -340,16 +340,14 @@ impl Keys {
 
     /// Removes the fields of a hash that have ended; what is left is what everybody has seen since. The key is removed
     /// with its last field.
-    pub(crate) fn reap_fields(&mut self, key: &[u8], now_ms: u64) -> bool {
+    pub(crate) fn reap_fields(&mut self, key: &[u8], now_ms: u64) {
         let has_ended = |entry: &Entry| matches!(&entry.value, Value::Hash(hash) if hash.has_ended(now_ms));
-        if !self.get(key, now_ms).is_some_and(has_ended) {
-            return false;
+        if self.get(key, now_ms).is_some_and(has_ended) {
+            self.edit(key, now_ms, |value| match value {
+                Value::Hash(hash) => (Arc::make_mut(hash).reap(now_ms), ()),
+                _ => (false, ()),
+            });
         }
-        let reaped = self.edit(key, now_ms, |value| match value {
-            Value::Hash(hash) => (Arc::make_mut(hash).reap(now_ms), ()),
-            _ => (false, ()),
-        });
-        reaped.is_some()
     }
 
     /// Gives a key another time to live. Its value stays, so no event is told.
@@ -369,8 +367,8 @@ impl Keys {
         }
     }
 
-    /// Removes all keys; how many there were.
-    pub fn clear(&mut self) -> usize {
+    /// Removes all keys.
+    pub fn clear(&mut self) {
         let mut keys: Vec<Box<[u8]>> =
             self.slots.iter().flat_map(|slot| slot.entries.keys().cloned()).collect();
         // In the same order everywhere, so that each change has the same version.
@@ -378,7 +376,6 @@ impl Keys {
         for key in &keys {
             self.remove(key, Change::Deleted);
         }
-        keys.len()
     }
 
     /// All keys that are not due, in slot order.
@@ -387,12 +384,13 @@ impl Keys {
         entries.filter(move |(_, entry)| !entry.is_due(now_ms)).map(|(key, entry)| (&**key, entry))
     }
 
-    /// A key at random, by a number below 2^32 or so; `None` if there is none that is not due.
+    /// A key by a random number: first a slot, then one of its keys, so that not each is as likely. `None` if there is none
+    /// that is not due.
     pub fn any(&self, random: u64, now_ms: u64) -> Option<&[u8]> {
         if self.count == 0 {
             return None;
         }
-        // The order within a slot is not the same on every replica, so that it goes by the least of the tokens.
+        // The order within a slot is not the same on every replica; that of the bytes is.
         let first = usize::try_from(random % self.slots.len() as u64).unwrap_or(0);
         let (before, from) = self.slots.split_at(first);
         from.iter().chain(before).find_map(|slot| {

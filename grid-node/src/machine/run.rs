@@ -18,7 +18,7 @@ fn spec(run: &Run) -> Option<&'static Spec> {
 
 /// True if all that a command is about is in these keys.
 pub(crate) fn is_here(keys: &Keys, run: &Run) -> bool {
-    spec(run).is_none_or(|spec| spec.keys(&run.arguments).into_iter().all(|key| keys.has_place_for(key)))
+    spec(run).is_none_or(|spec| spec.keys(&run.arguments).all(|key| keys.has_place_for(key)))
 }
 
 /// True if a command is about all keys.

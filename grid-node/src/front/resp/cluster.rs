@@ -36,7 +36,7 @@ pub(super) fn plan(router: &Router, arguments: &[Bytes]) -> Done<Step> {
 
 /// The refusal of a command whose keys are not led here, or are not of one slot.
 pub(super) fn redirect(router: &Router, spec: &Spec, arguments: &[Bytes]) -> Done {
-    let mut slots = spec.keys(arguments).into_iter().map(|key| token::slot(key));
+    let mut slots = spec.keys(arguments).map(|key| token::slot(key));
     let Some(slot) = slots.next() else { return Ok(()) };
     if slots.any(|other| other != slot) {
         return Err(Error::CrossSlot.into());

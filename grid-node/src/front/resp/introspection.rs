@@ -66,7 +66,7 @@ pub(super) fn plan(arguments: &[Bytes]) -> Done<Step> {
             if !spec.takes(rest.len()) {
                 return refuse("ERR Invalid number of arguments specified for command");
             }
-            let keys = spec.keys(rest);
+            let keys: Vec<&Bytes> = spec.keys(rest).collect();
             if keys.is_empty() {
                 return refuse("ERR The command has no key arguments");
             }

@@ -245,7 +245,7 @@ pub(super) fn tokens<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Option<(T
     })
 }
 
-fn part(front: &Front, spec: &Spec, tokens: (Token, Token), arguments: Vec<Bytes>) -> Part {
+pub(super) fn part(front: &Front, spec: &Spec, tokens: (Token, Token), arguments: Vec<Bytes>) -> Part {
     let run = run(front, spec, arguments);
     match spec.run {
         Run::Write(_) => {
@@ -258,8 +258,8 @@ fn part(front: &Front, spec: &Spec, tokens: (Token, Token), arguments: Vec<Bytes
 
 fn parts(front: &Front, spec: &Spec, arguments: Vec<Bytes>) -> Done<(Vec<Part>, Join)> {
     let keys = spec.keys(&arguments);
-    must_be_keys(keys.iter().copied())?;
-    let Some(range) = tokens(keys.iter().copied()) else {
+    must_be_keys(keys.clone())?;
+    let Some(range) = tokens(keys) else {
         // A number of keys that is wrong: whoever leads the first partition says so as well as any other.
         return Ok((vec![part(front, spec, (Token(0), Token(0)), arguments)], Join::One));
     };

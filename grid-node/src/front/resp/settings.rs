@@ -4,7 +4,9 @@
 //! Options of things that are otherwise here have one value, which may be set again. The rest is not known.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use trimaran_proto::state::grid::Encodings;
@@ -69,13 +71,9 @@ const OPTIONS: &[(&str, &str, Effect)] = &[
 /// What this node was told.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
-    told: Mutex<Told>,
-}
-
-#[derive(Debug, Default)]
-struct Told {
-    values: BTreeMap<&'static str, String>,
-    encodings: Option<Encodings>,
+    told: Mutex<BTreeMap<&'static str, String>>,
+    /// What follows from it, for every command.
+    encodings: ArcSwapOption<Encodings>,
 }
 
 /// Older names stand for newer ones.
@@ -91,7 +89,7 @@ fn find(name: &str) -> Option<&'static (&'static str, &'static str, Effect)> {
 impl Settings {
     /// For the commands that this node takes; `None` while nothing was told.
     pub(super) fn encodings(&self) -> Option<Encodings> {
-        self.told.lock().encodings
+        self.encodings.load().as_deref().copied()
     }
 
     fn get(&self, patterns: &[Bytes]) -> Vec<(&'static str, String)> {
@@ -100,7 +98,7 @@ impl Settings {
             patterns.iter().any(|pattern| matches(pattern.to_ascii_lowercase().as_slice(), name.as_bytes()))
         };
         let value = |name: &str, default: &str| match find(name) {
-            Some((known, ..)) => told.values.get(known).cloned().unwrap_or_else(|| default.to_owned()),
+            Some((known, ..)) => told.get(known).cloned().unwrap_or_else(|| default.to_owned()),
             None => default.to_owned(),
         };
         let asked = OPTIONS.iter().filter(|(name, ..)| is_asked(name));
@@ -134,9 +132,9 @@ impl Settings {
             }
         }
         let mut told = self.told.lock();
-        told.values.extend(wanted);
-        let number = |name: &str| told.values.get(name).and_then(|value| value.parse::<u64>().ok());
-        let size = told.values.get("list-max-listpack-size").and_then(|value| value.parse().ok());
+        told.extend(wanted);
+        let number = |name: &str| told.get(name).and_then(|value| value.parse::<u64>().ok());
+        let size = told.get("list-max-listpack-size").and_then(|value| value.parse().ok());
         let encodings = Encodings {
             hash_max_listpack_entries: number("hash-max-listpack-entries"),
             hash_max_listpack_value: number("hash-max-listpack-value"),
@@ -148,7 +146,8 @@ impl Settings {
             list_max_listpack_size: size,
             stream_node_max_entries: number("stream-node-max-entries"),
         };
-        told.encodings = Some(encodings).filter(|encodings| *encodings != Encodings::default());
+        let differs = encodings != Encodings::default();
+        self.encodings.store(differs.then(|| Arc::new(encodings)));
         Ok(())
     }
 }

@@ -3,30 +3,27 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until};
 use trimaran_placement::token::Token;
-use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::query::Body as QueryBody;
-use trimaran_proto::state::grid::{Command, Query, Run as RunMessage, VersionsQuery};
+use trimaran_proto::state::grid::{Query, QueryReply, Reply, Run as RunMessage, VersionsQuery};
 
-use super::plan::{Session, error_text, must_be_keys, run, tokens};
+use super::plan::{Part, Session, error_text, must_be_keys, part, tokens};
 use super::typed::NOT_KNOWN_YET;
 use super::{Front, transaction};
 use crate::command::arguments::float;
 use crate::command::key::Page;
 use crate::command::reply::{Answer, integer_of, is_error};
 use crate::command::stream::{reading, seen};
-use crate::command::table::{Run, Spec};
+use crate::command::table::Spec;
 use crate::command::{Done, Refusal, matches, refuse};
 use crate::data::stream::Id;
 use crate::error::Error;
 use crate::front::grpc::scan_page;
 use crate::limits::SCAN_COUNT_MAX;
 use crate::queue::{self, Wanted};
-use crate::router::{Question, Write, token_of};
+use crate::router::{Question, token_of};
 use crate::waiters::{Awaited, Turn};
 
 /// How long it is waited after a place in a queue was lost, until another one is asked for.
@@ -72,11 +69,11 @@ impl Task {
             .then(|| Instant::now().checked_add(Duration::try_from_secs_f64(seconds).ok()?))
             .flatten();
         let keys = spec.keys(&arguments);
-        must_be_keys(keys.iter().copied())?;
+        must_be_keys(keys.clone())?;
         let awaited = if spec.group == "list" { Awaited::List } else { Awaited::SortedSet };
         // Of a command that moves an element, the source is waited for.
         let moves = ["blmove", "brpoplpush"].contains(&spec.name);
-        let keys = keys.into_iter().take(if moves { 1 } else { usize::MAX }).cloned().collect();
+        let keys = keys.take(if moves { 1 } else { usize::MAX }).cloned().collect();
         let wanted = Wanted { keys, awaited, since_ms: front.router.clock_ms() };
         Ok(Self::Block { spec, arguments, wanted, until })
     }
@@ -136,6 +133,29 @@ impl Task {
     }
 }
 
+/// What one partition said.
+struct Answered {
+    said: Vec<Bytes>,
+    typed: bool,
+    /// The last token of the partition, of what is about all keys.
+    last: Option<u64>,
+}
+
+/// Asks one partition.
+async fn ask(front: &Front, part: Part) -> Result<Answered, Error> {
+    match part {
+        Part::Write(write) => {
+            let Reply { said, typed, last_token: last, .. } = front.router.write_one(write, None).await?;
+            Ok(Answered { said, typed, last })
+        }
+        Part::Read(question) => {
+            let reply = front.router.read(vec![question]).await.pop().unwrap_or(Err(Error::NotReady))?;
+            let QueryReply { said, typed, last_token: last, .. } = reply;
+            Ok(Answered { said, typed, last })
+        }
+    }
+}
+
 async fn scan(front: &Front, page: Page, out: &mut Answer) -> Result<(), Error> {
     let count = u32::try_from(page.count).unwrap_or(SCAN_COUNT_MAX).min(SCAN_COUNT_MAX);
     let kind = page.kind.as_deref().unwrap_or_default();
@@ -160,18 +180,8 @@ async fn everywhere(
     let mut token = Token(0);
     let mut said = Vec::new();
     loop {
-        let run = run(front, spec, arguments.clone());
-        let (part, last) = match spec.run {
-            Run::Write(_) => {
-                let command = Command { body: Some(Body::Run(run)) }.encode_to_vec().into();
-                let reply = front.router.write_one(Write { tokens: (token, token), command }, None).await?;
-                (reply.said, reply.last_token)
-            }
-            _ => {
-                let reply = front.router.read_one(token, QueryBody::Run(run)).await?;
-                (reply.said, reply.last_token)
-            }
-        };
+        let Answered { said: part, last, .. } =
+            ask(front, part(front, spec, (token, token), arguments.clone())).await?;
         said.extend(part);
         // It may have been split since, and be shorter than it was.
         match last.and_then(|last| last.checked_add(1)) {
@@ -228,10 +238,14 @@ async fn watch(
         out.error(NOT_KNOWN_YET);
         return Ok(());
     }
-    for key in keys {
-        let query = VersionsQuery { keys: vec![key.clone()] };
-        let reply = front.router.read_one(token_of(&key), QueryBody::Versions(query)).await?;
-        let version = reply.versions.first().copied().unwrap_or(0);
+    let question = |key: &Bytes| {
+        let token = token_of(key);
+        let body = Some(QueryBody::Versions(VersionsQuery { keys: vec![key.clone()] }));
+        Question { tokens: (token, token), query: Query { body } }
+    };
+    let replies = front.router.read(keys.iter().map(question).collect()).await;
+    for (key, reply) in keys.into_iter().zip(replies) {
+        let version = reply?.versions.first().copied().unwrap_or(0);
         // The first time that it was seen counts.
         if !session.watched.iter().any(|(watched, _)| *watched == key) {
             session.watched.push((key, version));
@@ -244,17 +258,10 @@ async fn watch(
 /// Returns when the client has gone; never for one that has no connection of its own, or has sent more meanwhile.
 async fn gone(stream: Option<&TcpStream>) {
     let Some(stream) = stream else { return std::future::pending().await };
-    loop {
-        match stream.ready(Interest::READABLE).await {
-            Ok(ready) if ready.is_read_closed() => {}
-            Ok(_) => {}
-            Err(_broken) => return,
-        }
-        match stream.peek(&mut [0]).await {
-            Ok(0) | Err(_) => return,
-            // It is not seen any more that it goes before this is read.
-            Ok(_) => std::future::pending::<()>().await,
-        }
+    match stream.peek(&mut [0]).await {
+        Ok(0) | Err(_) => {}
+        // It is not seen any more that it goes before this is read.
+        Ok(_) => std::future::pending().await,
     }
 }
 
@@ -342,20 +349,7 @@ async fn attempt(front: &Front, spec: &'static Spec, arguments: Vec<Bytes>) -> R
     if !front.router.is_whole(tokens) {
         return Err(Error::CrossSlot);
     }
-    let run = run(front, spec, arguments);
-    let (said, typed) = match spec.run {
-        Run::Write(_) => {
-            let command = Command { body: Some(Body::Run(run)) }.encode_to_vec().into();
-            let reply = front.router.write_one(Write { tokens, command }, None).await?;
-            (reply.said, reply.typed)
-        }
-        _ => {
-            let query = Query { body: Some(QueryBody::Run(run)) };
-            let mut replies = front.router.read(vec![Question { tokens, query }]).await;
-            let reply = replies.pop().unwrap_or(Err(Error::NotReady))?;
-            (reply.said, reply.typed)
-        }
-    };
+    let Answered { said, typed, .. } = ask(front, part(front, spec, tokens, arguments)).await?;
     out.encoded(said.first().map_or(&[][..], |said| said), typed);
     Ok(out)
 }
