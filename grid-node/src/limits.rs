@@ -100,3 +100,16 @@ pub const STREAM_TRIM_LIMIT_CHUNKS: usize = 100;
 
 /// Clients that wait for elements of one partition's keys.
 pub const WAITING_MAX: usize = 65_536;
+
+/// Bytes of messages that wait for one client that has subscribed (`client-output-buffer-limit pubsub`): one that reads more
+/// slowly is disconnected.
+pub const SUBSCRIBER_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of messages that wait for another node: if there are more it hears of none of them, and begins anew.
+pub const LISTENER_BYTES_MAX: usize = 256 << 20;
+
+/// Runs of commands whose events wait to be told to subscribers.
+pub const NOTICES_WAITING_MAX: usize = 16_384;
+
+/// Channels and patterns that one client has subscribed to.
+pub const SUBSCRIPTIONS_MAX: usize = 65_536;

@@ -11,8 +11,10 @@ use trimaran_proto::state::grid::{Changes, Command, Item, Origin, Reply, Snapsho
 use trimaran_replication::error::Stop;
 use trimaran_replication::machine::{self, Committed, Machine, Remember, SnapshotChunks};
 
+use crate::command::event::doing_of_typed;
 use crate::data::{Entries, Keys, key, string};
 use crate::lineage::{Forgotten, Lineage, Place};
+use crate::pubsub::notices::Teller;
 use crate::waiters::Waiters;
 use crate::watch::Events;
 
@@ -30,6 +32,7 @@ pub struct GridMachine {
     events: Events,
     lineage: Lineage,
     waiters: Waiters,
+    teller: Teller,
     is_frozen: bool,
 }
 
@@ -44,7 +47,7 @@ pub enum Placed {
 
 impl GridMachine {
     /// An empty partition.
-    pub fn new(partition: &Partition) -> Self {
+    pub fn new(partition: &Partition, teller: Teller) -> Self {
         let keys = Keys::new(Token(partition.first_token), Token(partition.last_token));
         Self {
             partition: partition.id,
@@ -52,6 +55,7 @@ impl GridMachine {
             events: Events::default(),
             lineage: Lineage::default(),
             waiters: Waiters::default(),
+            teller,
             is_frozen: false,
         }
     }
@@ -98,6 +102,9 @@ impl GridMachine {
             return Ok(wrong_partition());
         }
         let keys = &mut self.keys;
+        if let Some(body) = &body {
+            keys.notices.announce(doing_of_typed(body));
+        }
         Ok(match body {
             Some(Body::Set(set)) => string::set(keys, &set, now_ms),
             Some(Body::MultiSet(set)) => string::multi_set(keys, &set, now_ms),
@@ -115,6 +122,7 @@ impl GridMachine {
 
 impl Machine for GridMachine {
     fn apply(&mut self, run: &[Committed<'_>]) -> Result<Vec<machine::Reply>, Stop> {
+        self.keys.notices.want(self.teller.wanted());
         let mut replies = Vec::with_capacity(run.len());
         for committed in run {
             let reply = self.command(committed.payload, committed.stamp_ms)?;
@@ -127,6 +135,7 @@ impl Machine for GridMachine {
         let events = self.keys.take_events();
         self.waiters.tell(&self.keys, &events, run.last().map_or(0, |committed| committed.stamp_ms));
         self.events.tell(events);
+        self.teller.tell(self.partition, self.keys.notices.take());
         Ok(replies)
     }
 
@@ -153,7 +162,15 @@ impl Machine for GridMachine {
         let events = self.events.split(Token(at));
         let keys = self.keys.split(Token(at));
         self.waiters.disperse();
-        Ok(Self { partition: group, keys, events, lineage, waiters: Waiters::default(), is_frozen: false })
+        Ok(Self {
+            partition: group,
+            keys,
+            events,
+            lineage,
+            waiters: Waiters::default(),
+            teller: self.teller.clone(),
+            is_frozen: false,
+        })
     }
 
     fn elsewhere(&self) -> Bytes {

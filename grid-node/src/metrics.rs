@@ -6,6 +6,11 @@ use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 pub fn describe() {
     describe_counter!("trimaran_grid_commands_total", "Commands answered, by front.");
     describe_counter!("trimaran_grid_refused_total", "Commands refused with an error, by front.");
+    describe_counter!("trimaran_grid_published_total", "Messages published at this node.");
+    describe_counter!(
+        "trimaran_grid_notices_lost_total",
+        "Events of keys that subscribers were not told of: too many waited."
+    );
     describe_gauge!("trimaran_grid_connections", "Open connections, by front.");
     describe_gauge!("trimaran_grid_keys", "Keys in memory, by partition.");
     describe_gauge!("trimaran_grid_bytes", "Bytes of keys and values in memory, by partition.");
@@ -19,6 +24,16 @@ pub fn commands(front: &'static str) -> Counter {
 /// Commands refused by a front.
 pub fn refused(front: &'static str) -> Counter {
     counter!("trimaran_grid_refused_total", "front" => front)
+}
+
+/// Messages published.
+pub fn published() -> Counter {
+    counter!("trimaran_grid_published_total")
+}
+
+/// Events of keys that were lost on the way to their subscribers.
+pub fn notices_lost() -> Counter {
+    counter!("trimaran_grid_notices_lost_total")
 }
 
 /// Open connections of a front ("resp", "http").

@@ -19,6 +19,7 @@ use trimaran_net::dial::TcpDial;
 use trimaran_net::listen;
 use trimaran_net::peers::Peers;
 use trimaran_placement::splits::Thresholds;
+use trimaran_proto::api::placement::Partition;
 use trimaran_replication::groups::{self, Groups};
 use trimaran_service::admin::Readiness;
 use trimaran_service::usage::Usage;
@@ -29,6 +30,8 @@ use crate::config::{self, Durability, Options};
 use crate::front;
 use crate::front::resp::Front;
 use crate::machine::GridMachine;
+use crate::pubsub::notices::{self, Teller};
+use crate::pubsub::{Hub, link};
 use crate::router::Router;
 use crate::{expiry, metrics};
 
@@ -189,7 +192,10 @@ impl Node {
         // Later than `stop`: a node that is drained serves until it is empty.
         let ending = CancellationToken::new();
         let leaving = CancellationToken::new();
-        let replicas = Replicas::keep(cluster.clone(), data_durability, GridMachine::new);
+        let (teller, told) = Teller::new();
+        let hub = Hub::new(teller.clone());
+        let machine = move |partition: &Partition| GridMachine::new(partition, teller.clone());
+        let replicas = Replicas::keep(cluster.clone(), data_durability, machine);
         let router = Router::new(cluster.clone(), replicas, clock, random.random(), leaving.clone());
 
         // Other nodes must reach this one before it can enter; clients are told to wait until it has.
@@ -202,7 +208,7 @@ impl Node {
             .add_service(cluster.cluster_service())
             .add_service(cluster.placement_service())
             .add_service(cluster.admin_service())
-            .add_service(front::grpc::service(router.clone(), ending.clone()))
+            .add_service(front::grpc::service(router.clone(), hub.clone(), ending.clone()))
             .add_service(health_service)
             .add_service(health::reflection())
             .serve_with_incoming_shutdown(listen::incoming(grpc_listener), ending.clone().cancelled_owned());
@@ -213,7 +219,9 @@ impl Node {
             () = stop.cancelled() => return Err(Error::Options("stopped before the node was a member of a cluster")),
         }
         tokio::spawn(expiry::run(router.clone()));
-        let commands = Front::new(router.clone(), random.random());
+        tokio::spawn(notices::run(told, hub.clone(), router.clone()));
+        tokio::spawn(link::run(hub.clone(), router.clone(), ending.clone()));
+        let commands = Front::new(router.clone(), hub, random.random());
         let resp_server = tokio::spawn(front::resp::serve(
             resp_listener,
             Arc::clone(&commands),

@@ -8,9 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use trimaran_cluster::member::Cluster;
+use trimaran_cluster::meta::Meta;
 use trimaran_cluster::replicas::Replicas;
 use trimaran_cluster::route::{self, Piece, Routes, Target, Unanswered};
 use trimaran_net::clock::Clock;
@@ -168,6 +170,19 @@ impl Router {
         let meta = meta.borrow();
         let is_there = |node: &&Node| node.state() != NodeState::Gone && !node.resp_address.is_empty();
         meta.nodes.values().filter(is_there).map(|node| (node.id, node.resp_address.clone())).collect()
+    }
+
+    /// The other nodes that are there.
+    pub fn other_nodes(&self) -> Vec<u64> {
+        let meta = self.inner.routes.cluster().meta();
+        let meta = meta.borrow();
+        let is_there = |node: &&Node| node.state() != NodeState::Gone && node.id != self.node();
+        meta.nodes.values().filter(is_there).map(|node| node.id).collect()
+    }
+
+    /// Changes when nodes come or go, among others.
+    pub fn members(&self) -> watch::Receiver<Arc<Meta>> {
+        self.inner.routes.cluster().meta()
     }
 
     /// Keys of a slot, as this node's copy has them; 0 without a copy.
@@ -349,7 +364,7 @@ impl Router {
     }
 
     /// The version of the table, as it changes.
-    pub fn table_version(&self) -> tokio::sync::watch::Receiver<u64> {
+    pub fn table_version(&self) -> watch::Receiver<u64> {
         self.inner.routes.table_version()
     }
 

@@ -10,5 +10,6 @@ mod dynamodb;
 mod functions;
 mod grpc;
 mod http;
+mod pubsub;
 mod redis_rs;
 mod resp;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::arguments::{NOT_AN_INTEGER, SYNTAX, Unit, integer, is, lower};
 use super::{Done, Read, Refusal, Write, matches, refuse};
+use crate::data::notice::Doing;
 use crate::data::set::canonical_integer;
 use crate::data::{Change, Entry, Value};
 
@@ -136,11 +137,18 @@ fn held(on: &Write<'_>, key: &[u8]) -> Option<Entry> {
     on.keys.get(key, on.now_ms).cloned()
 }
 
+/// Gives what was held under one key another one.
+fn move_to(on: &mut Write<'_>, from: &[u8], to: &[u8], entry: Entry) {
+    on.keys.notices.announce(Doing::RENAME_FROM);
+    on.keys.remove(from, Change::Deleted);
+    on.keys.notices.announce(Doing::RENAME_TO);
+    on.keys.put(to, entry.value, entry.expires_at_ms);
+}
+
 pub(super) fn rename(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
     let Some(entry) = held(on, &arguments[1]) else { return refuse("ERR no such key") };
     if arguments[1] != arguments[2] {
-        on.keys.remove(&arguments[1], Change::Deleted);
-        on.keys.put(&arguments[2], entry.value, entry.expires_at_ms);
+        move_to(on, &arguments[1], &arguments[2], entry);
     }
     on.out.ok();
     Ok(())
@@ -150,8 +158,7 @@ pub(super) fn renamenx(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
     let Some(entry) = held(on, &arguments[1]) else { return refuse("ERR no such key") };
     let is_free = held(on, &arguments[2]).is_none();
     if is_free {
-        on.keys.remove(&arguments[1], Change::Deleted);
-        on.keys.put(&arguments[2], entry.value, entry.expires_at_ms);
+        move_to(on, &arguments[1], &arguments[2], entry);
     }
     on.out.flag(is_free);
     Ok(())

@@ -8,6 +8,7 @@ use super::{Done, Read, Refusal, Write, refuse};
 use crate::data::Keys;
 use crate::data::dict::Blob;
 use crate::data::list::List;
+use crate::data::notice::{Classes, Doing};
 
 /// An end of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,17 @@ impl End {
         } else {
             refuse(SYNTAX)
         }
+    }
+
+    /// What a command is said to do that adds an element here, or takes one away.
+    fn doing(self, adds: bool) -> Doing {
+        let event = match (self, adds) {
+            (Self::Left, true) => "lpush",
+            (Self::Right, true) => "rpush",
+            (Self::Left, false) => "lpop",
+            (Self::Right, false) => "rpop",
+        };
+        Doing::new(Classes::LIST, event)
     }
 
     fn push(self, list: &mut List, element: Blob) {
@@ -280,6 +292,7 @@ fn move_one(on: &mut Write<'_>, source: &[u8], target: &[u8], from: End, to: End
         return Ok(());
     }
     on.look::<List>(target)?;
+    on.keys.notices.announce(from.doing(false));
     if source == target {
         let moved = on.update(source, |list: &mut List, _| {
             let moved = from.pop(list);
@@ -288,11 +301,13 @@ fn move_one(on: &mut Write<'_>, source: &[u8], target: &[u8], from: End, to: End
             }
             (true, moved)
         })?;
+        on.keys.notices.note(to.doing(true), target);
         on.out.bulk_or_null(moved.as_deref());
         return Ok(());
     }
     let moved = take(on, source, from, 1)?.pop();
     if let Some(element) = &moved {
+        on.keys.notices.announce(to.doing(true));
         on.update(target, |list: &mut List, _| {
             to.push(list, element.clone());
             (true, ())

@@ -131,6 +131,11 @@ impl Answer {
         self.typed(b'~', count);
     }
 
+    /// Head of what is said without having been asked for; its elements follow.
+    pub fn push(&mut self, count: usize) {
+        self.typed(b'>', count);
+    }
+
     /// Head of an array of pairs, both of each follow in turn.
     pub fn pairs(&mut self, count: usize) {
         self.typed(b'P', count);
@@ -292,7 +297,7 @@ pub fn transcode(mut answer: &[u8], protocol: Protocol, out: &mut BytesMut) {
             }
             b'#' if old => header(out, b':', i64::from(line == b"t")),
             b'%' if old => header(out, b'*', count() * 2),
-            b'~' if old => header(out, b'*', count()),
+            b'~' | b'>' if old => header(out, b'*', count()),
             b'P' | b'M' => {
                 let in_pairs = (kind == b'M') == old;
                 match (kind, old) {

@@ -400,7 +400,7 @@ fn carry_out(on: &mut On<'_, '_>, arguments: &[Bytes], out: &mut Answer) -> Done
 }
 
 /// Those of the front's commands that make sense within a script.
-fn without_keys(on: &On<'_, '_>, spec: &Spec, arguments: &[Bytes], out: &mut Answer) -> Done {
+fn without_keys(on: &mut On<'_, '_>, spec: &Spec, arguments: &[Bytes], out: &mut Answer) -> Done {
     let now_ms = match on {
         On::Write(context) => context.now_ms,
         On::Read(context) => context.now_ms,
@@ -408,6 +408,15 @@ fn without_keys(on: &On<'_, '_>, spec: &Spec, arguments: &[Bytes], out: &mut Ans
     match (spec.name, arguments) {
         ("ping", [_]) => out.simple("PONG"),
         ("ping" | "echo", [_, text]) => out.bulk(text),
+        ("publish" | "spublish", [_, channel, message]) => match on {
+            On::Write(context) => {
+                let is_sharded = spec.name == "spublish";
+                context.keys.notices.publish(is_sharded, channel.clone(), message.clone());
+                // Who gets it is not known here, and not the same on every replica.
+                out.integer(0);
+            }
+            On::Read(_) => return refuse("ERR Write commands are not allowed from read-only scripts."),
+        },
         ("select", [_, database]) if is(database, "0") => out.ok(),
         ("select", _) => return refuse("ERR DB index is out of range: there is database 0 only"),
         ("time", _) => {

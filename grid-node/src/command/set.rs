@@ -8,6 +8,7 @@ use super::key::{Page, replace, scan_options};
 use super::{Done, Random, Read, Refusal, Write, matches, refuse};
 use crate::data::Encodings;
 use crate::data::dict::Blob;
+use crate::data::notice::{Classes, Doing};
 use crate::data::set::Set;
 use crate::limits::SAMPLE_MAX;
 
@@ -113,7 +114,9 @@ pub(super) fn smove(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
     }
     let moves = is_there == Some(true);
     if moves && arguments[1] != arguments[2] {
+        on.keys.notices.announce(Doing::new(Classes::SET, "srem"));
         on.update(&arguments[1], |set: &mut Set, _| (set.remove(member), ()))?;
+        on.keys.notices.announce(Doing::new(Classes::SET, "sadd"));
         on.update(&arguments[2], |set: &mut Set, encodings| (set.insert(member, encodings), ()))?;
     }
     on.out.flag(moves);

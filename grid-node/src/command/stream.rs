@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::arguments::{NOT_AN_INTEGER, SYNTAX, blob, integer, is};
 use super::reply::Answer;
 use super::{Done, Read, Refusal, Write, refuse};
+use crate::data::notice::{Classes, Doing};
 use crate::data::set::canonical_integer;
 use crate::data::stream::{Entry, Id, Stream};
 use crate::limits::{STREAM_READ_MAX, STREAM_TRIM_LIMIT_CHUNKS};
@@ -197,13 +198,13 @@ pub(super) fn xadd(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
         return refuse(small);
     }
     let words: Arc<[_]> = words.iter().map(|word| blob(word)).collect();
-    on.update(&arguments[1], |stream: &mut Stream, encodings| {
+    let trimmed = on.update(&arguments[1], |stream: &mut Stream, encodings| {
         stream.add(id, words, encodings);
-        if let Some(trim) = trim {
-            trim.apply(stream, encodings.stream_node_max_entries);
-        }
-        (true, ())
+        (true, trim.map_or(0, |trim| trim.apply(stream, encodings.stream_node_max_entries)))
     })?;
+    if trimmed > 0 {
+        on.keys.notices.note(Doing::new(Classes::STREAM, "xtrim"), &arguments[1]);
+    }
     say_id(on.out, id);
     Ok(())
 }

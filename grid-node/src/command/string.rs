@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::arguments::{NOT_A_FLOAT, NOT_AN_INTEGER, SYNTAX, Unit, float, integer, is, must_fit, own, range};
 use super::{Done, Read, Refusal, Write, refuse};
 use crate::data::Change;
+use crate::data::notice::Doing;
 use crate::data::set::canonical_integer;
 
 /// Cells that LCS compares, at most: it takes a word of memory for each, and a moment of everybody's time.
@@ -140,7 +141,12 @@ pub(super) fn set(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
                 must_fit(arguments[2].len())?;
                 on.keys.remove(key, Change::Deleted);
             }
-            end => put(on, key, &arguments[2], if keep { held_end } else { end.unwrap_or(0) })?,
+            end => {
+                put(on, key, &arguments[2], if keep { held_end } else { end.unwrap_or(0) })?;
+                if end.is_some() {
+                    on.keys.notices.note(Doing::EXPIRE, key);
+                }
+            }
         }
     }
     match previous {
@@ -171,6 +177,7 @@ pub(super) fn psetex(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
 fn set_for(on: &mut Write<'_>, arguments: &[Bytes], unit: Unit, command: &str) -> Done {
     let end = unit.later_end(&arguments[2], on.now_ms, command)?;
     put(on, &arguments[1], &arguments[3], end)?;
+    on.keys.notices.note(Doing::EXPIRE, &arguments[1]);
     on.out.ok();
     Ok(())
 }

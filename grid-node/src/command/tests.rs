@@ -12,10 +12,15 @@ use super::reply::{Protocol, transcode};
 use super::table::{Run, TABLE, find};
 use super::*;
 use crate::data::Entry;
+use crate::data::notice::{Classes, Notice};
 use crate::machine::{GridMachine, run};
+use crate::pubsub::notices::Teller;
 
 fn machine() -> GridMachine {
-    GridMachine::new(&Partition { id: 1, first_token: 0, last_token: u64::MAX, ..Partition::default() })
+    GridMachine::new(
+        &Partition { id: 1, first_token: 0, last_token: u64::MAX, ..Partition::default() },
+        Teller::default(),
+    )
 }
 
 /// The words of a line; `\x00` and the like are bytes, `""` is nothing.
@@ -81,6 +86,92 @@ fn every_command_answers_as_in_its_examples() {
     let offered = TABLE.iter().filter(|spec| !matches!(spec.run, Run::Front)).map(|spec| spec.name);
     let without: Vec<&str> = offered.filter(|name| !seen.contains(name)).collect();
     assert!(without.is_empty(), "without an example: {without:?}");
+}
+
+/// Commands, one after the other, and what clients are told of them.
+const EVENTS: &[(&str, &str)] = &[
+    ("SET k v", "new k, set k"),
+    ("SET k v EX 10", "set k, expire k"),
+    ("PERSIST k", "persist k"),
+    ("GETEX k PX 100", "expire k"),
+    ("SETNX k v", ""),
+    ("MSET k v m 1", "set k, new m, set m"),
+    ("INCR m", "incrby m"),
+    ("APPEND k v", "append k"),
+    ("SETRANGE k 0 x", "setrange k"),
+    ("RENAME k n", "rename_from k, new n, rename_to n"),
+    ("COPY n c", "new c, copy_to c"),
+    ("DEL n c x", "del n, del c"),
+    ("RPUSH l a b c", "new l, rpush l"),
+    ("LMOVE l t LEFT RIGHT", "lpop l, new t, rpush t"),
+    ("LPUSHX l z", "lpush l"),
+    ("LMPOP 1 l RIGHT COUNT 9", "rpop l, del l"),
+    ("LSET t 0 b", "lset t"),
+    ("LREM t 0 nothing", ""),
+    ("SADD s a b", "new s, sadd s"),
+    ("SADD s a", ""),
+    ("SMOVE s r a", "srem s, new r, sadd r"),
+    ("SINTERSTORE d s r", ""),
+    ("SUNIONSTORE d s r", "new d, sunionstore d"),
+    ("SPOP r", "spop r, del r"),
+    ("ZADD z 1 a 2 b", "new z, zadd z"),
+    ("ZADD z INCR 1 a", "zincr z"),
+    ("ZMPOP 1 z MAX", "zpopmax z"),
+    ("ZREMRANGEBYRANK z 0 -1", "zremrangebyrank z, del z"),
+    ("HSET h f 1 g 2", "new h, hset h"),
+    ("HINCRBY h f 1", "hincrby h"),
+    ("HPEXPIRE h 100 FIELDS 1 f", "hexpire h"),
+    ("HPERSIST h FIELDS 1 f", "hpersist h"),
+    ("HDEL h f g", "hdel h, del h"),
+    ("XADD x 1-1 a b", "new x, xadd x"),
+    ("XADD x MAXLEN 1 1-2 a b", "xadd x, xtrim x"),
+    ("XGROUP CREATE x g 0", "xgroup-create x"),
+    ("XREADGROUP GROUP g c STREAMS x >", "xgroup-createconsumer x"),
+    ("XACK x g 1-2", ""),
+    ("SORT d ALPHA STORE o", "new o, sortstore o"),
+    (
+        "EVAL \"redis.call('SET',KEYS[1],'v') redis.call('LPUSH',KEYS[2],'v')\" 2 k l",
+        "new k, set k, new l, lpush l",
+    ),
+    ("EXPIRE k -1", "del k"),
+    ("FLUSHALL", ""),
+];
+
+#[test]
+fn clients_are_told_of_changes_as_redis_tells_them() {
+    let mut keys = Keys::new(trimaran_placement::token::Token(0), trimaran_placement::token::Token(u64::MAX));
+    for (command, events) in EVENTS {
+        keys.notices.want(Classes::parse("An").unwrap());
+        let words = if command.starts_with("EVAL") {
+            let (name, rest) = command.split_once(" \"").unwrap();
+            let (script, rest) = rest.split_once("\" ").unwrap();
+            let rest = rest.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes()));
+            [name, script]
+                .into_iter()
+                .map(|word| Bytes::copy_from_slice(word.as_bytes()))
+                .chain(rest)
+                .collect()
+        } else {
+            words(command)
+        };
+        run::run(&mut keys, &message(words, 7), 1000);
+        let told: Vec<String> = keys
+            .notices
+            .take()
+            .into_iter()
+            .map(|notice| match notice {
+                Notice::Event { doing, key } => format!("{} {}", doing.event, String::from_utf8_lossy(&key)),
+                Notice::Publication { .. } => "a publication".to_owned(),
+            })
+            .collect();
+        assert_eq!(told.join(", "), *events, "{command}");
+    }
+    run::run(&mut keys, &message(words("SET k v PX 1"), 7), 1000);
+    keys.notices.want(Classes::parse("x").unwrap());
+    keys.notices.take();
+    let reap = trimaran_proto::state::grid::Reap { keys: vec![Bytes::from_static(b"k")] };
+    crate::data::key::reap(&mut keys, &reap, 2000);
+    assert_eq!(keys.notices.take().len(), 1, "expired");
 }
 
 #[test]

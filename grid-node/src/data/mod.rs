@@ -29,10 +29,13 @@ pub mod stream;
 
 pub mod key;
 
+pub mod notice;
+
 mod encodings;
 mod value;
 
 pub use encodings::Encodings;
+use notice::{Classes, Doing, Notices};
 pub use value::{Container, Value, WrongType};
 
 /// What a key leads to.
@@ -100,6 +103,8 @@ pub struct Keys {
     bytes: usize,
     /// Changes since they were last taken.
     events: Vec<Event>,
+    /// What clients are to be told of them.
+    pub notices: Notices,
 }
 
 /// The keys of one slot.
@@ -135,6 +140,7 @@ impl Keys {
             count: 0,
             bytes: 0,
             events: Vec::new(),
+            notices: Notices::default(),
         }
     }
 
@@ -220,7 +226,9 @@ impl Keys {
         if before.is_none() {
             self.count += 1;
             added += key.len() + ENTRY_OVERHEAD_BYTES;
+            self.notices.note(Doing::NEW, key);
         }
+        self.notices.changed(key);
         slot.bytes += added;
         self.bytes += added;
         if let Some(before) = before {
@@ -246,6 +254,7 @@ impl Keys {
         self.version += 1;
         self.count -= 1;
         self.forget(position, key, &before);
+        self.notices.removed(key, change == Change::Expired);
         self.events.push(Event { version: self.version, key: Bytes::copy_from_slice(key), change });
         Some(before)
     }
@@ -287,6 +296,7 @@ impl Keys {
         if !changed {
             return Some(result);
         }
+        self.notices.changed(key);
         if entry.value.is_gone() {
             self.remove(key, Change::Deleted);
             return Some(result);
@@ -343,10 +353,12 @@ impl Keys {
     pub(crate) fn reap_fields(&mut self, key: &[u8], now_ms: u64) {
         let has_ended = |entry: &Entry| matches!(&entry.value, Value::Hash(hash) if hash.has_ended(now_ms));
         if self.get(key, now_ms).is_some_and(has_ended) {
+            let before = self.notices.announce(Doing::FIELD_EXPIRED);
             self.edit(key, now_ms, |value| match value {
                 Value::Hash(hash) => (Arc::make_mut(hash).reap(now_ms), ()),
                 _ => (false, ()),
             });
+            self.notices.announce(before);
         }
     }
 
@@ -356,6 +368,7 @@ impl Keys {
         let Some(entry) = Arc::make_mut(&mut self.slots[position]).entries.get_mut(key) else { return };
         self.version += 1;
         entry.version = self.version;
+        self.notices.note(if expires_at_ms == 0 { Doing::PERSIST } else { Doing::EXPIRE }, key);
         let before = entry.next_end();
         entry.expires_at_ms = expires_at_ms;
         let now = entry.next_end();
@@ -373,9 +386,12 @@ impl Keys {
             self.slots.iter().flat_map(|slot| slot.entries.keys().cloned()).collect();
         // In the same order everywhere, so that each change has the same version.
         keys.sort_unstable();
+        // As Redis, which tells clients of none of them.
+        let wanted = self.notices.want(Classes::NONE);
         for key in &keys {
             self.remove(key, Change::Deleted);
         }
+        self.notices.want(wanted);
     }
 
     /// All keys that are not due, in slot order.
@@ -456,12 +472,22 @@ impl Keys {
         let last = std::mem::replace(&mut self.last, Token(at.0 - 1));
         self.count -= count;
         self.bytes -= bytes;
-        Self { first: at, last, slots, due: goes, version: self.version, count, bytes, events: Vec::new() }
+        Self {
+            first: at,
+            last,
+            slots,
+            due: goes,
+            version: self.version,
+            count,
+            bytes,
+            events: Vec::new(),
+            notices: Notices::default(),
+        }
     }
 
     /// Takes over the keys of the partition behind. Versions go on behind both.
     pub fn merge(&mut self, behind: Self) {
-        let Self { first: _, last, slots, due, version, count, bytes, events: _ } = behind;
+        let Self { first: _, last, slots, due, version, count, bytes, events: _, notices: _ } = behind;
         self.last = last;
         self.slots.extend(slots);
         self.due.extend(due);

@@ -14,9 +14,9 @@ use trimaran_placement::token::Token;
 use trimaran_proto::api::grid::grid_server::{Grid, GridServer};
 use trimaran_proto::api::grid::{
     Answer, Call, CompareAndSwapReply, CompareAndSwapRequest, DeleteReply, DeleteRequest, ExpireReply,
-    ExpireRequest, Failure, ForwardReply, GetReply, GetRequest, IncrementReply, IncrementRequest,
-    PipelineReply, PipelineRequest, QueueRequest, QueueTurn, ScanReply, ScanRequest, SetReply, SetRequest,
-    WatchEvents, WatchRequest, answer, call,
+    ExpireRequest, Failure, ForwardReply, GetReply, GetRequest, Heard, IncrementReply, IncrementRequest,
+    Interest, Message, PipelineReply, PipelineRequest, PublishReply, PublishRequest, QueueRequest, QueueTurn,
+    ScanReply, ScanRequest, SetReply, SetRequest, SubscribeRequest, WatchEvents, WatchRequest, answer, call,
 };
 use trimaran_proto::state::grid as state;
 use trimaran_proto::state::grid::command::Body;
@@ -28,8 +28,9 @@ use trimaran_replication::session::RequestId;
 
 use crate::error::Error;
 use crate::front::{check_key, check_value, watch};
-use crate::limits::{MESSAGE_BYTES_MAX, SCAN_COUNT_DEFAULT, SCAN_COUNT_MAX};
+use crate::limits::{MESSAGE_BYTES_MAX, SCAN_COUNT_DEFAULT, SCAN_COUNT_MAX, SUBSCRIPTIONS_MAX};
 use crate::metrics;
+use crate::pubsub::{self, Hub, Kind, Subscriber, link};
 use crate::queue;
 use crate::router::{Router, Write, token_of};
 
@@ -43,8 +44,8 @@ const WRONG_TYPE: Error = Error::Operand("the key holds a value of another type 
 const PIPELINE_MESSAGES_MAX: usize = 64;
 
 /// The service over a router. Streams end when `stop` is cancelled, so that the server can.
-pub fn service(router: Router, stop: CancellationToken) -> GridServer<impl Grid> {
-    GridServer::new(Service { router, stop })
+pub fn service(router: Router, hub: Hub, stop: CancellationToken) -> GridServer<impl Grid> {
+    GridServer::new(Service { router, hub, stop })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
@@ -52,6 +53,7 @@ pub fn service(router: Router, stop: CancellationToken) -> GridServer<impl Grid>
 #[derive(Clone)]
 struct Service {
     router: Router,
+    hub: Hub,
     stop: CancellationToken,
 }
 
@@ -320,6 +322,56 @@ impl Grid for Service {
         let here = queue::Here::enter(&self.router, partition, &wanted).map_err(|error| status(&error))?;
         let turns = queue::turns(here).take_until(self.stop.clone().cancelled_owned());
         Ok(Response::new(Box::pin(turns)))
+    }
+
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishReply>, Status> {
+        let PublishRequest { channel, payload, sharded } = request.into_inner();
+        metrics::commands("grpc").increment(1);
+        check_value(&payload).map_err(|error| status(&error))?;
+        let receivers = self.hub.publish(sharded, &channel, &payload) as u64;
+        Ok(Response::new(PublishReply { receivers }))
+    }
+
+    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<Message, Status>> + Send>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let SubscribeRequest { channels, patterns, sharded } = request.into_inner();
+        let asked = channels.len() + patterns.len() + sharded.len();
+        if asked == 0 || asked > SUBSCRIPTIONS_MAX {
+            let (actual, max) = (asked as u64, SUBSCRIPTIONS_MAX as u64);
+            let error = Error::Limit { field: "channels", limit: "SUBSCRIPTIONS_MAX", actual, max };
+            return Err(status(&error));
+        }
+        let mut subscriber = Subscriber::new(&self.hub);
+        for (kind, names) in [(Kind::Channel, channels), (Kind::Pattern, patterns), (Kind::Sharded, sharded)]
+        {
+            subscriber.subscribe(kind, names);
+        }
+        subscriber.heard().await;
+        let begun = futures::stream::once(futures::future::ready(Ok(Message::default())));
+        let messages = futures::stream::unfold(Some(subscriber), |state| async move {
+            let mut subscriber = state?;
+            let Some(message) = subscriber.next().await else {
+                let too_slow = "SUBSCRIBER_BYTES_MAX: messages are read more slowly than they are published";
+                return Some((Err(Status::resource_exhausted(too_slow)), None));
+            };
+            let pubsub::Message { channel, payload, pattern, .. } = message;
+            Some((Ok(Message { channel, payload, pattern }), Some(subscriber)))
+        });
+        Ok(Response::new(Box::pin(begun.chain(messages).take_until(self.stop.clone().cancelled_owned()))))
+    }
+
+    type ListenStream = Pin<Box<dyn Stream<Item = Result<Heard, Status>> + Send>>;
+
+    async fn listen(
+        &self,
+        request: Request<Streaming<Interest>>,
+    ) -> Result<Response<Self::ListenStream>, Status> {
+        let heard = link::listen(&self.hub, request.into_inner());
+        Ok(Response::new(Box::pin(heard.take_until(self.stop.clone().cancelled_owned()))))
     }
 
     type PipelineStream = Pin<Box<dyn Stream<Item = Result<PipelineReply, Status>> + Send>>;

@@ -12,7 +12,10 @@ use crate::data::{Change, Entry, Value};
 use crate::watch::Asked;
 
 fn machine() -> GridMachine {
-    GridMachine::new(&Partition { id: 1, first_token: 0, last_token: u64::MAX, ..Partition::default() })
+    GridMachine::new(
+        &Partition { id: 1, first_token: 0, last_token: u64::MAX, ..Partition::default() },
+        Teller::default(),
+    )
 }
 
 fn text(text: &str) -> Bytes {

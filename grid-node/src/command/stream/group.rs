@@ -6,6 +6,7 @@ use super::super::arguments::{SYNTAX, integer, is, lower};
 use super::super::reply::Answer;
 use super::super::{Done, Read, Refusal, Write, refuse};
 use super::{Entry, Id, Stream, entries_read, id, range_id, reading, say_entry, say_id};
+use crate::data::notice::{Classes, Doing};
 use crate::data::stream::Group;
 
 /// Entries that XAUTOCLAIM looks at for each that it is to return.
@@ -14,6 +15,18 @@ const ATTEMPTS: usize = 10;
 fn no_group(key: &[u8], group: &[u8], more: &str) -> Refusal {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Refusal::new(format!("NOGROUP No such key '{}' or consumer group '{}'{more}", text(key), text(group)))
+}
+
+/// Tells of a consumer that a group did not have before.
+fn note_consumer(on: &mut Write<'_>, key: &[u8], group: &[u8], consumer: &[u8], was_there: bool) {
+    if !was_there && has_consumer(on, key, group, consumer) {
+        on.keys.notices.note(Doing::new(Classes::STREAM, "xgroup-createconsumer"), key);
+    }
+}
+
+fn has_consumer(on: &Write<'_>, key: &[u8], group: &[u8], consumer: &[u8]) -> bool {
+    let stream = on.look::<Stream>(key).ok().flatten();
+    stream.and_then(|stream| stream.group(group)).is_some_and(|group| group.consumers.contains_key(consumer))
 }
 
 /// The last entry that a group is to have had.
@@ -156,10 +169,12 @@ pub(in super::super) fn xreadgroup(on: &mut Write<'_>, arguments: &[Bytes]) -> D
     let now_ms = on.now_ms;
     let mut found: Vec<(&Bytes, Answer)> = Vec::new();
     for (key, wanted) in reading.keys.iter().zip(&wanted) {
+        let was_there = has_consumer(on, key, name, consumer);
         let answer = on.update(key, |stream: &mut Stream, _| match wanted {
             None => news(stream, name, consumer, reading.count, reading.no_ack, now_ms),
             Some(seen) => (true, Some(history(stream, name, consumer, *seen, reading.count, now_ms))),
         })?;
+        note_consumer(on, key, name, consumer, was_there);
         found.extend(answer.map(|answer| (key, answer)));
     }
     if found.is_empty() {
@@ -407,6 +422,7 @@ pub(in super::super) fn xclaim(on: &mut Write<'_>, arguments: &[Bytes]) -> Done 
             }
         };
     }
+    let was_there = has_consumer(on, &arguments[1], name, consumer);
     let answer = on.update(&arguments[1], |stream: &mut Stream, _| {
         if let (Some(group), Some(last)) = (stream.group_mut(name), claim.last) {
             group.last = group.last.max(last);
@@ -438,6 +454,7 @@ pub(in super::super) fn xclaim(on: &mut Write<'_>, arguments: &[Bytes]) -> Done 
         }
         (true, claimed)
     })?;
+    note_consumer(on, &arguments[1], name, consumer, was_there);
     say_claimed(on.out, &answer, claim.only_ids);
     Ok(())
 }
@@ -480,6 +497,7 @@ pub(in super::super) fn xautoclaim(on: &mut Write<'_>, arguments: &[Bytes]) -> D
         return Err(no_group(&arguments[1], name, ""));
     }
     let now_ms = on.now_ms;
+    let was_there = has_consumer(on, &arguments[1], name, consumer);
     let (next, claimed, deleted) = on.update(&arguments[1], |stream: &mut Stream, _| {
         let pending: Vec<(Id, u64, u64)> = stream.group(name).map_or_else(Vec::new, |group| {
             let found = group.pending.range(start..).take(count.saturating_mul(ATTEMPTS) + 1);
@@ -511,6 +529,7 @@ pub(in super::super) fn xautoclaim(on: &mut Write<'_>, arguments: &[Bytes]) -> D
         }
         (true, (next, claimed, deleted))
     })?;
+    note_consumer(on, &arguments[1], name, consumer, was_there);
     on.out.array(3);
     say_id(on.out, next);
     say_claimed(on.out, &claimed, only_ids);

@@ -45,7 +45,9 @@ pub(crate) async fn answer(
                     return false;
                 }
                 let Some(answer) = task.perform(front, session, stream).await else { return false };
-                say(answer, plan.protocol, outbound);
+                if !plan.quiet {
+                    say(answer, plan.protocol, outbound);
+                }
             }
             step => planned.push(Planned { step, ..plan }),
         }
@@ -132,6 +134,10 @@ async fn carry_out(front: &Front, name: &'static str, planned: &mut Vec<Planned>
         }
     }
     for (at, ((plan, written), read)) in planned.drain(..).zip(written).zip(read).enumerate() {
+        if plan.quiet {
+            failures.remove(&at);
+            continue;
+        }
         if let Some(error) = failures.remove(&at) {
             metrics::refused(name).increment(1);
             let mut answer = Answer::default();

@@ -11,10 +11,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Front;
-use super::plan::{Session, Step, said};
+use super::plan::{Replies, Session, Step, said};
 use crate::command::arguments::{SYNTAX, integer, is, lower};
 use crate::command::reply::{Answer, Protocol};
 use crate::command::{Done, refuse};
+use crate::pubsub::{Kind, Subscriber};
 
 /// One connection.
 #[derive(Debug)]
@@ -39,6 +40,28 @@ struct Told {
     library_version: Bytes,
     command: &'static str,
     is_resp3: bool,
+    /// How many channels, patterns and sharded channels it has subscribed to.
+    subscribed: [usize; 3],
+}
+
+/// What a client is to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClientKind {
+    Normal,
+    Pubsub,
+    /// There are none.
+    Replica,
+}
+
+impl ClientKind {
+    fn of(word: &[u8]) -> Done<Self> {
+        match lower(word).as_str() {
+            "normal" => Ok(Self::Normal),
+            "pubsub" => Ok(Self::Pubsub),
+            "master" | "replica" | "slave" => Ok(Self::Replica),
+            other => refuse(format!("ERR Unknown client type '{other}'")),
+        }
+    }
 }
 
 /// A connection is waiting while it has one.
@@ -120,6 +143,17 @@ impl Client {
         self.kill.cancelled().await;
     }
 
+    /// Notes what it has subscribed to.
+    pub(super) fn subscribed(&self, subscriber: Option<&Subscriber>) {
+        let count = |kind| subscriber.map_or(0, |subscriber| subscriber.count(kind));
+        self.told.lock().subscribed = Kind::ALL.map(count);
+    }
+
+    fn kind(&self) -> ClientKind {
+        let is_subscribed = self.told.lock().subscribed.iter().any(|count| *count > 0);
+        if is_subscribed { ClientKind::Pubsub } else { ClientKind::Normal }
+    }
+
     fn is_blocked(&self) -> bool {
         self.blocked.lock().is_some()
     }
@@ -129,13 +163,21 @@ impl Client {
         let seconds = |since: u64| now_ms.saturating_sub(since) / 1000;
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
         format!(
-            "id={} addr={} name={} age={} idle={} flags={} db=0 cmd={} user=default lib-name={} lib-ver={} resp={}\n",
+            "id={} addr={} name={} age={} idle={} flags={} db=0 sub={} psub={} ssub={} cmd={} user=default lib-name={} lib-ver={} resp={}\n",
             self.id,
             self.address,
             text(&told.name),
             seconds(self.since_ms),
             seconds(self.heard_ms.load(Ordering::Relaxed)),
-            if self.is_blocked() { "b" } else { "N" },
+            match (self.is_blocked(), told.subscribed.iter().any(|count| *count > 0)) {
+                (true, true) => "Pb",
+                (true, false) => "b",
+                (false, true) => "P",
+                (false, false) => "N",
+            },
+            told.subscribed[0],
+            told.subscribed[1],
+            told.subscribed[2],
             told.command,
             text(&told.library),
             text(&told.library_version),
@@ -170,6 +212,11 @@ impl Clients {
         (open.len(), blocked)
     }
 
+    /// How many have subscribed to something.
+    pub(super) fn subscribers(&self) -> usize {
+        self.open.lock().values().filter(|client| client.kind() == ClientKind::Pubsub).count()
+    }
+
     /// How many keys are waited for, and how many of them by somebody who minds whether they are there.
     pub(super) fn awaited_keys(&self) -> (usize, usize) {
         let open = self.open.lock();
@@ -193,7 +240,7 @@ const UNKNOWN: &str = "ERR unknown subcommand or wrong number of arguments for '
 
 /// CLIENT.
 pub(super) fn plan(front: &Front, session: &mut Session, arguments: &[Bytes]) -> Done<Step> {
-    let client = &session.client;
+    let client = &Arc::clone(&session.client);
     let now_ms = front.router.clock_ms();
     let id = i64::try_from(client.id).unwrap_or(i64::MAX);
     Ok(match (lower(&arguments[1]).as_str(), &arguments[2..]) {
@@ -226,12 +273,8 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: &[Bytes]) ->
         ("info", []) => said(|out| out.verbatim(&client.line(now_ms))),
         ("list", []) => said(|out| out.verbatim(&front.clients.list(|_| true, now_ms))),
         ("list", [option, kind]) if is(option, "type") => {
-            let is_any = match lower(kind).as_str() {
-                "normal" => true,
-                "master" | "replica" | "slave" | "pubsub" => false,
-                other => return refuse(format!("ERR Unknown client type '{other}'")),
-            };
-            said(|out| out.verbatim(&front.clients.list(|_| is_any, now_ms)))
+            let kind = ClientKind::of(kind)?;
+            said(|out| out.verbatim(&front.clients.list(|client| client.kind() == kind, now_ms)))
         }
         ("list", [option, ids @ ..]) if is(option, "id") && !ids.is_empty() => {
             let wanted = ids
@@ -241,6 +284,15 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: &[Bytes]) ->
             let is_wanted = |client: &Client| wanted.iter().any(|id| u64::try_from(*id) == Ok(client.id));
             said(|out| out.verbatim(&front.clients.list(is_wanted, now_ms)))
         }
+        ("reply", [how]) => {
+            session.replies = match lower(how).as_str() {
+                "on" => Replies::On,
+                "off" => Replies::Off,
+                "skip" => Replies::SkipNext,
+                _ => return refuse(SYNTAX),
+            };
+            said(Answer::ok)
+        }
         ("kill", rest) => kill(front, session, rest)?,
         ("unblock", [id, how @ ..]) => unblock(front, id, how)?,
         // Keys and connections are not thrown out here, and reading a key leaves no trace.
@@ -248,8 +300,8 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: &[Bytes]) ->
         ("no-evict" | "no-touch", [_]) => return refuse(SYNTAX),
         ("help", []) => said(|out| {
             let commands = [
-                "GETNAME", "ID", "INFO", "KILL", "LIST", "NO-EVICT", "NO-TOUCH", "SETINFO", "SETNAME",
-                "UNBLOCK",
+                "GETNAME", "ID", "INFO", "KILL", "LIST", "NO-EVICT", "NO-TOUCH", "REPLY", "SETINFO",
+                "SETNAME", "UNBLOCK",
             ];
             out.array(commands.len());
             commands.iter().for_each(|command| out.simple(command));
@@ -289,7 +341,7 @@ fn kill(front: &Front, session: &Session, rest: &[Bytes]) -> Done<Step> {
         return refuse(SYNTAX);
     }
     let mut skips_own = true;
-    let (mut ids, mut addresses, mut of_other_kind) = (Vec::new(), Vec::new(), false);
+    let (mut ids, mut addresses, mut of_other_user, mut kind) = (Vec::new(), Vec::new(), false, None);
     for [option, value] in pairs {
         match lower(option).as_str() {
             "id" => match integer(value).ok().and_then(|id| u64::try_from(id).ok()).filter(|id| *id > 0) {
@@ -297,19 +349,16 @@ fn kill(front: &Front, session: &Session, rest: &[Bytes]) -> Done<Step> {
                 None => return refuse("ERR client-id should be greater than 0"),
             },
             "addr" => addresses.push(String::from_utf8_lossy(value).into_owned()),
-            "user" => of_other_kind |= value != "default",
-            "type" => match lower(value).as_str() {
-                "normal" => {}
-                "master" | "replica" | "slave" | "pubsub" => of_other_kind = true,
-                other => return refuse(format!("ERR Unknown client type '{other}'")),
-            },
+            "user" => of_other_user |= value != "default",
+            "type" => kind = Some(ClientKind::of(value)?),
             "skipme" if is(value, "yes") => skips_own = true,
             "skipme" if is(value, "no") => skips_own = false,
             _ => return refuse(SYNTAX),
         }
     }
     let is_wanted = |client: &Client| {
-        !of_other_kind
+        !of_other_user
+            && kind.is_none_or(|kind| client.kind() == kind)
             && (ids.is_empty() || ids.contains(&client.id))
             && (addresses.is_empty() || addresses.contains(&client.address))
             && !(skips_own && client.id == session.client.id)

@@ -8,7 +8,7 @@ use trimaran_service::usage;
 
 use super::plan::{Session, Step, said};
 use super::task::Task;
-use super::{Front, clients, cluster, introspection, scripts, settings, transaction};
+use super::{Front, clients, cluster, introspection, scripts, settings, subscriptions, transaction};
 use crate::command::arguments::{SYNTAX, float, integer, is, lower};
 use crate::command::key::key_scan_options;
 use crate::command::reply::{Answer, Protocol};
@@ -28,14 +28,15 @@ pub(super) fn plan(
 ) -> Done<(Step, bool)> {
     let step = match spec.name {
         "ping" => match arguments {
-            [_] => said(|out| out.simple("PONG")),
-            [_, text] => said(|out| out.bulk(text)),
+            [_] => subscriptions::pong(session, None),
+            [_, text] => subscriptions::pong(session, Some(text)),
             _ => return refuse("ERR wrong number of arguments for 'ping' command"),
         },
         "echo" => said(|out| out.bulk(&arguments[1])),
         "quit" => return Ok((said(Answer::ok), true)),
         "reset" => {
             session.client.forget();
+            session.client.subscribed(None);
             *session = Session::new(session.front, session.client.clone(), session.redirect);
             said(|out| out.simple("RESET"))
         }
@@ -58,6 +59,8 @@ pub(super) fn plan(
         "script" => scripts::plan(front, arguments)?,
         "cluster" => cluster::plan(&front.router, arguments)?,
         "multi" | "exec" | "discard" | "watch" | "unwatch" => transaction::plan(session, spec, arguments)?,
+        "publish" | "spublish" | "pubsub" | "subscribe" | "psubscribe" | "ssubscribe" | "unsubscribe"
+        | "punsubscribe" | "sunsubscribe" => subscriptions::plan(front, session, spec, arguments)?,
         "scan" => Step::Task(Box::new(Task::Scan(key_scan_options(&arguments[1..])?))),
         // Every write that was answered is on a majority.
         "wait" => {
@@ -201,8 +204,9 @@ fn info(front: &Front, redirect: bool, asked: &[Bytes]) -> String {
             "Clients",
             format!(
                 "connected_clients:{connected}\r\nmaxclients:{}\r\nblocked_clients:{blocked}\r\n\
-                 total_blocking_keys:{awaited}\r\ntotal_blocking_keys_on_nokey:{minded}\r\n",
-                CONNECTIONS_MAX
+                 total_blocking_keys:{awaited}\r\ntotal_blocking_keys_on_nokey:{minded}\r\npubsub_clients:{}\r\n",
+                CONNECTIONS_MAX,
+                front.clients.subscribers(),
             ),
         ),
         ("Memory", format!("used_memory:{bytes}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n")),
@@ -214,6 +218,7 @@ fn info(front: &Front, redirect: bool, asked: &[Bytes]) -> String {
                 groups.len()
             ),
         ),
+        ("Stats", subscriptions::statistics(front)),
         ("CPU", processors),
         ("Commandstats", front.statistics.lines()),
         ("Cluster", format!("cluster_enabled:{}\r\ncluster_slots:{SLOTS}\r\n", u8::from(redirect))),

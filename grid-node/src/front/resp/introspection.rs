@@ -84,8 +84,10 @@ pub(super) fn plan(arguments: &[Bytes]) -> Done<Step> {
 }
 
 /// Commands that have others below them.
-const CONTAINERS: &[&str] =
-    &["client", "cluster", "command", "config", "debug", "memory", "object", "script", "xgroup", "xinfo"];
+const CONTAINERS: &[&str] = &[
+    "client", "cluster", "command", "config", "debug", "memory", "object", "pubsub", "script", "xgroup",
+    "xinfo",
+];
 
 /// The answer to `… HELP`.
 pub(super) fn help(spec: &Spec, arguments: &[Bytes]) -> Option<Done<Step>> {

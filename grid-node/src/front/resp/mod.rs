@@ -20,6 +20,7 @@ use crate::command::Random;
 use crate::command::reply::Answer;
 use crate::limits::{CONNECTIONS_MAX, HALF_REQUEST_MAX, PIPELINE_COMMANDS_MAX, UNREAD_ANSWER_MAX};
 use crate::metrics;
+use crate::pubsub::{Hub, Message, Subscriber};
 use crate::router::Router;
 
 pub mod parse;
@@ -32,6 +33,7 @@ mod introspection;
 mod plan;
 mod scripts;
 mod settings;
+mod subscriptions;
 mod task;
 mod transaction;
 mod typed;
@@ -52,6 +54,7 @@ const READ_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Front {
     pub(crate) router: Router,
+    hub: Hub,
     settings: Settings,
     clients: Clients,
     statistics: Statistics,
@@ -62,10 +65,11 @@ pub struct Front {
 
 impl Front {
     /// A front over a router; what is chosen at random follows from the seed.
-    pub fn new(router: Router, seed: u64) -> Arc<Self> {
+    pub fn new(router: Router, hub: Hub, seed: u64) -> Arc<Self> {
         let started_ms = router.clock_ms();
         Arc::new(Self {
             router,
+            hub,
             settings: Settings::default(),
             clients: Clients::default(),
             statistics: Statistics::default(),
@@ -143,6 +147,7 @@ impl Connection {
             let whole = !requests.is_empty();
             let go_on =
                 answer(&self.front, &mut self.session, Some(&self.stream), requests, &mut outbound).await;
+            subscriptions::say_all(&mut self.session, &mut outbound);
             if let Some(error) = &refused {
                 let mut answer = Answer::default();
                 answer.error(&format!("ERR Protocol error: {error}"));
@@ -164,21 +169,40 @@ impl Connection {
                     continue;
                 }
             }
-            inbound.reserve(READ_BYTES);
-            let read = if inbound.is_empty() {
-                // A client may be silent as long as it likes between two requests.
-                tokio::select! {
-                    read = self.stream.read_buf(&mut inbound) => read?,
-                    () = self.stop.cancelled() => return Ok(()),
-                    () = self.session.client.killed() => return Ok(()),
-                }
-            } else {
-                timeout(HALF_REQUEST_MAX, self.stream.read_buf(&mut inbound)).await??
-            };
-            if read == 0 {
+            if !self.read(&mut inbound, &mut outbound).await? {
                 return Ok(());
             }
             self.session.client.heard(self.front.router.clock_ms());
+        }
+    }
+
+    /// Waits for more of a request, and hands on messages meanwhile. False if the connection is to end.
+    async fn read(&mut self, inbound: &mut BytesMut, outbound: &mut BytesMut) -> std::io::Result<bool> {
+        inbound.reserve(READ_BYTES);
+        // A client may be silent as long as it likes between two requests.
+        let is_idle = inbound.is_empty();
+        let late = async {
+            match is_idle {
+                true => std::future::pending().await,
+                false => tokio::time::sleep(HALF_REQUEST_MAX).await,
+            }
+        };
+        tokio::pin!(late);
+        loop {
+            tokio::select! {
+                read = self.stream.read_buf(inbound) => return Ok(read? > 0),
+                message = message(&mut self.session.subscriber) => {
+                    // One that reads too slowly is cut off.
+                    let Some(message) = message else { return Ok(false) };
+                    subscriptions::say(&message, self.session.protocol, outbound);
+                    subscriptions::say_all(&mut self.session, outbound);
+                    timeout(UNREAD_ANSWER_MAX, self.stream.write_all(outbound)).await??;
+                    outbound.clear();
+                }
+                () = &mut late => return Err(std::io::ErrorKind::TimedOut.into()),
+                () = self.stop.cancelled(), if is_idle => return Ok(false),
+                () = self.session.client.killed() => return Ok(false),
+            }
         }
     }
 
@@ -190,5 +214,13 @@ impl Connection {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// The next message for one that has subscribed; `None` if too many waited.
+async fn message(subscriber: &mut Option<Subscriber>) -> Option<Message> {
+    match subscriber {
+        Some(subscriber) => subscriber.next().await,
+        None => std::future::pending().await,
     }
 }

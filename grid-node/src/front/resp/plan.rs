@@ -11,12 +11,13 @@ use trimaran_proto::state::grid::{Command, Query, Run as RunMessage};
 
 use super::clients::Client;
 use super::task::Task;
-use super::{Front, cluster, connection, introspection, scripts, transaction, typed};
+use super::{Front, cluster, connection, introspection, scripts, subscriptions, transaction, typed};
 use crate::command::reply::{Answer, Protocol};
 use crate::command::table::{self, Keys, Run, Spec};
 use crate::command::{Done, Refusal, refuse};
 use crate::error::Error;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::pubsub::Subscriber;
 use crate::router::{Question, Write, token_of};
 
 /// What a connection has been told.
@@ -34,12 +35,42 @@ pub(crate) struct Session {
     pub(super) queued: Option<transaction::Queued>,
     /// Keys and the versions that they had, since WATCH.
     pub(super) watched: Vec<(Bytes, u64)>,
+    /// Since it has subscribed to something.
+    pub(super) subscriber: Option<Subscriber>,
+    /// Whether it is answered (CLIENT REPLY).
+    pub(super) replies: Replies,
+}
+
+/// Whether a client is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Replies {
+    /// Always.
+    #[default]
+    On,
+    /// Not at all.
+    Off,
+    /// Not for the next command.
+    SkipNext,
 }
 
 impl Session {
     /// A new connection.
     pub(crate) fn new(front: &'static str, client: Arc<Client>, redirect: bool) -> Self {
-        Self { front, protocol: Protocol::Resp2, redirect, client, queued: None, watched: Vec::new() }
+        Self {
+            front,
+            protocol: Protocol::Resp2,
+            redirect,
+            client,
+            queued: None,
+            watched: Vec::new(),
+            subscriber: None,
+            replies: Replies::On,
+        }
+    }
+
+    /// True if it has subscribed to something.
+    pub(super) fn is_subscribed(&self) -> bool {
+        self.subscriber.as_ref().is_some_and(|subscriber| !subscriber.is_idle())
     }
 }
 
@@ -84,6 +115,8 @@ pub(super) struct Planned {
     pub(super) closes: bool,
     /// What it is answered in.
     pub(super) protocol: Protocol,
+    /// It is carried out, but not answered.
+    pub(super) quiet: bool,
 }
 
 impl Planned {
@@ -136,9 +169,14 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: Vec<Bytes>) 
     let is_queued =
         session.queued.is_some() && found.as_ref().map_or(true, |spec| !transaction::is_for_now(spec));
     let known = found.as_ref().ok().copied();
+    let is_skipped = session.replies == Replies::SkipNext;
+    if is_skipped {
+        session.replies = Replies::On;
+    }
     let planned = found.and_then(|spec| {
         session.client.runs(spec.name);
         must_fit(&arguments)?;
+        subscriptions::must_be_taken(session, spec)?;
         let (spec, arguments) = scripts::resolve(front, spec, arguments)?;
         if is_queued {
             return transaction::queue(session, spec, arguments);
@@ -146,15 +184,18 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: Vec<Bytes>) 
         step(front, session, spec, arguments)
     });
     front.statistics.note(known, planned.is_err());
+    // CLIENT REPLY OFF and SKIP are about themselves, too.
+    let is_answered = !is_skipped && session.replies == Replies::On;
+    let quiet = !is_answered && !known.is_some_and(subscriptions::is_told);
     match planned {
         // HELLO is answered in the protocol that it chose.
-        Ok((step, closes)) => Planned { step, closes, protocol: session.protocol },
+        Ok((step, closes)) => Planned { step, closes, protocol: session.protocol, quiet },
         Err(refusal) => {
             if let Some(queued) = session.queued.as_mut().filter(|_| is_queued) {
                 queued.fail();
             }
             crate::metrics::refused(session.front).increment(1);
-            Planned { step: said(|out| out.error(refusal.text())), closes: false, protocol }
+            Planned { step: said(|out| out.error(refusal.text())), closes: false, protocol, quiet }
         }
     }
 }
@@ -190,7 +231,11 @@ fn step(
         return help.map(|help| (help, false));
     }
     let step = match spec.run {
-        Run::Front => return connection::plan(front, session, spec, &arguments),
+        Run::Front => {
+            let (step, closes) = connection::plan(front, session, spec, &arguments)?;
+            let ends = spec.name.ends_with("unsubscribe");
+            return Ok((if ends { subscriptions::with_messages(session, step) } else { step }, closes));
+        }
         _ if !front.router.knows_runs() => {
             let (parts, render) = typed::plan(spec, &arguments)?;
             Step::Parts(parts, Join::Typed(render))

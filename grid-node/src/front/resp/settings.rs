@@ -16,12 +16,15 @@ use super::plan::{Step, said};
 use crate::command::arguments::lower;
 use crate::command::reply::Answer;
 use crate::command::{Done, matches, refuse};
+use crate::data::notice::Classes;
 
 /// What setting an option does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
     /// It decides how values are laid out.
     Layout,
+    /// Which events of keys clients of this node are told of.
+    Notices,
     /// There is nothing that it could change: any value of its kind is kept and told.
     Kept,
     /// It has this value and no other.
@@ -53,7 +56,7 @@ const OPTIONS: &[(&str, &str, Effect)] = &[
     ("busy-reply-threshold", "5000", Effect::Kept),
     ("maxmemory", "0", Effect::Fixed),
     ("maxmemory-policy", "noeviction", Effect::Fixed),
-    ("notify-keyspace-events", "", Effect::Fixed),
+    ("notify-keyspace-events", "", Effect::Notices),
     ("proto-max-bulk-len", "16777216", Effect::Fixed),
     ("save", "", Effect::Fixed),
     ("set-max-intset-entries", "512", Effect::Layout),
@@ -92,6 +95,12 @@ impl Settings {
         self.encodings.load().as_deref().copied()
     }
 
+    /// Which events of keys clients are told of.
+    fn classes(&self) -> Classes {
+        let told = self.told.lock();
+        told.get("notify-keyspace-events").and_then(|letters| Classes::parse(letters)).unwrap_or_default()
+    }
+
     fn get(&self, patterns: &[Bytes]) -> Vec<(&'static str, String)> {
         let told = self.told.lock();
         let is_asked = |name: &str| {
@@ -128,6 +137,10 @@ impl Settings {
                 Effect::Layout if *known != "list-max-listpack-size" && value.starts_with('-') => {
                     return failed("argument must be between 0 and 9223372036854775807 inclusive");
                 }
+                Effect::Notices => match Classes::parse(&value) {
+                    Some(classes) => wanted.push((*known, classes.to_string())),
+                    None => return failed("Invalid event class character. Use 'Ag$lshzxeKEtmdn'."),
+                },
                 Effect::Layout | Effect::Kept => wanted.push((*known, value)),
             }
         }
@@ -166,6 +179,7 @@ pub(super) fn plan(front: &Front, arguments: &[Bytes]) -> Done<Step> {
         ("set", pairs) => match pairs.as_chunks() {
             (pairs, []) if !pairs.is_empty() => {
                 front.settings.set(pairs)?;
+                front.hub.set_classes(front.settings.classes());
                 Ok(said(Answer::ok))
             }
             _ => refuse("ERR wrong number of arguments for 'config|set' command"),

@@ -44,6 +44,8 @@ pub(super) enum Task {
     Block { spec: &'static Spec, arguments: Vec<Bytes>, wanted: Wanted, until: Option<Instant> },
     /// Waits.
     Sleep(Duration),
+    /// Waits until other nodes know what was subscribed to; then it is answered.
+    Heard(Answer),
 }
 
 impl Task {
@@ -115,6 +117,12 @@ impl Task {
             Self::Exec(queued) => transaction::exec(front, session, queued, &mut out).await,
             Self::Block { spec, arguments, wanted, until } => {
                 return block(front, session, stream, (spec, arguments), wanted, until).await;
+            }
+            Self::Heard(answer) => {
+                if let Some(subscriber) = &session.subscriber {
+                    subscriber.heard().await;
+                }
+                return Some(answer);
             }
             Self::Sleep(time) => {
                 tokio::select! {

@@ -92,6 +92,9 @@ pub(super) fn plan(session: &mut Session, spec: &Spec, arguments: &[Bytes]) -> D
     }
 }
 
+/// Said of what cannot be done between others.
+const NOT_IN_TRANSACTION: &str = "ERR Command not allowed inside a transaction";
+
 /// Carries out what was queued: what is about keys in one entry of the log, what is about this node here.
 pub(super) async fn exec(
     front: &Front,
@@ -144,7 +147,16 @@ pub(super) async fn exec(
                     let (bytes, typed) = answer.finish();
                     out.encoded(&bytes, typed);
                 }
-                Ok(_) => out.error("ERR Command not allowed inside a transaction"),
+                Ok((Step::Task(task), _)) => match *task {
+                    Task::Heard(answer) => {
+                        out.encoded(answer.bytes(), true);
+                        if let Some(subscriber) = &session.subscriber {
+                            subscriber.heard().await;
+                        }
+                    }
+                    _ => out.error(NOT_IN_TRANSACTION),
+                },
+                Ok(_) => out.error(NOT_IN_TRANSACTION),
                 Err(refusal) => out.error(refusal.text()),
             }
         } else {
