@@ -113,3 +113,9 @@ pub const NOTICES_WAITING_MAX: usize = 16_384;
 
 /// Channels and patterns that one client has subscribed to.
 pub const SUBSCRIPTIONS_MAX: usize = 65_536;
+
+/// Libraries of functions.
+pub const LIBRARIES_MAX: usize = 1024;
+
+/// Bytes of their code: they are in the head of every snapshot.
+pub const LIBRARIES_BYTES_MAX: usize = 16 << 20;

@@ -214,6 +214,7 @@ impl Machine for GridMachine {
             origins_forgotten: self.lineage.forgotten(),
             partition: self.partition,
             changes: self.is_frozen.then(|| self.events.newest_changes()),
+            libraries: snapshot::libraries(&self.keys.libraries),
         };
         Box::new(chunks(head, self.keys.entries()))
     }
@@ -245,7 +246,8 @@ fn read(chunks: &mut SnapshotChunks) -> Result<(SnapshotHead, Keys), Stop> {
     for chunk in chunks {
         let chunk = SnapshotChunk::decode(chunk?).map_err(|bad| Stop::new(format!("snapshot: {bad}")))?;
         if let Some(head) = chunk.head {
-            let keys = Keys::new(Token(head.first_token), Token(head.last_token));
+            let mut keys = Keys::new(Token(head.first_token), Token(head.last_token));
+            keys.libraries = snapshot::restore_libraries(&head.libraries);
             read = Some((head, keys));
         }
         let (_, keys) = read.as_mut().ok_or_else(|| Stop::new("a snapshot without its head"))?;

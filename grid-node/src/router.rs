@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use trimaran_cluster::member::Cluster;
-use trimaran_cluster::meta::Meta;
+use trimaran_cluster::meta::{FORMAT, Meta};
 use trimaran_cluster::replicas::Replicas;
 use trimaran_cluster::route::{self, Piece, Routes, Target, Unanswered};
 use trimaran_net::clock::Clock;
@@ -29,14 +29,11 @@ use trimaran_replication::Error as ReplicationError;
 use trimaran_replication::group::{Consistency, Group};
 use trimaran_replication::session::RequestId;
 
-use crate::command::table::find;
+use crate::command::table::{RUN_FORMAT, find};
 use crate::data::{Value, key};
 use crate::error::Error;
 use crate::limits::REQUEST_TIMEOUT;
 use crate::machine::{GridMachine, run};
-
-/// The format of a cluster from which on every node knows the commands of Redis.
-const RUN_FORMAT: u32 = 4;
 
 /// How long one attempt at another node may take before it is tried elsewhere.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
@@ -53,8 +50,8 @@ struct Inner {
     links: Mutex<HashMap<u64, (String, Pipeline)>>,
     /// Connections for what waits at other nodes.
     waiting: Mutex<HashMap<u64, (String, Channel)>>,
-    /// Every node of the cluster knows the commands of Redis.
-    knows_runs: AtomicBool,
+    /// What every node of the cluster knows; it grows.
+    format: AtomicU32,
 }
 
 impl std::fmt::Debug for Router {
@@ -73,14 +70,13 @@ impl Router {
         leaving: CancellationToken,
     ) -> Self {
         let routes = Routes::new(cluster, replicas, seed, leaving);
-        let knows_runs = AtomicBool::new(false);
         Self {
             inner: Arc::new(Inner {
                 routes,
                 clock,
                 links: Mutex::default(),
                 waiting: Mutex::default(),
-                knows_runs,
+                format: AtomicU32::new(0),
             }),
         }
     }
@@ -107,10 +103,14 @@ impl Router {
 
     /// True once every node of the cluster knows the commands of Redis; it stays so.
     pub fn knows_runs(&self) -> bool {
-        let known = &self.inner.knows_runs;
-        if !known.load(Ordering::Relaxed) {
-            let format = self.inner.routes.cluster().meta().borrow().format;
-            known.store(format >= RUN_FORMAT, Ordering::Relaxed);
+        self.format() >= RUN_FORMAT
+    }
+
+    /// The format of the cluster: every node knows the commands that came with it, and before; it only grows.
+    pub fn format(&self) -> u32 {
+        let known = &self.inner.format;
+        if known.load(Ordering::Relaxed) < FORMAT {
+            known.store(self.inner.routes.cluster().meta().borrow().format.min(FORMAT), Ordering::Relaxed);
         }
         known.load(Ordering::Relaxed)
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::arguments::{NOT_AN_INTEGER, SYNTAX, Unit, integer, is, lower};
-use super::{Done, Read, Refusal, Write, matches, refuse};
+use super::{Done, Read, Refusal, Write, matches, refuse, serialized};
 use crate::data::notice::Doing;
 use crate::data::set::canonical_integer;
 use crate::data::{Change, Entry, Value};
@@ -311,4 +311,66 @@ fn options(arguments: &[Bytes], flags: &[&str], of_keys: bool) -> Done<Page> {
         }
     }
     Ok(page)
+}
+
+pub(super) fn dump(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
+    let Some(entry) = on.keys.get(&arguments[1], on.now_ms) else {
+        on.out.null();
+        return Ok(());
+    };
+    let mut dumped = Vec::with_capacity(entry.value.bytes());
+    serialized::write_value(&entry.value, &mut dumped);
+    serialized::seal(&mut dumped);
+    on.out.bulk(&dumped);
+    Ok(())
+}
+
+pub(super) fn restore(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
+    let (key, payload) = (&arguments[1], &arguments[3]);
+    let (mut replaces, mut is_absolute) = (false, false);
+    let mut rest = &arguments[4..];
+    loop {
+        rest = match rest {
+            [] => break,
+            [word, more @ ..] if is(word, "replace") => {
+                replaces = true;
+                more
+            }
+            [word, more @ ..] if is(word, "absttl") => {
+                is_absolute = true;
+                more
+            }
+            // Keys are not evicted, so it is not kept when they were used.
+            [word, value, more @ ..] if is(word, "idletime") || is(word, "freq") => {
+                let value = integer(value)?;
+                if value < 0 {
+                    return refuse("ERR Invalid IDLETIME value, must be >= 0");
+                }
+                if is(word, "freq") && value > 255 {
+                    return refuse("ERR Invalid FREQ value, must be >= 0 and <= 255");
+                }
+                more
+            }
+            _ => return refuse(SYNTAX),
+        };
+    }
+    if !replaces && on.keys.get(key, on.now_ms).is_some() {
+        return refuse("BUSYKEY Target key name already exists.");
+    }
+    let Ok(ttl) = u64::try_from(integer(&arguments[2])?) else {
+        return refuse("ERR Invalid TTL value, must be >= 0");
+    };
+    let mut reader = serialized::Reader::sealed(payload)?;
+    let value = serialized::read_value(&mut reader, on.now_ms, on.encodings)?;
+    let end = if ttl == 0 || is_absolute { ttl } else { on.now_ms.saturating_add(ttl) };
+    if end != 0 && end <= on.now_ms || value.is_gone() {
+        // It is over already.
+        if on.keys.get(key, on.now_ms).is_some() {
+            on.keys.remove(key, Change::Deleted);
+        }
+    } else {
+        on.keys.put(key, value, end);
+    }
+    on.out.ok();
+    Ok(())
 }

@@ -29,6 +29,7 @@ pub(crate) mod key;
 mod list;
 mod pattern;
 pub(crate) mod scripting;
+mod serialized;
 mod set;
 mod sort;
 mod sorted_set;
@@ -103,6 +104,8 @@ pub struct Read<'a> {
     pub now_ms: u64,
     /// How values are laid out.
     pub encodings: &'a Encodings,
+    /// The format of the cluster in which the command was taken: what came later is not known to it.
+    pub format: u32,
     /// Chance.
     pub random: Random,
     /// Where its answer goes.
@@ -125,6 +128,8 @@ pub struct Write<'a> {
     pub now_ms: u64,
     /// How values are laid out.
     pub encodings: &'a Encodings,
+    /// The format of the cluster in which the command was taken: what came later is not known to it.
+    pub format: u32,
     /// Chance.
     pub random: Random,
     /// Where its answer goes.
@@ -153,6 +158,7 @@ impl Write<'_> {
             keys: self.keys,
             now_ms: self.now_ms,
             encodings: self.encodings,
+            format: self.format,
             random: self.random,
             out: self.out,
         }

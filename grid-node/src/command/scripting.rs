@@ -6,6 +6,8 @@
 //! with Lua" and "Redis Lua API reference" in the documentation of Redis.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use mlua::chunk::ChunkMode;
@@ -16,12 +18,16 @@ use sha1::{Digest as _, Sha1};
 
 use super::arguments::{NOT_AN_INTEGER, is, lower};
 use super::reply::{Answer, Protocol, double, transcode};
-use super::table::{Run, Spec, find};
+use super::table::{LIBRARIES_FORMAT, Run, Spec, find};
 use super::{Done, Random, Read, Refusal, Write, read, refuse, write};
+use crate::data::library::Registered;
 use crate::data::set::canonical_integer;
 use crate::limits::{SCRIPT_INSTRUCTIONS_MAX, SCRIPT_MEMORY_MAX, SCRIPT_REPLY_DEPTH_MAX};
 
+pub(crate) mod function;
 mod json;
+mod msgpack;
+mod packed;
 
 const PRELUDE: &str = include_str!("scripting/prelude.lua");
 
@@ -44,16 +50,43 @@ enum On<'a, 'b> {
     Read(&'a mut Read<'b>),
 }
 
-/// A script, taken apart.
-struct Script<'a> {
+impl On<'_, '_> {
+    /// The format of the cluster in which the command was taken.
+    fn format(&self) -> u32 {
+        match self {
+            Self::Write(context) => context.format,
+            Self::Read(context) => context.format,
+        }
+    }
+}
+
+/// What is run, and with what.
+struct Program<'a> {
     code: &'a [u8],
     keys: &'a [Bytes],
     arguments: &'a [Bytes],
-    writes_nothing: bool,
+    part: Part<'a>,
 }
 
-/// `script numkeys [key …] [argument …]`.
-fn script(arguments: &[Bytes]) -> Done<Script<'_>> {
+/// What of it is run.
+enum Part<'a> {
+    /// All: it is a script.
+    Script,
+    /// All, to find out which functions it registers.
+    Load(&'a mut BTreeMap<String, Registered>),
+    /// One of the functions that it registers.
+    Function(&'a str),
+}
+
+impl Part<'_> {
+    /// What errors call it.
+    fn chunk(&self) -> &'static str {
+        if matches!(self, Self::Script) { "@user_script" } else { "@user_function" }
+    }
+}
+
+/// `script numkeys [key …] [argument …]`, and whether it says that it writes nothing.
+fn script(arguments: &[Bytes]) -> Done<(Program<'_>, bool)> {
     let count = canonical_integer(&arguments[2]).ok_or_else(|| Refusal::new(NOT_AN_INTEGER))?;
     let rest = &arguments[3..];
     let Ok(count) = usize::try_from(count) else { return refuse("ERR Number of keys can't be negative") };
@@ -62,7 +95,7 @@ fn script(arguments: &[Bytes]) -> Done<Script<'_>> {
     }
     let (keys, rest) = rest.split_at(count);
     let (code, writes_nothing) = shebang(&arguments[1])?;
-    Ok(Script { code, keys, arguments: rest, writes_nothing })
+    Ok((Program { code, keys, arguments: rest, part: Part::Script }, writes_nothing))
 }
 
 /// `#!lua flags=…` in the first line; the code without it, and whether it says that it writes nothing.
@@ -106,20 +139,20 @@ pub(crate) fn check(code: &[u8]) -> Done {
 }
 
 pub(super) fn eval(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
-    let script = script(arguments)?;
+    let (program, writes_nothing) = script(arguments)?;
     let mut answer = Answer::default();
-    let done = if script.writes_nothing {
-        run(On::Read(&mut on.reading()), &script, &mut answer)
+    let done = if writes_nothing {
+        run(On::Read(&mut on.reading()), program, &mut answer)
     } else {
-        run(On::Write(on), &script, &mut answer)
+        run(On::Write(on), program, &mut answer)
     };
     finish(done, answer, on.out, &arguments[1])
 }
 
 pub(super) fn eval_ro(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
-    let script = script(arguments)?;
+    let (program, _) = script(arguments)?;
     let mut answer = Answer::default();
-    let done = run(On::Read(on), &script, &mut answer);
+    let done = run(On::Read(on), program, &mut answer);
     finish(done, answer, on.out, &arguments[1])
 }
 
@@ -131,7 +164,9 @@ fn finish(done: Result<(), Failed>, answer: Answer, out: &mut Answer, code: &[u8
             Ok(())
         }
         Err(Failed::ToCompile(why)) => refuse(format!("ERR Error compiling script (new function): {why}")),
-        Err(Failed::Ran(why)) => refuse(format!("{why} script: {}, on @user_script.", digest(code))),
+        Err(Failed::Ran(why) | Failed::TooLong(why)) => {
+            refuse(format!("{why} script: {}, on @user_script.", digest(code)))
+        }
     }
 }
 
@@ -139,6 +174,8 @@ fn finish(done: Result<(), Failed>, answer: Answer, out: &mut Answer, code: &[u8
 enum Failed {
     ToCompile(String),
     Ran(String),
+    /// It was ended.
+    TooLong(String),
 }
 
 impl From<LuaError> for Failed {
@@ -164,20 +201,26 @@ fn first_line(text: &str) -> &str {
     text.split('\n').next().unwrap_or_default()
 }
 
-fn run(on: On<'_, '_>, script: &Script<'_>, answer: &mut Answer) -> Result<(), Failed> {
+fn run(on: On<'_, '_>, program: Program<'_>, answer: &mut Answer) -> Result<(), Failed> {
+    let Program { code, keys, arguments, part } = program;
     let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::OS;
     let lua = Lua::new_with(libraries, LuaOptions::new().catch_rust_panics(false))?;
     lua.set_memory_limit(SCRIPT_MEMORY_MAX)?;
     let left = Cell::new(SCRIPT_INSTRUCTIONS_MAX / u64::from(LOOK_EVERY));
+    let is_over = Rc::new(Cell::new(false));
+    let was_ended = Rc::clone(&is_over);
     lua.set_hook(HookTriggers::new().every_nth_instruction(LOOK_EVERY), move |_, _| {
         match left.get().checked_sub(1) {
             Some(rest) => {
                 left.set(rest);
                 Ok(VmState::Continue)
             }
-            None => Err(LuaError::runtime(format!(
+            None => {
+                was_ended.set(true);
+                Err(LuaError::runtime(format!(
                 "the script was ended: it took more than SCRIPT_INSTRUCTIONS_MAX = {SCRIPT_INSTRUCTIONS_MAX}"
-            ))),
+            )))
+            },
         }
     })?;
     let on = RefCell::new(on);
@@ -205,12 +248,17 @@ fn run(on: On<'_, '_>, script: &Script<'_>, answer: &mut Answer) -> Result<(), F
             Ok(())
         })?;
         host.set("randomseed", seed)?;
-        offer(&lua, &host)?;
-        host.set("keys", strings(&lua, script.keys)?)?;
-        host.set("argv", strings(&lua, script.arguments)?)?;
+        offer(&lua, &host, on.borrow().format())?;
+        let (keys, argv) = (strings(&lua, keys)?, strings(&lua, arguments)?);
+        if matches!(part, Part::Script) {
+            host.set("keys", keys.clone())?;
+            host.set("argv", argv.clone())?;
+        } else {
+            host.set("loading", true)?;
+        }
         let prelude = lua.load(PRELUDE).set_name("=prelude").set_mode(ChunkMode::Text);
-        let environment: Table = prelude.into_function()?.call((host, VERSION.0, VERSION.1))?;
-        let code = lua.load(script.code).set_name("@user_script").set_mode(ChunkMode::Text);
+        let environment: Table = prelude.into_function()?.call((host.clone(), VERSION.0, VERSION.1))?;
+        let code = lua.load(code).set_name(part.chunk()).set_mode(ChunkMode::Text);
         let function: Function = match code.set_environment(environment).into_function() {
             Ok(function) => function,
             Err(LuaError::SyntaxError { message, .. }) => return Ok(Err(Failed::ToCompile(message))),
@@ -218,14 +266,52 @@ fn run(on: On<'_, '_>, script: &Script<'_>, answer: &mut Answer) -> Result<(), F
         };
         // What is raised may be a table, which only Lua hands on.
         let guarded: Function = lua.load("return pcall(...)").set_mode(ChunkMode::Text).into_function()?;
-        let mut values: MultiValue = guarded.call(function)?;
-        let went_well = values.pop_front() == Some(Value::Boolean(true));
-        let value = values.pop_front().unwrap_or(Value::Nil);
-        if went_well {
-            say(&value, protocol.get(), answer, 0)?;
-            return Ok(Ok(()));
+        let attempt = |function: Function, keys: Value, argv: Value| {
+            let mut values: MultiValue = guarded.call((function, keys, argv))?;
+            let went_well = values.pop_front() == Some(Value::Boolean(true));
+            let value = values.pop_front().unwrap_or(Value::Nil);
+            Ok::<_, LuaError>(match went_well {
+                true => Ok(value),
+                false if is_over.get() => Err(Failed::TooLong(raised(&value))),
+                false => Err(Failed::Ran(raised(&value))),
+            })
+        };
+        let mut outcome = attempt(function, Value::Nil, Value::Nil)?;
+        if matches!(part, Part::Script) {
+            return match outcome {
+                Ok(value) => say(&value, protocol.get(), answer, 0).map(Ok),
+                Err(failed) => Ok(Err(failed)),
+            };
         }
-        Ok(Err(Failed::Ran(raised(&value))))
+        host.set("loading", false)?;
+        let registered: Table = host.get("registered")?;
+        match (part, &outcome) {
+            (Part::Load(functions), Ok(_)) => {
+                for function in registered.sequence_values::<Table>() {
+                    let (name, function) = function::registered(&function?)?;
+                    functions.insert(name, function);
+                }
+            }
+            (Part::Function(name), Ok(_)) => {
+                let callback: Option<Function> = registered
+                    .sequence_values::<Table>()
+                    .find_map(|found| {
+                        found
+                            .ok()
+                            .filter(|found| found.get::<String>("name").is_ok_and(|found| found == name))
+                    })
+                    .and_then(|found| found.get("callback").ok());
+                let Some(callback) = callback else {
+                    return Ok(Err(Failed::Ran("ERR Function not found".to_owned())));
+                };
+                outcome = attempt(callback, Value::Table(keys), Value::Table(argv))?;
+                if let Ok(value) = &outcome {
+                    say(value, protocol.get(), answer, 0)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(outcome.map(drop))
     })?
 }
 
@@ -254,7 +340,7 @@ fn strings(lua: &Lua, words: &[Bytes]) -> Result<Table, LuaError> {
 }
 
 /// What needs no keys.
-fn offer(lua: &Lua, host: &Table) -> Result<(), LuaError> {
+fn offer(lua: &Lua, host: &Table, format: u32) -> Result<(), LuaError> {
     let sha1 = lua.create_function(|_, text: mlua::LuaString| Ok(digest(&text.as_bytes())))?;
     host.set("sha1hex", sha1)?;
     let log = lua.create_function(|_, (level, text): (i64, mlua::LuaString)| {
@@ -269,6 +355,10 @@ fn offer(lua: &Lua, host: &Table) -> Result<(), LuaError> {
     host.set("log", log)?;
     host.set("cjson", json::library(lua)?)?;
     host.set("bit", bit(lua)?)?;
+    if format >= LIBRARIES_FORMAT {
+        host.set("cmsgpack", msgpack::library(lua)?)?;
+        host.set("struct", packed::library(lua)?)?;
+    }
     Ok(())
 }
 
@@ -348,7 +438,8 @@ fn number_text(number: f64) -> String {
 }
 
 fn carry_out(on: &mut On<'_, '_>, arguments: &[Bytes], out: &mut Answer) -> Done {
-    let Some(spec) = find(&arguments[0]) else {
+    // What a node of the cluster may not know is known to none.
+    let Some(spec) = find(&arguments[0]).filter(|spec| spec.format() <= on.format()) else {
         return refuse("ERR Unknown Redis command called from script");
     };
     if spec.is("noscript") {
@@ -375,6 +466,7 @@ fn carry_out(on: &mut On<'_, '_>, arguments: &[Bytes], out: &mut Answer) -> Done
                 keys: context.keys,
                 now_ms: context.now_ms,
                 encodings: context.encodings,
+                format: context.format,
                 random: context.random,
                 out,
             };
@@ -389,6 +481,7 @@ fn carry_out(on: &mut On<'_, '_>, arguments: &[Bytes], out: &mut Answer) -> Done
                 keys: context.keys,
                 now_ms: context.now_ms,
                 encodings: context.encodings,
+                format: context.format,
                 random: context.random,
                 out,
             };

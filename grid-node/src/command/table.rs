@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 
 use super::arguments::{count as count_of, is};
+use super::scripting::function;
 use super::sorted_set::{combine, range};
 use super::stream::{group, info};
 use super::{
@@ -56,6 +57,12 @@ pub enum Keys {
     Streams,
 }
 
+/// The format of a cluster from which on every node knows the commands of Redis.
+pub const RUN_FORMAT: u32 = 4;
+
+/// The one from which on they know libraries of functions, and what else came with them.
+pub const LIBRARIES_FORMAT: u32 = 5;
+
 /// One command.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -80,6 +87,16 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// From which format of the cluster on every node knows it.
+    pub fn format(&self) -> u32 {
+        match self.name {
+            // Within a script, of those that the front carries out.
+            "publish" | "spublish" => LIBRARIES_FORMAT,
+            "dump" | "fcall" | "fcall_ro" | "function" | "restore" => LIBRARIES_FORMAT,
+            _ => RUN_FORMAT,
+        }
+    }
+
     /// True if it has a flag.
     pub fn is(&self, flag: &str) -> bool {
         self.flags.split(' ').any(|held| held == flag)
@@ -218,6 +235,7 @@ pub static TABLE: &[Spec] = &[
     c("decrby", 3, "write denyoom fast", one(1), "string", "1.0.0", "key decrement", "Subtracts from an integer.", Run::Write(string::decrby)),
     c("del", -2, "write", Keys::Range { first: 1, last: -1, step: 1 }, "generic", "1.0.0", "key [key ...]", "Deletes keys.", Run::Write(key::del)),
     c("discard", 1, "noscript loading stale fast", Keys::None, "transactions", "2.0.0", "", "Gives up what was queued.", Run::Front),
+    c("dump", 2, "readonly", one(1), "generic", "2.6.0", "key", "A value as Redis writes it, for RESTORE.", Run::Read(key::dump)),
     c("echo", 2, "loading stale fast", Keys::None, "connection", "1.0.0", "message", "Says the same.", Run::Front),
     c("eval", -3, "noscript stale", Keys::Numbered { first: None, count: 2 }, "scripting", "2.6.0", "script numkeys [key [key ...]] [arg [arg ...]]", "Carries out a script in Lua.", Run::Write(scripting::eval)),
     c("eval_ro", -3, "readonly noscript stale", Keys::Numbered { first: None, count: 2 }, "scripting", "7.0.0", "script numkeys [key [key ...]] [arg [arg ...]]", "Carries out a script that changes nothing.", Run::Read(scripting::eval_ro)),
@@ -228,8 +246,11 @@ pub static TABLE: &[Spec] = &[
     c("expire", -3, "write fast", one(1), "generic", "1.0.0", "key seconds [NX|XX|GT|LT]", "Sets a time to live in seconds.", Run::Write(key::expire)),
     c("expireat", -3, "write fast", one(1), "generic", "1.2.0", "key unix-time-seconds [NX|XX|GT|LT]", "Sets the second in which a key ends.", Run::Write(key::expireat)),
     c("expiretime", 2, "readonly fast", one(1), "generic", "7.0.0", "key", "The second in which a key ends.", Run::Read(key::expiretime)),
+    c("fcall", -3, "noscript stale", Keys::Numbered { first: None, count: 2 }, "scripting", "7.0.0", "function numkeys [key [key ...]] [arg [arg ...]]", "Calls a function of a library.", Run::Write(function::fcall)),
+    c("fcall_ro", -3, "readonly noscript stale", Keys::Numbered { first: None, count: 2 }, "scripting", "7.0.0", "function numkeys [key [key ...]] [arg [arg ...]]", "Calls a function that writes nothing.", Run::Read(function::fcall_ro)),
     c("flushall", -1, "write", Keys::All, "server", "1.0.0", "[ASYNC|SYNC]", "Deletes all keys, partition by partition.", Run::Write(key::flush)),
     c("flushdb", -1, "write", Keys::All, "server", "1.0.0", "[ASYNC|SYNC]", "Deletes all keys, partition by partition.", Run::Write(key::flush)),
+    c("function", -2, "noscript write denyoom", Keys::None, "scripting", "7.0.0", "DELETE|DUMP|FLUSH|KILL|LIST|LOAD|RESTORE|STATS", "Libraries of functions.", Run::Write(function::function)),
     c("get", 2, "readonly fast", one(1), "string", "1.0.0", "key", "The value of a key.", Run::Read(string::get)),
     c("getbit", 3, "readonly fast", one(1), "string", "2.2.0", "key offset", "One bit of a string.", Run::Read(bits::getbit)),
     c("getdel", 2, "write fast", one(1), "string", "6.2.0", "key", "The value of a key, which is deleted.", Run::Write(string::getdel)),
@@ -309,6 +330,7 @@ pub static TABLE: &[Spec] = &[
     c("rename", 3, "write", Keys::Range { first: 1, last: 2, step: 1 }, "generic", "1.0.0", "key newkey", "Gives a value another key.", Run::Write(key::rename)),
     c("renamenx", 3, "write fast", Keys::Range { first: 1, last: 2, step: 1 }, "generic", "1.0.0", "key newkey", "Gives a value another key, if that one is not there.", Run::Write(key::renamenx)),
     c("reset", 1, "noscript loading stale fast no_auth", Keys::None, "connection", "6.2.0", "", "The connection as it was at first.", Run::Front),
+    c("restore", -4, "write denyoom dangerous", one(1), "generic", "2.6.0", "key ttl serialized-value [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]", "Puts a value that DUMP has written, here or at a Redis.", Run::Write(key::restore)),
     c("rpop", -2, "write fast", one(1), "list", "1.0.0", "key [count]", "Takes the last elements.", Run::Write(list::rpop)),
     c("rpoplpush", 3, "write denyoom", Keys::Range { first: 1, last: 2, step: 1 }, "list", "1.2.0", "source destination", "Moves the last element to the front of another list.", Run::Write(list::rpoplpush)),
     c("rpush", -3, "write denyoom fast", one(1), "list", "1.0.0", "key element [element ...]", "Adds elements at the end.", Run::Write(list::rpush)),

@@ -9,7 +9,7 @@ use trimaran_proto::state::grid::{Command, Reply, Run as RunMessage, Transaction
 use trimaran_replication::machine::{Committed, Machine as _};
 
 use super::reply::{Protocol, transcode};
-use super::table::{Run, TABLE, find};
+use super::table::{LIBRARIES_FORMAT, Run, TABLE, find};
 use super::*;
 use crate::data::Entry;
 use crate::data::notice::{Classes, Notice};
@@ -40,7 +40,7 @@ fn words(line: &str) -> Vec<Bytes> {
 }
 
 fn message(arguments: Vec<Bytes>, seed: u64) -> RunMessage {
-    RunMessage { arguments, seed, encodings: None }
+    RunMessage { arguments, seed, encodings: None, format: LIBRARIES_FORMAT }
 }
 
 fn apply(machine: &mut GridMachine, now_ms: u64, body: Body) -> Reply {

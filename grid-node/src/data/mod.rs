@@ -29,12 +29,15 @@ pub mod stream;
 
 pub mod key;
 
+pub mod library;
+
 pub mod notice;
 
 mod encodings;
 mod value;
 
 pub use encodings::Encodings;
+use library::Libraries;
 use notice::{Classes, Doing, Notices};
 pub use value::{Container, Value, WrongType};
 
@@ -105,6 +108,8 @@ pub struct Keys {
     events: Vec<Event>,
     /// What clients are to be told of them.
     pub notices: Notices,
+    /// Functions that clients have loaded; the same in every partition.
+    pub libraries: Libraries,
 }
 
 /// The keys of one slot.
@@ -141,6 +146,7 @@ impl Keys {
             bytes: 0,
             events: Vec::new(),
             notices: Notices::default(),
+            libraries: Libraries::default(),
         }
     }
 
@@ -482,14 +488,17 @@ impl Keys {
             bytes,
             events: Vec::new(),
             notices: Notices::default(),
+            libraries: self.libraries.clone(),
         }
     }
 
     /// Takes over the keys of the partition behind. Versions go on behind both.
     pub fn merge(&mut self, behind: Self) {
-        let Self { first: _, last, slots, due, version, count, bytes, events: _, notices: _ } = behind;
+        let Self { first: _, last, slots, due, version, count, bytes, events: _, notices: _, libraries } =
+            behind;
         self.last = last;
         self.slots.extend(slots);
+        self.libraries.merge(libraries);
         self.due.extend(due);
         self.version = self.version.max(version) + 1;
         self.count += count;

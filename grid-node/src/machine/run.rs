@@ -4,7 +4,7 @@ use trimaran_proto::state::grid::reply::Outcome;
 use trimaran_proto::state::grid::{QueryReply, Reply, Run, Transaction, VersionsQuery, Watched};
 
 use crate::command::reply::Answer;
-use crate::command::table::{Keys as KeysOf, Spec, find};
+use crate::command::table::{Keys as KeysOf, RUN_FORMAT, Spec, find};
 use crate::command::{self, Random, Read, Write};
 use crate::data::{Encodings, Keys};
 
@@ -13,7 +13,13 @@ const UNKNOWN: &str = "ERR this command is not known to the partition's leader";
 
 /// The command, if there is such a one and its arguments are enough.
 fn spec(run: &Run) -> Option<&'static Spec> {
-    find(run.arguments.first()?).filter(|spec| spec.takes(run.arguments.len()))
+    find(run.arguments.first()?)
+        .filter(|spec| spec.takes(run.arguments.len()) && spec.format() <= format(run))
+}
+
+/// The format of the cluster in which a command was taken.
+fn format(run: &Run) -> u32 {
+    run.format.max(RUN_FORMAT)
 }
 
 /// True if all that a command is about is in these keys.
@@ -34,7 +40,7 @@ fn carry_out(keys: &mut Keys, run: &Run, now_ms: u64, encodings: &Encodings, out
     match spec(run) {
         Some(spec) => {
             let random = Random::new(run.seed);
-            let mut context = Write { keys, now_ms, encodings, random, out };
+            let mut context = Write { keys, now_ms, encodings, format: format(run), random, out };
             command::write(&mut context, spec, &run.arguments);
         }
         None => out.error(UNKNOWN),
@@ -77,7 +83,8 @@ pub(crate) fn query(keys: &Keys, run: &Run, now_ms: u64) -> QueryReply {
     match spec(run) {
         Some(spec) => {
             let random = Random::new(run.seed);
-            let mut context = Read { keys, now_ms, encodings: &encodings, random, out: &mut out };
+            let format = format(run);
+            let mut context = Read { keys, now_ms, encodings: &encodings, format, random, out: &mut out };
             command::read(&mut context, spec, &run.arguments);
         }
         None => out.error(UNKNOWN),

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use trimaran_proto::state::grid::item::Kind;
-use trimaran_proto::state::grid::{Element, Item, StreamState};
+use trimaran_proto::state::grid::{self, Element, Item, LibraryFunction, StreamState};
 use trimaran_replication::error::Stop;
 
 use crate::data::dict::Blob;
 use crate::data::hash::Hash;
+use crate::data::library::{Libraries, Library, Registered};
 use crate::data::list::List;
 use crate::data::set::Set;
 use crate::data::sorted_set::SortedSet;
@@ -28,6 +29,38 @@ pub(super) fn size(item: &Item) -> usize {
 fn element_size(element: &Element) -> usize {
     let words: usize = element.words.iter().map(|word| word.len() + 4).sum();
     element.name.len() + element.value.len() + words + 16
+}
+
+/// Libraries of functions, for the head of a snapshot.
+pub(super) fn libraries(libraries: &Libraries) -> Vec<grid::Library> {
+    let function = |(name, registered): (&String, &Registered)| LibraryFunction {
+        name: name.clone(),
+        description: registered.description.clone(),
+        flags: registered.flags.clone(),
+    };
+    let library = |(name, library): (&str, &Library)| grid::Library {
+        name: name.to_owned(),
+        code: library.code.clone(),
+        functions: library.functions.iter().map(function).collect(),
+    };
+    libraries.iter().map(library).collect()
+}
+
+/// The same back.
+pub(super) fn restore_libraries(saved: &[grid::Library]) -> Libraries {
+    let mut libraries = Libraries::default();
+    for library in saved {
+        let function = |function: &LibraryFunction| {
+            let (description, flags) = (function.description.clone(), function.flags.clone());
+            (function.name.clone(), Registered { description, flags })
+        };
+        let functions = library.functions.iter().map(function).collect();
+        // A copy of its own: it would keep the whole chunk in memory else.
+        let code = Bytes::copy_from_slice(&library.code);
+        // They had no function in common when they were saved.
+        let _taken = libraries.insert(&library.name, Library { code, functions });
+    }
+    libraries
 }
 
 fn bytes(blob: &Blob) -> Bytes {

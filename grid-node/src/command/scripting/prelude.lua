@@ -71,6 +71,94 @@ local redis = {
   REDIS_VERSION = version, REDIS_VERSION_NUM = version_number,
 }
 
+-- What a library finds while it is loaded: nothing but what it registers its functions with.
+local function strict(table)
+  return setmetatable({}, {
+    __index = function(_, name)
+      local value = table[name]
+      if value == nil then
+        error("Script attempted to access nonexistent global variable '" .. tostring(name) .. "'", 2)
+      end
+      return value
+    end,
+    __newindex = function() error('Attempt to modify a readonly table', 2) end,
+    __metatable = false,
+  })
+end
+
+local flags_known = {
+  ['no-writes'] = true, ['allow-oom'] = true, ['allow-stale'] = true, ['no-cluster'] = true,
+  ['allow-cross-slot-keys'] = true,
+}
+local named = {
+  function_name = true, callback = true, description = true, flags = true,
+}
+host.registered = {}
+
+local function register_function(...)
+  local name, callback, description, flags
+  local count = select('#', ...)
+  if not host.loading then
+    error('redis.register_function can only be called on FUNCTION LOAD command', 0)
+  end
+  if count < 1 or count > 2 then error('wrong number of arguments to redis.register_function', 0) end
+  if count == 1 then
+    local given = ...
+    if type(given) ~= 'table' then
+      error('calling redis.register_function with a single argument is only applicable to Lua table '
+        .. '(representing named arguments).', 0)
+    end
+    for key in pairs(given) do
+      if type(key) ~= 'string' then
+        error('named argument key given to redis.register_function is not a string', 0)
+      end
+      if not named[key] then error('unknown argument given to redis.register_function', 0) end
+    end
+    name, callback, description, flags = given.function_name, given.callback, given.description, given.flags
+    if name ~= nil and type(name) ~= 'string' then
+      error('function_name argument given to redis.register_function must be a string', 0)
+    end
+    if description ~= nil and type(description) ~= 'string' then
+      error('description argument given to redis.register_function must be a string', 0)
+    end
+    if callback ~= nil and type(callback) ~= 'function' then
+      error('callback argument given to redis.register_function must be a function', 0)
+    end
+    if flags ~= nil and type(flags) ~= 'table' then
+      error('flags argument to redis.register_function must be a table representing function flags', 0)
+    end
+    if name == nil then error('redis.register_function must get a function name argument', 0) end
+    if callback == nil then error('redis.register_function must get a callback argument', 0) end
+  else
+    name, callback = ...
+    if type(name) ~= 'string' then
+      error('first argument to redis.register_function must be a string', 0)
+    end
+    if type(callback) ~= 'function' then
+      error('second argument to redis.register_function must be a function', 0)
+    end
+  end
+  flags = flags or {}
+  for at = 1, #flags do
+    if type(flags[at]) ~= 'string' or not flags_known[flags[at]] then error('unknown flag given', 0) end
+  end
+  if not name:find('^[%w_]+$') then
+    error('Library names can only contain letters, numbers, or underscores(_) and must be at least one character long', 0)
+  end
+  for _, known in ipairs(host.registered) do
+    if known.name:lower() == name:lower() then error('Function already exists in the library', 0) end
+  end
+  host.registered[#host.registered + 1] =
+    { name = name, callback = callback, description = description, flags = flags }
+end
+
+local library_api = strict({
+  register_function = register_function, log = redis.log,
+  LOG_DEBUG = 0, LOG_VERBOSE = 1, LOG_NOTICE = 2, LOG_WARNING = 3,
+  REDIS_VERSION = version, REDIS_VERSION_NUM = version_number,
+})
+local library = { redis = library_api, server = library_api }
+
 local function text_only(load)
   return function(chunk, name)
     if type(chunk) == 'string' and chunk:byte(1) == 27 then
@@ -132,11 +220,15 @@ local environment = {
   bit = protected(host.bit), cjson = protected(host.cjson), redis = protected(redis), server = protected(redis),
   KEYS = host.keys, ARGV = host.argv,
 }
+if host.cmsgpack then
+  environment.cmsgpack, environment.struct = protected(host.cmsgpack), protected(host.struct)
+end
 -- `table` by itself, since its functions are asked for by that name here, too.
 environment.table = protected(table)
 environment._G = setmetatable({}, {
   __index = function(_, name)
-    local value = environment[name]
+    local value
+    if host.loading then value = library[name] else value = environment[name] end
     if value == nil then
       error("Script attempted to access nonexistent global variable '" .. tostring(name) .. "'", 2)
     end
@@ -147,4 +239,5 @@ environment._G = setmetatable({}, {
 })
 host.environment = environment._G
 environment._G = host.environment
+library._G = host.environment
 return host.environment

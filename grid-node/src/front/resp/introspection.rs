@@ -85,8 +85,8 @@ pub(super) fn plan(arguments: &[Bytes]) -> Done<Step> {
 
 /// Commands that have others below them.
 const CONTAINERS: &[&str] = &[
-    "client", "cluster", "command", "config", "debug", "memory", "object", "pubsub", "script", "xgroup",
-    "xinfo",
+    "client", "cluster", "command", "config", "debug", "memory", "function", "object", "pubsub", "script",
+    "xgroup", "xinfo",
 ];
 
 /// The answer to `… HELP`.

@@ -11,8 +11,10 @@ use trimaran_proto::state::grid::{Command, Query, Run as RunMessage};
 
 use super::clients::Client;
 use super::task::Task;
+use super::typed::NOT_KNOWN_YET;
 use super::{Front, cluster, connection, introspection, scripts, subscriptions, transaction, typed};
 use crate::command::reply::{Answer, Protocol};
+use crate::command::scripting::function;
 use crate::command::table::{self, Keys, Run, Spec};
 use crate::command::{Done, Refusal, refuse};
 use crate::error::Error;
@@ -240,6 +242,10 @@ fn step(
             let (parts, render) = typed::plan(spec, &arguments)?;
             Step::Parts(parts, Join::Typed(render))
         }
+        _ if spec.format() > front.router.format() => return refuse(NOT_KNOWN_YET),
+        _ if spec.name == "function" && function::is_about_all(&arguments) => {
+            Step::Task(Box::new(Task::Everywhere { spec, arguments }))
+        }
         _ if spec.keys == Keys::All => Step::Task(Box::new(Task::Everywhere { spec, arguments })),
         _ if spec.is("blocking") => Step::Task(Box::new(Task::block(front, spec, arguments)?)),
         _ => {
@@ -275,7 +281,7 @@ pub(super) fn must_be_keys<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Don
 /// The command as the leader gets it.
 pub(super) fn run(front: &Front, spec: &Spec, arguments: Vec<Bytes>) -> RunMessage {
     let seed = if needs_chance(spec) { front.random() } else { 0 };
-    RunMessage { arguments, seed, encodings: front.settings.encodings() }
+    RunMessage { arguments, seed, encodings: front.settings.encodings(), format: front.router.format() }
 }
 
 fn needs_chance(spec: &Spec) -> bool {

@@ -214,7 +214,8 @@ async fn everywhere(
             let chosen = usize::try_from(front.random() % keys.len().max(1) as u64).unwrap_or(0);
             out.bulk_or_null(keys.get(chosen).map(|key| &key[..]));
         }
-        _ => out.ok(),
+        // Each says the same.
+        _ => out.encoded(said.first().map_or(&[][..], |said| said), true),
     }
     Ok(())
 }
