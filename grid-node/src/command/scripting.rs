@@ -16,8 +16,9 @@ use mlua::{
 };
 use sha1::{Digest as _, Sha1};
 
-use super::arguments::{NOT_AN_INTEGER, is, lower};
+use super::arguments::{NOT_AN_INTEGER, integer, is, lower, positive};
 use super::reply::{Answer, Protocol, double, transcode};
+use super::stream::reading;
 use super::table::{LIBRARIES_FORMAT, Run, Spec, find};
 use super::{Done, Random, Read, Refusal, Write, read, refuse, write};
 use crate::data::library::Registered;
@@ -256,6 +257,8 @@ fn run(on: On<'_, '_>, program: Program<'_>, answer: &mut Answer) -> Result<(), 
         } else {
             host.set("loading", true)?;
         }
+        let over = Rc::clone(&is_over);
+        host.set("is_over", lua.create_function(move |_, ()| Ok(over.get()))?)?;
         let prelude = lua.load(PRELUDE).set_name("=prelude").set_mode(ChunkMode::Text);
         let environment: Table = prelude.into_function()?.call((host.clone(), VERSION.0, VERSION.1))?;
         let code = lua.load(code).set_name(part.chunk()).set_mode(ChunkMode::Text);
@@ -448,6 +451,11 @@ fn carry_out(on: &mut On<'_, '_>, arguments: &[Bytes], out: &mut Answer) -> Done
     if !spec.takes(arguments.len()) {
         return refuse("ERR Wrong number of args calling Redis command from script");
     }
+    if ["xread", "xreadgroup"].contains(&spec.name)
+        && reading(arguments).is_ok_and(|reading| reading.block_ms.is_some())
+    {
+        return refuse(format!("ERR {} command is not allowed with BLOCK option from scripts", spec.name));
+    }
     let keys = match on {
         On::Write(context) => &*context.keys,
         On::Read(context) => context.keys,
@@ -510,6 +518,12 @@ fn without_keys(on: &mut On<'_, '_>, spec: &Spec, arguments: &[Bytes], out: &mut
             }
             On::Read(_) => return refuse("ERR Write commands are not allowed from read-only scripts."),
         },
+        // It is not on a majority before the script has ended.
+        ("wait", [_, copies, timeout]) => {
+            integer(copies)?;
+            positive(timeout, "ERR timeout is negative")?;
+            out.integer(0);
+        }
         ("select", [_, database]) if is(database, "0") => out.ok(),
         ("select", _) => return refuse("ERR DB index is out of range: there is database 0 only"),
         ("time", _) => {
@@ -578,6 +592,11 @@ fn value(lua: &Lua, said: &mut &[u8]) -> Result<Value, LuaError> {
     })
 }
 
+/// How many keys a table has. Nothing is kept of it: a script's state holds few values at once for its host.
+fn count(table: &Table) -> Result<usize, LuaError> {
+    table.pairs::<Value, Value>().try_fold(0, |count, pair| pair.map(|_| count + 1))
+}
+
 /// Writes a value of Lua as an answer.
 fn say(value: &Value, protocol: Protocol, out: &mut Answer, depth: usize) -> Result<(), LuaError> {
     if depth > SCRIPT_REPLY_DEPTH_MAX {
@@ -613,32 +632,28 @@ fn say(value: &Value, protocol: Protocol, out: &mut Answer, depth: usize) -> Res
                 _ => {}
             }
             if let Value::Table(map) = field("map")? {
-                let pairs = map.pairs::<Value, Value>().collect::<Result<Vec<_>, _>>()?;
-                out.map(pairs.len());
-                for (name, held) in pairs {
+                out.map(count(&map)?);
+                for pair in map.pairs::<Value, Value>() {
+                    let (name, held) = pair?;
                     say(&name, protocol, out, depth + 1)?;
                     say(&held, protocol, out, depth + 1)?;
                 }
                 return Ok(());
             }
             if let Value::Table(set) = field("set")? {
-                let members = set.pairs::<Value, Value>().collect::<Result<Vec<_>, _>>()?;
-                out.set(members.len());
-                for (member, _) in members {
-                    say(&member, protocol, out, depth + 1)?;
+                out.set(count(&set)?);
+                for member in set.pairs::<Value, Value>() {
+                    say(&member?.0, protocol, out, depth + 1)?;
                 }
                 return Ok(());
             }
-            let mut elements = Vec::new();
-            for at in 1.. {
-                match table.raw_get::<Value>(at)? {
-                    Value::Nil => break,
-                    element => elements.push(element),
-                }
+            let mut count = 0;
+            while !matches!(table.raw_get::<Value>(count + 1)?, Value::Nil) {
+                count += 1;
             }
-            out.array(elements.len());
-            for element in &elements {
-                say(element, protocol, out, depth + 1)?;
+            out.array(count);
+            for at in 1..=count {
+                say(&table.raw_get(at)?, protocol, out, depth + 1)?;
             }
         }
         _ => out.null(),

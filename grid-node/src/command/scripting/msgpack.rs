@@ -96,23 +96,30 @@ fn pack(value: &Value, depth: usize, out: &mut Vec<u8>) -> Result<(), Error> {
 }
 
 fn pack_table(table: &Table, depth: usize, out: &mut Vec<u8>) -> Result<(), Error> {
-    let pairs = table.pairs::<Value, Value>().collect::<Result<Vec<_>, _>>()?;
     let place = |key: &Value| match key {
         Value::Integer(place) => usize::try_from(*place).ok(),
         Value::Number(place) if place.fract() == 0.0 && *place >= 1.0 => Some(*place as usize),
         _ => None,
     };
-    // It is an array if its keys are 1 to the number of them.
-    let is_array =
-        pairs.iter().all(|(key, _)| place(key).is_some_and(|place| (1..=pairs.len()).contains(&place)));
-    if is_array {
-        encode::write_array_len(out, length(pairs.len())?).map_err(never)?;
-        return (1..=pairs.len()).try_for_each(|at| pack(&table.raw_get(at)?, depth + 1, out));
+    // It is an array if its keys are 1 to the number of them. What is in it is taken out one by one: a script's state holds
+    // few values at once for its host.
+    let (mut count, mut longest, mut is_array) = (0, 0, true);
+    for pair in table.pairs::<Value, Value>() {
+        match place(&pair?.0) {
+            Some(place) => longest = longest.max(place),
+            None => is_array = false,
+        }
+        count += 1;
     }
-    encode::write_map_len(out, length(pairs.len())?).map_err(never)?;
-    for (key, held) in &pairs {
-        pack(key, depth + 1, out)?;
-        pack(held, depth + 1, out)?;
+    if is_array && longest == count {
+        encode::write_array_len(out, length(count)?).map_err(never)?;
+        return (1..=count).try_for_each(|at| pack(&table.raw_get(at)?, depth + 1, out));
+    }
+    encode::write_map_len(out, length(count)?).map_err(never)?;
+    for pair in table.pairs::<Value, Value>() {
+        let (key, held) = pair?;
+        pack(&key, depth + 1, out)?;
+        pack(&held, depth + 1, out)?;
     }
     Ok(())
 }

@@ -4,13 +4,20 @@ local host, version, version_number = ...
 local error, pcall, rawget, rawset, select, setmetatable, type = error, pcall, rawget, rawset, select, setmetatable, type
 local tostring = tostring
 
--- A table that can be read only.
-local function protected(table, name)
-  return setmetatable({}, {
-    __index = table,
-    __newindex = function() error('Attempt to modify a readonly table', 2) end,
-    __metatable = false,
-  })
+-- A table that can be read only. Who asks for its metatable gets one that can be read only, too.
+local function readonly() error('Attempt to modify a readonly table', 2) end
+local shield = {}
+setmetatable(shield, {
+  __index = function() return shield end, __newindex = readonly, __metatable = shield,
+})
+local function protected(table)
+  return setmetatable({}, { __index = table, __newindex = readonly, __metatable = shield })
+end
+
+-- A script that has been ended does not go on by catching that.
+local function unless_over(went_well, ...)
+  if not went_well and host.is_over() then error((...), 0) end
+  return went_well, ...
 end
 
 -- The host answers what went well, or a table with `err`.
@@ -81,8 +88,8 @@ local function strict(table)
       end
       return value
     end,
-    __newindex = function() error('Attempt to modify a readonly table', 2) end,
-    __metatable = false,
+    __newindex = readonly,
+    __metatable = shield,
   })
 end
 
@@ -189,19 +196,21 @@ math.random = function(least, most)
   return math.floor(number * (most - least + 1)) + least
 end
 math.randomseed = host.randomseed
-string.dump = nil
+-- Bytecode is not the same everywhere, and is not loaded.
+string.dump = function() return '\27Lua' end
 
 local environment = {
   assert = assert, error = error, getmetatable = getmetatable, ipairs = ipairs, next = next, pairs = pairs,
-  pcall = pcall, rawequal = rawequal, rawget = rawget, select = select, tonumber = tonumber,
-  tostring = text_of, type = type, unpack = unpack, xpcall = xpcall, _VERSION = _VERSION,
+  pcall = function(...) return unless_over(pcall(...)) end,
+  xpcall = function(...) return unless_over(xpcall(...)) end, rawequal = rawequal, rawget = rawget, select = select, tonumber = tonumber,
+  tostring = text_of, type = type, unpack = unpack, _VERSION = _VERSION,
   collectgarbage = function() return 0 end,
   rawset = function(table, key, value)
-    if getmetatable(table) == false then error('Attempt to modify a readonly table', 2) end
+    if getmetatable(table) == shield then readonly() end
     return rawset(table, key, value)
   end,
   setmetatable = function(table, meta)
-    if getmetatable(table) == false then error('Attempt to modify a readonly table', 2) end
+    if getmetatable(table) == shield then readonly() end
     return setmetatable(table, meta)
   end,
   loadstring = text_only(loadstring),
@@ -234,8 +243,8 @@ environment._G = setmetatable({}, {
     end
     return value
   end,
-  __newindex = function() error('Attempt to modify a readonly table', 2) end,
-  __metatable = false,
+  __newindex = readonly,
+  __metatable = shield,
 })
 host.environment = environment._G
 environment._G = host.environment
