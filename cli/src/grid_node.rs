@@ -56,6 +56,11 @@ pub(crate) struct Args {
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     resp_redirect: bool,
+    /// The password of the user "default" over RESP and HTTP, until ACL SETUSER changes it; the same at every node. Better given
+    /// as TRIMARAN_GRID_REQUIREPASS: arguments are seen by everybody on the machine [default: none, anybody may do everything]
+    #[arg(long, value_name = "PASSWORD")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requirepass: Option<String>,
     /// gRPC addresses of other nodes; a DNS name may stand for several
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -44,6 +44,9 @@ pub struct Options {
     pub resp_advertise: String,
     /// Redis clients whose key is led elsewhere are sent there (MOVED) instead of being served here.
     pub resp_redirect: bool,
+    /// The password of the default user over RESP and HTTP, as long as ACL SETUSER has not said otherwise. Absent = anybody may
+    /// do everything. The same at every node.
+    pub requirepass: Option<String>,
     /// Addresses of other nodes, HOST:PORT; a DNS name may stand for several.
     pub join: Vec<String>,
     /// Number of nodes that a new cluster is born with; absent = there is one already.
@@ -87,6 +90,7 @@ impl Default for Options {
             advertise: String::new(),
             resp_advertise: String::new(),
             resp_redirect: false,
+            requirepass: None,
             join: Vec::new(),
             bootstrap: None,
             partitions: 4,

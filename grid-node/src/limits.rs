@@ -119,3 +119,15 @@ pub const LIBRARIES_MAX: usize = 1024;
 
 /// Bytes of their code: they are in the head of every snapshot.
 pub const LIBRARIES_BYTES_MAX: usize = 16 << 20;
+
+/// Users of a cluster.
+pub const USERS_MAX: usize = 10_000;
+
+/// Bytes of the rules of one user.
+pub const USER_RULES_BYTES_MAX: usize = 64 << 10;
+
+/// Entries of ACL LOG, if nothing else is told (`acllog-max-len`), and at most.
+pub const ACCESS_LOG_ENTRIES_DEFAULT: u64 = 128;
+
+/// At most.
+pub const ACCESS_LOG_ENTRIES_MAX: u64 = 65_536;

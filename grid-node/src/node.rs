@@ -26,6 +26,7 @@ use trimaran_service::usage::Usage;
 use trimaran_service::{entropy, health};
 use trimaran_storage::wal;
 
+use crate::access::users::{self, Users};
 use crate::config::{self, Durability, Options};
 use crate::front;
 use crate::front::resp::Front;
@@ -221,7 +222,10 @@ impl Node {
         tokio::spawn(expiry::run(router.clone()));
         tokio::spawn(notices::run(told, hub.clone(), router.clone()));
         tokio::spawn(link::run(hub.clone(), router.clone(), ending.clone()));
-        let commands = Front::new(router.clone(), hub, random.random());
+        let users = Arc::new(Users::new(options.requirepass.as_deref()));
+        tokio::spawn(users::run(Arc::clone(&users), router.members()));
+        let seed = random.random();
+        let commands = Front::new(router.clone(), hub, users, seed, random);
         let resp_server = tokio::spawn(front::resp::serve(
             resp_listener,
             Arc::clone(&commands),

@@ -121,6 +121,11 @@ impl Subscriber {
         found.map(|(_, name)| name.clone()).collect()
     }
 
+    /// All that it has subscribed to.
+    pub fn topics(&self) -> impl Iterator<Item = &(Kind, Bytes)> {
+        self.topics.iter()
+    }
+
     /// How many subscriptions of a kind it has.
     pub fn count(&self, kind: Kind) -> usize {
         self.counts[kind as usize]

@@ -4,7 +4,6 @@ use super::table::TABLE;
 
 /// Commands of Redis 7.4 that are not offered, and why.
 const NOT_OFFERED: &[(&str, &str)] = &[
-    ("ACL", "there are no users yet"),
     ("BGREWRITEAOF", "logs shorten themselves"),
     ("BGSAVE", "snapshots are made by themselves"),
     ("FAILOVER", "leaders change by themselves"),
@@ -42,7 +41,10 @@ const NOT_OFFERED: &[(&str, &str)] = &[
 
 /// Commands that are not quite those of Redis, and how.
 const PARTLY: &[(&str, &str)] = &[
-    ("AUTH", "there are no users yet: it is refused as by a Redis without a password"),
+    (
+        "ACL",
+        "users are the cluster's: there is no file to LOAD or SAVE; what a script is refused is not in the LOG",
+    ),
     ("BLMPOP", "its keys must be in one partition: give them a hash tag"),
     ("BLPOP", "its keys must be in one partition: give them a hash tag"),
     ("BRPOP", "its keys must be in one partition: give them a hash tag"),

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use crate::access::User;
 use crate::data::{Container, Encodings, Keys, WrongType};
 
 pub mod reply;
@@ -106,6 +107,8 @@ pub struct Read<'a> {
     pub encodings: &'a Encodings,
     /// The format of the cluster in which the command was taken: what came later is not known to it.
     pub format: u32,
+    /// Who runs a script, if that one may not do everything.
+    pub actor: Option<&'a User>,
     /// Chance.
     pub random: Random,
     /// Where its answer goes.
@@ -130,6 +133,8 @@ pub struct Write<'a> {
     pub encodings: &'a Encodings,
     /// The format of the cluster in which the command was taken: what came later is not known to it.
     pub format: u32,
+    /// Who runs a script, if that one may not do everything.
+    pub actor: Option<&'a User>,
     /// Chance.
     pub random: Random,
     /// Where its answer goes.
@@ -159,6 +164,7 @@ impl Write<'_> {
             now_ms: self.now_ms,
             encodings: self.encodings,
             format: self.format,
+            actor: self.actor,
             random: self.random,
             out: self.out,
         }

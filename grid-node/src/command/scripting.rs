@@ -21,6 +21,7 @@ use super::reply::{Answer, Protocol, double, transcode};
 use super::stream::reading;
 use super::table::{LIBRARIES_FORMAT, Run, Spec, find};
 use super::{Done, Random, Read, Refusal, Write, read, refuse, write};
+use crate::access::User;
 use crate::data::library::Registered;
 use crate::data::set::canonical_integer;
 use crate::limits::{SCRIPT_INSTRUCTIONS_MAX, SCRIPT_MEMORY_MAX, SCRIPT_REPLY_DEPTH_MAX};
@@ -52,6 +53,14 @@ enum On<'a, 'b> {
 }
 
 impl On<'_, '_> {
+    /// Who runs it, if that one may not do everything.
+    fn actor(&self) -> Option<&User> {
+        match self {
+            Self::Write(context) => context.actor,
+            Self::Read(context) => context.actor,
+        }
+    }
+
     /// The format of the cluster in which the command was taken.
     fn format(&self) -> u32 {
         match self {
@@ -224,6 +233,7 @@ fn run(on: On<'_, '_>, program: Program<'_>, answer: &mut Answer) -> Result<(), 
             },
         }
     })?;
+    let format = on.format();
     let on = RefCell::new(on);
     let protocol = Cell::new(Protocol::Resp2);
     let chance = RefCell::new(Random::new(0));
@@ -233,6 +243,10 @@ fn run(on: On<'_, '_>, program: Program<'_>, answer: &mut Answer) -> Result<(), 
             call(lua, &mut on.borrow_mut(), protocol.get(), words)
         })?;
         host.set("call", call)?;
+        if format >= LIBRARIES_FORMAT {
+            let may = scope.create_function(|_, words: MultiValue| may(&on.borrow(), &words))?;
+            host.set("acl_check_cmd", may)?;
+        }
         let setresp = scope.create_function(|_, version: i64| {
             protocol.set(if version == 3 { Protocol::Resp3 } else { Protocol::Resp2 });
             Ok(())
@@ -249,7 +263,7 @@ fn run(on: On<'_, '_>, program: Program<'_>, answer: &mut Answer) -> Result<(), 
             Ok(())
         })?;
         host.set("randomseed", seed)?;
-        offer(&lua, &host, on.borrow().format())?;
+        offer(&lua, &host, format)?;
         let (keys, argv) = (strings(&lua, keys)?, strings(&lua, arguments)?);
         if matches!(part, Part::Script) {
             host.set("keys", keys.clone())?;
@@ -436,6 +450,28 @@ fn call(lua: &Lua, on: &mut On<'_, '_>, protocol: Protocol, words: MultiValue) -
     value(lua, &mut &said[..])
 }
 
+/// `redis.acl_check_cmd`.
+fn may(on: &On<'_, '_>, words: &MultiValue) -> Result<bool, LuaError> {
+    let mut arguments = Vec::with_capacity(words.len());
+    for word in words {
+        match word {
+            Value::String(text) => arguments.push(Bytes::copy_from_slice(&text.as_bytes())),
+            Value::Integer(number) => arguments.push(Bytes::from(number.to_string())),
+            Value::Number(number) => arguments.push(Bytes::from(number_text(*number))),
+            _ => {
+                return Err(LuaError::runtime(
+                    "redis.acl_check_cmd() require all arguments to be strings or integers",
+                ));
+            }
+        }
+    }
+    let spec = arguments.first().and_then(|name| find(name)).filter(|spec| spec.format() <= on.format());
+    let Some(spec) = spec.filter(|spec| spec.takes(arguments.len())) else {
+        return Err(LuaError::runtime("ERR Invalid command passed to redis.acl_check_cmd()"));
+    };
+    Ok(on.actor().is_none_or(|user| user.may(spec, &arguments).is_ok()))
+}
+
 fn number_text(number: f64) -> String {
     if number.fract() == 0.0 && number.abs() < 1e15 { format!("{number:.0}") } else { double(number) }
 }
@@ -465,6 +501,10 @@ fn carry_out(on: &mut On<'_, '_>, arguments: &[Bytes], out: &mut Answer) -> Done
             "ERR Script attempted to access a key that is in another partition: give them a hash tag",
         );
     }
+    if let Some(denied) = on.actor().and_then(|user| Some((user, user.may(spec, arguments).err()?))) {
+        let (user, denied) = denied;
+        return refuse(format!("ERR ACL failure in script: {}", denied.told(&user.name)));
+    }
     if matches!(spec.run, Run::Front) {
         return without_keys(on, spec, arguments, out);
     }
@@ -475,6 +515,7 @@ fn carry_out(on: &mut On<'_, '_>, arguments: &[Bytes], out: &mut Answer) -> Done
                 now_ms: context.now_ms,
                 encodings: context.encodings,
                 format: context.format,
+                actor: context.actor,
                 random: context.random,
                 out,
             };
@@ -490,6 +531,7 @@ fn carry_out(on: &mut On<'_, '_>, arguments: &[Bytes], out: &mut Answer) -> Done
                 now_ms: context.now_ms,
                 encodings: context.encodings,
                 format: context.format,
+                actor: context.actor,
                 random: context.random,
                 out,
             };

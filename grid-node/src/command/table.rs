@@ -57,6 +57,31 @@ pub enum Keys {
     Streams,
 }
 
+/// The categories of access control.
+pub const CATEGORIES: &[&str] = &[
+    "keyspace",
+    "read",
+    "write",
+    "set",
+    "sortedset",
+    "list",
+    "hash",
+    "string",
+    "bitmap",
+    "hyperloglog",
+    "geo",
+    "stream",
+    "pubsub",
+    "admin",
+    "fast",
+    "slow",
+    "blocking",
+    "dangerous",
+    "connection",
+    "transaction",
+    "scripting",
+];
+
 /// The format of a cluster from which on every node knows the commands of Redis.
 pub const RUN_FORMAT: u32 = 4;
 
@@ -87,6 +112,22 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// True if its first argument is a command of its own.
+    pub fn has_subcommands(&self) -> bool {
+        const CONTAINERS: &[&str] = &[
+            "acl", "client", "cluster", "command", "config", "function", "memory", "object", "pubsub",
+            "script", "xgroup", "xinfo",
+        ];
+        CONTAINERS.contains(&self.name)
+    }
+
+    /// Those of its own, in small letters.
+    pub fn subcommands(&self) -> impl Iterator<Item = String> + use<> {
+        let first = self.syntax.split(' ').next().filter(|_| self.has_subcommands());
+        let named = first.into_iter().flat_map(|words| words.split('|')).map(str::to_ascii_lowercase);
+        named.chain(self.has_subcommands().then(|| "help".to_owned()))
+    }
+
     /// From which format of the cluster on every node knows it.
     pub fn format(&self) -> u32 {
         match self.name {
@@ -208,9 +249,10 @@ const fn c(
 /// All commands offered, by name.
 #[rustfmt::skip]
 pub static TABLE: &[Spec] = &[
+    c("acl", -2, "noscript loading stale admin", Keys::None, "server", "6.0.0", "CAT|DELUSER|DRYRUN|GENPASS|GETUSER|LIST|LOAD|LOG|SAVE|SETUSER|USERS|WHOAMI", "Users, and what each may do.", Run::Front),
     c("append", 3, "write denyoom fast", one(1), "string", "2.0.0", "key value", "Appends to a string.", Run::Write(string::append)),
     c("asking", 1, "fast", Keys::None, "cluster", "3.0.0", "", "Does nothing: there is no half-moved slot.", Run::Front),
-    c("auth", -2, "noscript loading stale fast no_auth", Keys::None, "connection", "1.0.0", "[username] password", "This node has no users yet.", Run::Front),
+    c("auth", -2, "noscript loading stale fast no_auth", Keys::None, "connection", "1.0.0", "[username] password", "Says who the client is.", Run::Front),
     c("bitcount", -2, "readonly", one(1), "string", "2.6.0", "key [start end [BYTE|BIT]]", "Counts the bits that are set.", Run::Read(bits::bitcount)),
     c("bitfield", -2, "write denyoom", one(1), "string", "3.2.0", "key [GET encoding offset|SET encoding offset value|INCRBY encoding offset increment|OVERFLOW WRAP|SAT|FAIL ...]", "Reads and changes integers of any width within a string.", Run::Write(bits::bitfield)),
     c("bitfield_ro", -2, "readonly fast", one(1), "string", "6.0.0", "key [GET encoding offset ...]", "Reads integers of any width within a string.", Run::Read(bits::bitfield_ro)),

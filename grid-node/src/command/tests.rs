@@ -40,7 +40,7 @@ fn words(line: &str) -> Vec<Bytes> {
 }
 
 fn message(arguments: Vec<Bytes>, seed: u64) -> RunMessage {
-    RunMessage { arguments, seed, encodings: None, format: LIBRARIES_FORMAT }
+    RunMessage { arguments, seed, encodings: None, format: LIBRARIES_FORMAT, actor: None }
 }
 
 fn apply(machine: &mut GridMachine, now_ms: u64, body: Body) -> Reply {

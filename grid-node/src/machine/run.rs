@@ -1,8 +1,9 @@
 //! Commands of Redis in the log and in questions: found in the table, given what they work with, answered.
 
 use trimaran_proto::state::grid::reply::Outcome;
-use trimaran_proto::state::grid::{QueryReply, Reply, Run, Transaction, VersionsQuery, Watched};
+use trimaran_proto::state::grid::{Actor, QueryReply, Reply, Run, Transaction, VersionsQuery, Watched};
 
+use crate::access::User;
 use crate::command::reply::Answer;
 use crate::command::table::{Keys as KeysOf, RUN_FORMAT, Spec, find};
 use crate::command::{self, Random, Read, Write};
@@ -20,6 +21,13 @@ fn spec(run: &Run) -> Option<&'static Spec> {
 /// The format of the cluster in which a command was taken.
 fn format(run: &Run) -> u32 {
     run.format.max(RUN_FORMAT)
+}
+
+/// Who a script is run by.
+fn actor(run: &Run) -> Option<User> {
+    let Actor { name, rules } = run.actor.as_ref()?;
+    // Rules of a later release: nothing is allowed that is not understood.
+    Some(User::with_rules(name, rules).unwrap_or_else(|_newer| User::new(name)))
 }
 
 /// True if all that a command is about is in these keys.
@@ -40,7 +48,9 @@ fn carry_out(keys: &mut Keys, run: &Run, now_ms: u64, encodings: &Encodings, out
     match spec(run) {
         Some(spec) => {
             let random = Random::new(run.seed);
-            let mut context = Write { keys, now_ms, encodings, format: format(run), random, out };
+            let user = actor(run);
+            let actor = user.as_ref();
+            let mut context = Write { keys, now_ms, encodings, format: format(run), actor, random, out };
             command::write(&mut context, spec, &run.arguments);
         }
         None => out.error(UNKNOWN),
@@ -84,7 +94,10 @@ pub(crate) fn query(keys: &Keys, run: &Run, now_ms: u64) -> QueryReply {
         Some(spec) => {
             let random = Random::new(run.seed);
             let format = format(run);
-            let mut context = Read { keys, now_ms, encodings: &encodings, format, random, out: &mut out };
+            let user = actor(run);
+            let actor = user.as_ref();
+            let mut context =
+                Read { keys, now_ms, encodings: &encodings, format, actor, random, out: &mut out };
             command::read(&mut context, spec, &run.arguments);
         }
         None => out.error(UNKNOWN),

@@ -68,6 +68,10 @@ local redis = {
     if version ~= 2 and version ~= 3 then error('RESP version must be 2 or 3.', 0) end
     host.setresp(version)
   end,
+  acl_check_cmd = host.acl_check_cmd and function(...)
+    if select('#', ...) == 0 then error('Please specify at least one argument for this redis.acl_check_cmd() call', 0) end
+    return host.acl_check_cmd(...)
+  end or nil,
   -- Commands go through the log, whatever is asked for here; these are for scripts of other times.
   replicate_commands = function() return true end,
   set_repl = function() end,

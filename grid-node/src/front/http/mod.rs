@@ -7,6 +7,7 @@
 //! - `POST /pipeline` with an array of commands answers an array of these, in order; not atomic. `POST /multi-exec` is
 //!   the same with nothing between the commands: all or, where one is refused, none.
 //! - With the header `Upstash-Encoding: base64` strings in answers are in base64, so that they may be any bytes.
+//! - `Authorization: Bearer <password of the default user>`, or `Basic` with a user of ACL SETUSER and its password.
 //! - Source: "REST API" in the documentation of Upstash Redis.
 //!
 //! Every request is a connection of its own to the commands: nothing that one says about its connection is remembered.
@@ -15,10 +16,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use tokio::net::TcpListener;
@@ -103,12 +106,13 @@ struct Asked {
 
 async fn respond(front: &Front, request: Request<Incoming>, id: u64) -> Response<Full<Bytes>> {
     let strings = strings(request.headers());
+    let credentials = request.headers().get(AUTHORIZATION).cloned();
     let (status, body) = match read(request).await {
         Err(refusal) => {
             metrics::refused(FRONT).increment(1);
             (refusal.status, Answer::Error(refusal.text).to_json(strings))
         }
-        Ok(asked) => answer(front, asked, id, strings).await,
+        Ok(asked) => answer(front, asked, (id, credentials), strings).await,
     };
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
@@ -116,8 +120,21 @@ async fn respond(front: &Front, request: Request<Incoming>, id: u64) -> Response
     response
 }
 
-async fn answer(front: &Front, asked: Asked, id: u64, strings: Strings) -> (StatusCode, serde_json::Value) {
+async fn answer(
+    front: &Front,
+    asked: Asked,
+    (id, credentials): (u64, Option<HeaderValue>),
+    strings: Strings,
+) -> (StatusCode, serde_json::Value) {
     let mut session = Session::new(FRONT, Client::alone(id), false);
+    session.enter(front);
+    if let Some(credentials) = credentials
+        && let Err(refused) = authorize(front, &mut session, &credentials)
+    {
+        metrics::refused(FRONT).increment(1);
+        let answer = Answer::Error(refused);
+        return (status(&answer), answer.to_json(strings));
+    }
     let count = asked.commands.len();
     let commands = match asked.together {
         Together::Alone | Together::Pipeline => asked.commands,
@@ -157,10 +174,31 @@ fn status(answer: &Answer) -> StatusCode {
     match answer {
         Answer::Error(text) => match text.split(' ').next() {
             Some("LOADING" | "CLUSTERDOWN" | "TRYAGAIN") => StatusCode::SERVICE_UNAVAILABLE,
+            Some("NOAUTH" | "WRONGPASS") => StatusCode::UNAUTHORIZED,
+            Some("NOPERM") => StatusCode::FORBIDDEN,
             _ => StatusCode::BAD_REQUEST,
         },
         _ => StatusCode::OK,
     }
+}
+
+/// `Basic` with a user and a password, or `Bearer` with the default user's password, which is what clients of serverless
+/// Redis services call a token. Where anybody may do everything, a token may be anything.
+fn authorize(front: &Front, session: &mut Session, credentials: &HeaderValue) -> Result<(), String> {
+    let unreadable = || "WRONGPASS the Authorization header is neither Basic nor Bearer".to_owned();
+    let (scheme, rest) =
+        credentials.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(unreadable)?;
+    let (user, password) = if scheme.eq_ignore_ascii_case("bearer") {
+        ("default".to_owned(), rest.trim().to_owned())
+    } else if scheme.eq_ignore_ascii_case("basic") {
+        let pair = STANDARD.decode(rest.trim()).ok().and_then(|pair| String::from_utf8(pair).ok());
+        let pair = pair.ok_or_else(unreadable)?;
+        let (user, password) = pair.split_once(':').ok_or_else(unreadable)?;
+        (user.to_owned(), password.to_owned())
+    } else {
+        return Err(unreadable());
+    };
+    resp::enter(front, session, &user, &password)
 }
 
 fn strings(headers: &HeaderMap) -> Strings {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Front;
 use super::plan::{Replies, Session, Step, said};
+use crate::access::DEFAULT;
 use crate::command::arguments::{SYNTAX, integer, is, lower};
 use crate::command::reply::{Answer, Protocol};
 use crate::command::{Done, refuse};
@@ -40,6 +41,8 @@ struct Told {
     library_version: Bytes,
     command: &'static str,
     is_resp3: bool,
+    /// Empty = the default one.
+    user: String,
     /// How many channels, patterns and sharded channels it has subscribed to.
     subscribed: [usize; 3],
 }
@@ -158,12 +161,24 @@ impl Client {
         self.blocked.lock().is_some()
     }
 
-    fn line(&self, now_ms: u64) -> String {
+    /// Notes who it is.
+    pub(super) fn is_user(&self, name: &str) {
+        name.clone_into(&mut self.told.lock().user);
+    }
+
+    fn user(&self) -> String {
+        let told = self.told.lock();
+        if told.user.is_empty() { DEFAULT.to_owned() } else { told.user.clone() }
+    }
+
+    /// As CLIENT LIST has it.
+    pub(super) fn line(&self, now_ms: u64) -> String {
+        let user = self.user();
         let told = self.told.lock();
         let seconds = |since: u64| now_ms.saturating_sub(since) / 1000;
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
         format!(
-            "id={} addr={} name={} age={} idle={} flags={} db=0 sub={} psub={} ssub={} cmd={} user=default lib-name={} lib-ver={} resp={}\n",
+            "id={} addr={} name={} age={} idle={} flags={} db=0 sub={} psub={} ssub={} cmd={} user={user} lib-name={} lib-ver={} resp={}\n",
             self.id,
             self.address,
             text(&told.name),
@@ -341,7 +356,7 @@ fn kill(front: &Front, session: &Session, rest: &[Bytes]) -> Done<Step> {
         return refuse(SYNTAX);
     }
     let mut skips_own = true;
-    let (mut ids, mut addresses, mut of_other_user, mut kind) = (Vec::new(), Vec::new(), false, None);
+    let (mut ids, mut addresses, mut user, mut kind) = (Vec::new(), Vec::new(), None, None);
     for [option, value] in pairs {
         match lower(option).as_str() {
             "id" => match integer(value).ok().and_then(|id| u64::try_from(id).ok()).filter(|id| *id > 0) {
@@ -349,7 +364,13 @@ fn kill(front: &Front, session: &Session, rest: &[Bytes]) -> Done<Step> {
                 None => return refuse("ERR client-id should be greater than 0"),
             },
             "addr" => addresses.push(String::from_utf8_lossy(value).into_owned()),
-            "user" => of_other_user |= value != "default",
+            "user" => {
+                let name = String::from_utf8_lossy(value).into_owned();
+                if front.users.get(&name).is_none() {
+                    return refuse(format!("ERR No such user '{name}'"));
+                }
+                user = Some(name);
+            }
             "type" => kind = Some(ClientKind::of(value)?),
             "skipme" if is(value, "yes") => skips_own = true,
             "skipme" if is(value, "no") => skips_own = false,
@@ -357,7 +378,7 @@ fn kill(front: &Front, session: &Session, rest: &[Bytes]) -> Done<Step> {
         }
     }
     let is_wanted = |client: &Client| {
-        !of_other_user
+        user.as_ref().is_none_or(|user| client.user() == *user)
             && kind.is_none_or(|kind| client.kind() == kind)
             && (ids.is_empty() || ids.contains(&client.id))
             && (addresses.is_empty() || addresses.contains(&client.address))

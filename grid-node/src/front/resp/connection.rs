@@ -8,7 +8,8 @@ use trimaran_service::usage;
 
 use super::plan::{Session, Step, said};
 use super::task::Task;
-use super::{Front, clients, cluster, introspection, scripts, settings, subscriptions, transaction};
+use super::{Front, clients, cluster, introspection, scripts, settings, subscriptions, transaction, users};
+use crate::access::DEFAULT;
 use crate::command::arguments::{SYNTAX, float, integer, is, lower};
 use crate::command::key::key_scan_options;
 use crate::command::reply::{Answer, Protocol};
@@ -38,6 +39,8 @@ pub(super) fn plan(
             session.client.forget();
             session.client.subscribed(None);
             *session = Session::new(session.front, session.client.clone(), session.redirect);
+            session.enter(front);
+            session.client.is_user(DEFAULT);
             said(|out| out.simple("RESET"))
         }
         "select" => match integer(&arguments[1]) {
@@ -45,13 +48,9 @@ pub(super) fn plan(
             Ok(_) => return refuse("ERR DB index is out of range: there is database 0 only"),
             Err(_) => return refuse("ERR invalid DB index"),
         },
-        "auth" => {
-            return refuse(
-                "ERR AUTH <password> called without any password configured for the default user. \
-                 Are you sure your configuration is correct?",
-            );
-        }
-        "hello" => hello(session, arguments)?,
+        "auth" => users::auth(front, session, arguments)?,
+        "acl" => users::plan(front, session, arguments)?,
+        "hello" => hello(front, session, arguments)?,
         "client" => clients::plan(front, session, arguments)?,
         "config" => settings::plan(front, arguments)?,
         "info" => said(|out| out.verbatim(&info(front, session.redirect, &arguments[1..]))),
@@ -104,7 +103,7 @@ fn debug(arguments: &[Bytes]) -> Done<Step> {
     }
 }
 
-fn hello(session: &mut Session, arguments: &[Bytes]) -> Done<Step> {
+fn hello(front: &Front, session: &mut Session, arguments: &[Bytes]) -> Done<Step> {
     let mut protocol = session.protocol;
     let mut rest = &arguments[1..];
     if let [version, more @ ..] = rest {
@@ -116,7 +115,7 @@ fn hello(session: &mut Session, arguments: &[Bytes]) -> Done<Step> {
         };
         rest = more;
     }
-    let mut name = None;
+    let (mut name, mut credentials) = (None, None);
     loop {
         rest = match rest {
             [] => break,
@@ -124,11 +123,8 @@ fn hello(session: &mut Session, arguments: &[Bytes]) -> Done<Step> {
                 name = Some(value);
                 more
             }
-            [option, user, _, more @ ..] if is(option, "auth") => {
-                // Without passwords every one is right, for the user that there is.
-                if user != "default" {
-                    return refuse("WRONGPASS invalid username-password pair or user is disabled.");
-                }
+            [option, user, password, more @ ..] if is(option, "auth") => {
+                credentials = Some((user, password));
                 more
             }
             [option, ..] => {
@@ -136,6 +132,15 @@ fn hello(session: &mut Session, arguments: &[Bytes]) -> Done<Step> {
                 return refuse(format!("{SYNTAX} in HELLO option '{option}'"));
             }
         };
+    }
+    if let Some((user, password)) = credentials {
+        users::enter(front, session, user, password, "HELLO")?;
+    }
+    if session.user.is_none() {
+        return refuse(
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> \
+             <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
+        );
     }
     if let Some(name) = name {
         session.client.rename(name)?;
@@ -218,7 +223,7 @@ fn info(front: &Front, redirect: bool, asked: &[Bytes]) -> String {
                 groups.len()
             ),
         ),
-        ("Stats", subscriptions::statistics(front)),
+        ("Stats", subscriptions::statistics(front) + &front.access_log.lines()),
         ("CPU", processors),
         ("Commandstats", front.statistics.lines()),
         ("Cluster", format!("cluster_enabled:{}\r\ncluster_slots:{SLOTS}\r\n", u8::from(redirect))),

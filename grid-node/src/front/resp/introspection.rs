@@ -83,16 +83,10 @@ pub(super) fn plan(arguments: &[Bytes]) -> Done<Step> {
     })
 }
 
-/// Commands that have others below them.
-const CONTAINERS: &[&str] = &[
-    "client", "cluster", "command", "config", "debug", "memory", "function", "object", "pubsub", "script",
-    "xgroup", "xinfo",
-];
-
 /// The answer to `… HELP`.
 pub(super) fn help(spec: &Spec, arguments: &[Bytes]) -> Option<Done<Step>> {
     let sub = arguments.get(1).filter(|sub| is(sub, "help"));
-    if sub.is_none() || !CONTAINERS.contains(&spec.name) {
+    if sub.is_none() || !(spec.has_subcommands() || spec.name == "debug") {
         return None;
     }
     if arguments.len() > 2 {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
+use rand::Rng as _;
+use rand::rngs::StdRng;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use trimaran_net::listen::{Arrival, Doorway};
 
+use crate::access::users::Users;
 use crate::command::Random;
 use crate::command::reply::Answer;
 use crate::limits::{CONNECTIONS_MAX, HALF_REQUEST_MAX, PIPELINE_COMMANDS_MAX, UNREAD_ANSWER_MAX};
@@ -37,6 +40,7 @@ mod subscriptions;
 mod task;
 mod transaction;
 mod typed;
+mod users;
 
 pub(crate) use carry_out::answer;
 pub(crate) use clients::Client;
@@ -46,6 +50,8 @@ use parse::Parsed;
 pub(crate) use plan::Session;
 use scripts::Scripts;
 use settings::Settings;
+use users::AccessLog;
+pub(crate) use users::enter_by as enter;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -55,28 +61,39 @@ const READ_BYTES: usize = 64 << 10;
 pub struct Front {
     pub(crate) router: Router,
     hub: Hub,
+    pub(crate) users: Arc<Users>,
+    access_log: AccessLog,
     settings: Settings,
     clients: Clients,
     statistics: Statistics,
     scripts: Scripts,
     chance: Mutex<Random>,
+    secrets: Mutex<StdRng>,
     started_ms: u64,
 }
 
 impl Front {
-    /// A front over a router; what is chosen at random follows from the seed.
-    pub fn new(router: Router, hub: Hub, seed: u64) -> Arc<Self> {
+    /// A front over a router; what is chosen at random follows from the seed, but for passwords, which come from `secrets`.
+    pub fn new(router: Router, hub: Hub, users: Arc<Users>, seed: u64, secrets: StdRng) -> Arc<Self> {
         let started_ms = router.clock_ms();
         Arc::new(Self {
             router,
             hub,
+            users,
+            access_log: AccessLog::default(),
             settings: Settings::default(),
             clients: Clients::default(),
             statistics: Statistics::default(),
             scripts: Scripts::default(),
             chance: Mutex::new(Random::new(seed)),
+            secrets: Mutex::new(secrets),
             started_ms,
         })
+    }
+
+    /// A number that nobody can guess.
+    fn secret(&self) -> u64 {
+        self.secrets.lock().random()
     }
 
     fn random(&self) -> u64 {
@@ -104,7 +121,8 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, redirect: bool, sto
             }
         };
         let client = front.clients.enter(address, front.router.clock_ms());
-        let session = Session::new("resp", Arc::clone(&client), redirect);
+        let mut session = Session::new("resp", Arc::clone(&client), redirect);
+        session.enter(&front);
         let connection = Connection { stream, front: Arc::clone(&front), session, stop: stop.clone() };
         let front = Arc::clone(&front);
         tokio::spawn(async move {
@@ -188,6 +206,7 @@ impl Connection {
             }
         };
         tokio::pin!(late);
+        let mut users = self.front.users.changes();
         loop {
             tokio::select! {
                 read = self.stream.read_buf(inbound) => return Ok(read? > 0),
@@ -198,6 +217,11 @@ impl Connection {
                     subscriptions::say_all(&mut self.session, outbound);
                     timeout(UNREAD_ANSWER_MAX, self.stream.write_all(outbound)).await??;
                     outbound.clear();
+                }
+                _changed = users.changed() => {
+                    if !users::refresh(&self.front, &mut self.session) || !users::may_hear(&self.session) {
+                        return Ok(false);
+                    }
                 }
                 () = &mut late => return Err(std::io::ErrorKind::TimedOut.into()),
                 () = self.stop.cancelled(), if is_idle => return Ok(false),

@@ -7,12 +7,13 @@ use prost::Message as _;
 use trimaran_placement::token::{self, Token};
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::query::Body as QueryBody;
-use trimaran_proto::state::grid::{Command, Query, Run as RunMessage};
+use trimaran_proto::state::grid::{Actor, Command, Query, Run as RunMessage};
 
 use super::clients::Client;
 use super::task::Task;
 use super::typed::NOT_KNOWN_YET;
-use super::{Front, cluster, connection, introspection, scripts, subscriptions, transaction, typed};
+use super::{Front, cluster, connection, introspection, scripts, subscriptions, transaction, typed, users};
+use crate::access::User;
 use crate::command::reply::{Answer, Protocol};
 use crate::command::scripting::function;
 use crate::command::table::{self, Keys, Run, Spec};
@@ -41,6 +42,10 @@ pub(crate) struct Session {
     pub(super) subscriber: Option<Subscriber>,
     /// Whether it is answered (CLIENT REPLY).
     pub(super) replies: Replies,
+    /// Who it is; `None` until it has said so, where it has to.
+    pub(super) user: Option<Arc<User>>,
+    /// The version of all users that this is of.
+    pub(super) users_version: u64,
 }
 
 /// Whether a client is answered.
@@ -67,7 +72,15 @@ impl Session {
             watched: Vec::new(),
             subscriber: None,
             replies: Replies::On,
+            user: None,
+            users_version: 0,
         }
+    }
+
+    /// Becomes who everybody is at first, where there is such a user.
+    pub(crate) fn enter(&mut self, front: &Front) {
+        self.user = front.users.at_first();
+        self.users_version = front.users.version();
     }
 
     /// True if it has subscribed to something.
@@ -175,9 +188,11 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: Vec<Bytes>) 
     if is_skipped {
         session.replies = Replies::On;
     }
+    let is_somebody = users::refresh(front, session);
     let planned = found.and_then(|spec| {
         session.client.runs(spec.name);
         must_fit(&arguments)?;
+        users::must_be_allowed(front, session, spec, &arguments)?;
         subscriptions::must_be_taken(session, spec)?;
         let (spec, arguments) = scripts::resolve(front, spec, arguments)?;
         if is_queued {
@@ -190,6 +205,8 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: Vec<Bytes>) 
     let is_answered = !is_skipped && session.replies == Replies::On;
     let quiet = !is_answered && !known.is_some_and(subscriptions::is_told);
     match planned {
+        // Its user was removed.
+        _ if !is_somebody => Planned { step: said(|_| {}), closes: true, protocol, quiet: true },
         // HELLO is answered in the protocol that it chose.
         Ok((step, closes)) => Planned { step, closes, protocol: session.protocol, quiet },
         Err(refusal) => {
@@ -249,7 +266,7 @@ fn step(
         _ if spec.keys == Keys::All => Step::Task(Box::new(Task::Everywhere { spec, arguments })),
         _ if spec.is("blocking") => Step::Task(Box::new(Task::block(front, spec, arguments)?)),
         _ => {
-            let (parts, join) = parts(front, spec, arguments)?;
+            let (parts, join) = parts(front, session, spec, arguments)?;
             Step::Parts(parts, join)
         }
     };
@@ -279,9 +296,10 @@ pub(super) fn must_be_keys<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Don
 }
 
 /// The command as the leader gets it.
-pub(super) fn run(front: &Front, spec: &Spec, arguments: Vec<Bytes>) -> RunMessage {
+pub(super) fn run(front: &Front, spec: &Spec, arguments: Vec<Bytes>, actor: Option<Actor>) -> RunMessage {
     let seed = if needs_chance(spec) { front.random() } else { 0 };
-    RunMessage { arguments, seed, encodings: front.settings.encodings(), format: front.router.format() }
+    let (encodings, format) = (front.settings.encodings(), front.router.format());
+    RunMessage { arguments, seed, encodings, format, actor }
 }
 
 fn needs_chance(spec: &Spec) -> bool {
@@ -296,8 +314,14 @@ pub(super) fn tokens<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Option<(T
     })
 }
 
-pub(super) fn part(front: &Front, spec: &Spec, tokens: (Token, Token), arguments: Vec<Bytes>) -> Part {
-    let run = run(front, spec, arguments);
+pub(super) fn part(
+    front: &Front,
+    spec: &Spec,
+    tokens: (Token, Token),
+    arguments: Vec<Bytes>,
+    actor: Option<Actor>,
+) -> Part {
+    let run = run(front, spec, arguments, actor);
     match spec.run {
         Run::Write(_) => {
             let command = Command { body: Some(Body::Run(run)) }.encode_to_vec().into();
@@ -307,15 +331,17 @@ pub(super) fn part(front: &Front, spec: &Spec, tokens: (Token, Token), arguments
     }
 }
 
-fn parts(front: &Front, spec: &Spec, arguments: Vec<Bytes>) -> Done<(Vec<Part>, Join)> {
+fn parts(front: &Front, session: &Session, spec: &Spec, arguments: Vec<Bytes>) -> Done<(Vec<Part>, Join)> {
     let keys = spec.keys(&arguments);
     must_be_keys(keys.clone())?;
     let Some(range) = tokens(keys) else {
         // A number of keys that is wrong: whoever leads the first partition says so as well as any other.
-        return Ok((vec![part(front, spec, (Token(0), Token(0)), arguments)], Join::One));
+        let actor = users::actor(session, spec);
+        return Ok((vec![part(front, spec, (Token(0), Token(0)), arguments, actor)], Join::One));
     };
     if range.0 == range.1 || front.router.is_whole(range) {
-        return Ok((vec![part(front, spec, range, arguments)], Join::One));
+        let actor = users::actor(session, spec);
+        return Ok((vec![part(front, spec, range, arguments, actor)], Join::One));
     }
     let join = match spec.name {
         "del" | "unlink" | "exists" | "touch" => Join::Sum,
@@ -329,7 +355,7 @@ fn parts(front: &Front, spec: &Spec, arguments: Vec<Bytes>) -> Done<(Vec<Part>, 
         of_slot.push(arguments[0].clone());
         of_slot.extend_from_slice(keys);
         let token = token_of(&keys[0]);
-        part(front, spec, (token, token), of_slot)
+        part(front, spec, (token, token), of_slot, None)
     });
     Ok((parts.collect(), join))
 }

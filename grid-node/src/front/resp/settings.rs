@@ -34,6 +34,7 @@ enum Effect {
 /// Name, value at first, effect.
 #[rustfmt::skip]
 const OPTIONS: &[(&str, &str, Effect)] = &[
+    ("acllog-max-len", "128", Effect::Kept),
     ("active-expire-effort", "1", Effect::Kept),
     ("activedefrag", "no", Effect::Fixed),
     ("appendfsync", "everysec", Effect::Fixed),
@@ -99,6 +100,11 @@ impl Settings {
     fn classes(&self) -> Classes {
         let told = self.told.lock();
         told.get("notify-keyspace-events").and_then(|letters| Classes::parse(letters)).unwrap_or_default()
+    }
+
+    /// A number that was told.
+    fn number(&self, name: &str) -> Option<u64> {
+        self.told.lock().get(name).and_then(|value| value.parse().ok())
     }
 
     fn get(&self, patterns: &[Bytes]) -> Vec<(&'static str, String)> {
@@ -180,6 +186,9 @@ pub(super) fn plan(front: &Front, arguments: &[Bytes]) -> Done<Step> {
             (pairs, []) if !pairs.is_empty() => {
                 front.settings.set(pairs)?;
                 front.hub.set_classes(front.settings.classes());
+                if let Some(most) = front.settings.number("acllog-max-len") {
+                    front.access_log.keep(most);
+                }
                 Ok(said(Answer::ok))
             }
             _ => refuse("ERR wrong number of arguments for 'config|set' command"),

@@ -11,7 +11,7 @@ use trimaran_proto::state::grid::{Query, QueryReply, Reply, Run as RunMessage, V
 
 use super::plan::{Part, Session, error_text, must_be_keys, part, tokens};
 use super::typed::NOT_KNOWN_YET;
-use super::{Front, transaction};
+use super::{Front, transaction, users};
 use crate::command::arguments::float;
 use crate::command::key::Page;
 use crate::command::reply::{Answer, integer_of, is_error};
@@ -44,6 +44,8 @@ pub(super) enum Task {
     Block { spec: &'static Spec, arguments: Vec<Bytes>, wanted: Wanted, until: Option<Instant> },
     /// Waits.
     Sleep(Duration),
+    /// Changes users.
+    Users(users::Change),
     /// Waits until other nodes know what was subscribed to; then it is answered.
     Heard(Answer),
 }
@@ -118,6 +120,15 @@ impl Task {
             Self::Block { spec, arguments, wanted, until } => {
                 return block(front, session, stream, (spec, arguments), wanted, until).await;
             }
+            Self::Users(change) => {
+                match users::change(front, change).await {
+                    Ok(Some(count)) => out.count(count),
+                    Ok(None) => out.ok(),
+                    Err(refusal) => out.error(refusal.text()),
+                }
+                users::refresh(front, session);
+                Ok(())
+            }
             Self::Heard(answer) => {
                 if let Some(subscriber) = &session.subscriber {
                     subscriber.heard().await;
@@ -189,7 +200,7 @@ async fn everywhere(
     let mut said = Vec::new();
     loop {
         let Answered { said: part, last, .. } =
-            ask(front, part(front, spec, (token, token), arguments.clone())).await?;
+            ask(front, part(front, spec, (token, token), arguments.clone(), None)).await?;
         said.extend(part);
         // It may have been split since, and be shorter than it was.
         match last.and_then(|last| last.checked_add(1)) {
@@ -358,7 +369,7 @@ async fn attempt(front: &Front, spec: &'static Spec, arguments: Vec<Bytes>) -> R
     if !front.router.is_whole(tokens) {
         return Err(Error::CrossSlot);
     }
-    let Answered { said, typed, .. } = ask(front, part(front, spec, tokens, arguments)).await?;
+    let Answered { said, typed, .. } = ask(front, part(front, spec, tokens, arguments, None)).await?;
     out.encoded(said.first().map_or(&[][..], |said| said), typed);
     Ok(out)
 }

@@ -10,10 +10,10 @@ use trimaran_proto::state::grid::{Command, Run as RunMessage, Transaction, Watch
 use super::plan::{Session, Step, must_be_keys, run, said, tokens};
 use super::task::Task;
 use super::typed::NOT_KNOWN_YET;
-use super::{Front, connection};
+use super::{Front, connection, users};
 use crate::command::reply::Answer;
 use crate::command::table::{Keys, Run, Spec};
-use crate::command::{Done, refuse};
+use crate::command::{Done, Refusal, refuse};
 use crate::error::Error;
 use crate::limits::{QUEUED_BYTES_MAX, QUEUED_COMMANDS_MAX};
 use crate::router::Write;
@@ -108,9 +108,14 @@ pub(super) async fn exec(
         return Ok(());
     }
     let mut commands: Vec<RunMessage> = Vec::new();
+    let mut refusals: Vec<Option<Refusal>> = Vec::new();
     let mut range = tokens(watched.iter().map(|(key, _)| key));
     for (spec, arguments) in &queued.commands {
-        if matches!(spec.run, Run::Front) {
+        // What it may not do any more is refused in its place.
+        let refused = users::must_be_allowed(front, session, spec, arguments).err();
+        let is_refused = refused.is_some();
+        refusals.push(refused);
+        if is_refused || matches!(spec.run, Run::Front) {
             continue;
         }
         let about = match spec.keys {
@@ -121,7 +126,7 @@ pub(super) async fn exec(
             (Some((first, last)), Some((least, most))) => Some((first.min(least), last.max(most))),
             (one, other) => one.or(other),
         };
-        commands.push(run(front, spec, arguments.clone()));
+        commands.push(run(front, spec, arguments.clone(), users::actor(session, spec)));
     }
     let mut replies = Vec::new();
     let mut typed = false;
@@ -140,8 +145,10 @@ pub(super) async fn exec(
     }
     let mut replies = replies.into_iter();
     out.array(queued.commands.len());
-    for (spec, arguments) in &queued.commands {
-        if matches!(spec.run, Run::Front) {
+    for ((spec, arguments), refused) in queued.commands.iter().zip(refusals) {
+        if let Some(refusal) = refused {
+            out.error(refusal.text());
+        } else if matches!(spec.run, Run::Front) {
             match connection::plan(front, session, spec, arguments) {
                 Ok((Step::Said(answer), _)) => {
                     let (bytes, typed) = answer.finish();
