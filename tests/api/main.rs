@@ -5,6 +5,7 @@
     reason = "a test that cannot go on panics, and tells what it sees"
 )]
 
+mod access;
 mod database;
 mod dynamodb;
 mod functions;

@@ -319,8 +319,8 @@ pub(super) fn dump(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
         return Ok(());
     };
     let mut dumped = Vec::with_capacity(entry.value.bytes());
-    serialized::write_value(&entry.value, &mut dumped);
-    serialized::seal(&mut dumped);
+    let version = serialized::write_value(&entry.value, &mut dumped);
+    serialized::seal(&mut dumped, version);
     on.out.bulk(&dumped);
     Ok(())
 }

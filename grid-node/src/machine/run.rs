@@ -5,6 +5,7 @@ use trimaran_proto::state::grid::{Actor, QueryReply, Reply, Run, Transaction, Ve
 
 use crate::access::User;
 use crate::command::reply::Answer;
+use crate::command::scripting::function;
 use crate::command::table::{Keys as KeysOf, RUN_FORMAT, Spec, find};
 use crate::command::{self, Random, Read, Write};
 use crate::data::{Encodings, Keys};
@@ -37,7 +38,7 @@ pub(crate) fn is_here(keys: &Keys, run: &Run) -> bool {
 
 /// True if a command is about all keys.
 fn is_about_all(run: &Run) -> bool {
-    spec(run).is_some_and(|spec| spec.keys == KeysOf::All)
+    spec(run).is_some_and(|spec| spec.keys == KeysOf::All || function::is_about_all(spec, &run.arguments))
 }
 
 fn encodings(run: &Run) -> Encodings {

@@ -9,6 +9,7 @@ use mlua::{Error as LuaError, Table};
 use super::super::arguments::{is, lower};
 use super::super::reply::Answer;
 use super::super::serialized::{self, Reader};
+use super::super::table::Spec;
 use super::super::{Done, Read, Refusal, Write, matches, refuse};
 use super::{Failed, On, Part, Program, run};
 use crate::data::library::{Libraries, Library, Registered};
@@ -152,7 +153,7 @@ pub(in super::super) fn function(on: &mut Write<'_>, arguments: &[Bytes]) -> Don
                 dumped.push(LIBRARY);
                 serialized::put_string(&mut dumped, &library.code);
             }
-            serialized::seal(&mut dumped);
+            serialized::seal(&mut dumped, serialized::FUNCTIONS_VERSION);
             on.out.bulk(&dumped);
         }
         ("restore", [payload]) => restore(on, payload, None)?,
@@ -307,7 +308,7 @@ pub(in super::super) fn fcall_ro(on: &mut Read<'_>, arguments: &[Bytes]) -> Done
     Ok(())
 }
 
-/// Where FUNCTION is to be carried out: everywhere, if it changes something.
-pub(crate) fn is_about_all(arguments: &[Bytes]) -> bool {
-    ["load", "delete", "flush", "restore"].iter().any(|sub| is(&arguments[1], sub))
+/// True for FUNCTION where it changes something: every partition is to carry it out.
+pub(crate) fn is_about_all(spec: &Spec, arguments: &[Bytes]) -> bool {
+    spec.name == "function" && ["load", "delete", "flush", "restore"].iter().any(|sub| is(&arguments[1], sub))
 }

@@ -46,8 +46,19 @@ const PLAIN: u64 = 1;
 const DELETED: i64 = 1;
 const SAME_FIELDS: i64 = 2;
 
-/// Writes a value, its type first.
-pub(in super::super) fn write(value: &Value, out: &mut Vec<u8>) {
+/// Versions of the format: of Redis 5, which knows the plain layouts, 7.2 (streams as they are written here) and 7.4 (fields
+/// with times to live).
+const PLAIN_VERSION: u16 = 9;
+const STREAM_VERSION: u16 = 11;
+const EXPIRING_VERSION: u16 = 12;
+
+/// Writes a value, its type first. Returns the version of the format that knows it.
+pub(in super::super) fn write(value: &Value, out: &mut Vec<u8>) -> u16 {
+    let version = match value {
+        Value::Stream(_) => STREAM_VERSION,
+        Value::Hash(hash) if hash.next_end() != 0 => EXPIRING_VERSION,
+        _ => PLAIN_VERSION,
+    };
     match value {
         Value::String(bytes) => {
             out.push(STRING);
@@ -74,6 +85,7 @@ pub(in super::super) fn write(value: &Value, out: &mut Vec<u8>) {
         Value::Hash(hash) => write_hash(hash, out),
         Value::Stream(stream) => write_stream(stream, out),
     }
+    version
 }
 
 fn write_hash(hash: &Hash, out: &mut Vec<u8>) {
@@ -437,8 +449,8 @@ mod tests {
 
     fn back(value: &Value) -> Value {
         let mut out = Vec::new();
-        write(value, &mut out);
-        super::super::seal(&mut out);
+        let version = write(value, &mut out);
+        super::super::seal(&mut out, version);
         read(&mut Reader::sealed(&out).unwrap(), 0, &Encodings::default()).unwrap()
     }
 
@@ -477,6 +489,75 @@ mod tests {
         ];
         for value in &values {
             assert_eq!(&back(value), value);
+        }
+    }
+
+    /// Answers of DUMP of a Redis 7.0: small values in their compact layouts, and compressed ones.
+    const OF_REDIS: &[(&str, &str)] = &[
+        ("int", "00c1c7cf0a0067eda236b4db26d0"),
+        ("text", "00c3094064016161e057000161610a00e8a3b507b06df271"),
+        ("list", "1201021b1b000000060082653003000182653103c3e80282653203c7d002ff0a00c636b63308b8d8a6"),
+        ("ints", "0bc3182004080000000320030390eefeff40000001200be00000200c0a00960fe96c257475a0"),
+        ("zset", "111a1a0000000600816202dffe0281610283312e35048163020301ff0a00e5c16814373f6b4e"),
+        ("hash", "10121200000004008166028176028167021101ff0a007ea570b011c84d31"),
+        (
+            "stream",
+            "130110000000000000000100000000000000014078780000002b000501010102018166028167020001020100010001010181\
+         7802050102010101000102018278780305010301020100010301837878780405010201030100010401847878787805050102\
+         010401000105018578787878780605010001080108010101856f7468657206856669656c64060601ff050909010103010601\
+         0167020181ffffffffffffffff0200000000000000010000000000000001725dd317a2010000010000000000000002000000\
+         0000000001725dd317a201000001020163725dd317a201000002000000000000000100000000000000010000000000000002\
+         00000000000000010469646c65725dd317a2010000000a0014a8c7fa1b489473",
+        ),
+    ];
+
+    #[test]
+    fn what_redis_has_written_is_read() {
+        for (name, digits) in OF_REDIS {
+            let payload: Vec<u8> = digits
+                .as_bytes()
+                .chunks_exact(2)
+                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+                .collect();
+            let mut reader = Reader::sealed(&payload).unwrap();
+            let value = read(&mut reader, 0, &Encodings::default()).unwrap();
+            let text = |blob: &[u8]| String::from_utf8_lossy(blob).into_owned();
+            match (*name, &value) {
+                ("int", Value::String(bytes)) => assert_eq!(&bytes[..], b"-12345"),
+                ("text", Value::String(bytes)) => assert_eq!(bytes[..], [b'a'; 100]),
+                ("list", Value::List(list)) => {
+                    let elements: Vec<String> = list.iter().map(|element| text(element)).collect();
+                    assert_eq!(elements, ["e0", "0", "e1", "1000", "e2", "2000"]);
+                }
+                ("ints", Value::Set(set)) => {
+                    assert!(set.contains(b"-70000") && set.contains(b"1099511627776") && set.len() == 3);
+                }
+                ("zset", Value::SortedSet(set)) => {
+                    let members: Vec<(f64, String)> =
+                        set.iter().map(|(score, member)| (*score, text(member))).collect();
+                    let expected = [(-2.0, "b"), (1.5, "a"), (3.0, "c")];
+                    assert_eq!(members, expected.map(|(score, member)| (score, member.to_owned())));
+                }
+                ("hash", Value::Hash(hash)) => {
+                    assert_eq!(
+                        (hash.get(b"f").map(|v| text(v)), hash.get(b"g").map(|v| text(v))),
+                        (Some("v".to_owned()), Some("17".to_owned()))
+                    );
+                }
+                ("stream", Value::Stream(stream)) => {
+                    let ids: Vec<String> = stream.iter().map(|entry| entry.id.to_string()).collect();
+                    assert_eq!(ids, ["1-1", "2-1", "4-1", "5-1", "9-9"]);
+                    let words = stream.get(Id { ms: 4, sequence: 1 }).unwrap().words.clone();
+                    assert_eq!(
+                        words.iter().map(|word| text(word)).collect::<Vec<_>>(),
+                        ["f", "4", "g", "xxxx"]
+                    );
+                    let group = stream.group(b"g").unwrap();
+                    assert_eq!((group.pending.len(), group.consumers.len()), (2, 2));
+                }
+                (name, value) => panic!("{name}: {value:?}"),
+            }
+            assert_eq!(back(&value), value, "{name}");
         }
     }
 }

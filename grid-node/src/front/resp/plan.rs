@@ -192,7 +192,8 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: Vec<Bytes>) 
     let planned = found.and_then(|spec| {
         session.client.runs(spec.name);
         must_fit(&arguments)?;
-        users::must_be_allowed(front, session, spec, &arguments)?;
+        let context = if session.queued.is_some() { users::MULTI } else { users::TOPLEVEL };
+        users::must_be_allowed(front, session, context, spec, &arguments)?;
         subscriptions::must_be_taken(session, spec)?;
         let (spec, arguments) = scripts::resolve(front, spec, arguments)?;
         if is_queued {
@@ -260,7 +261,7 @@ fn step(
             Step::Parts(parts, Join::Typed(render))
         }
         _ if spec.format() > front.router.format() => return refuse(NOT_KNOWN_YET),
-        _ if spec.name == "function" && function::is_about_all(&arguments) => {
+        _ if function::is_about_all(spec, &arguments) => {
             Step::Task(Box::new(Task::Everywhere { spec, arguments }))
         }
         _ if spec.keys == Keys::All => Step::Task(Box::new(Task::Everywhere { spec, arguments })),

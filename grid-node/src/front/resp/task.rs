@@ -309,6 +309,12 @@ async fn block(
     let minds = matches!(wanted.awaited, Awaited::News(_));
     let mut place = None;
     loop {
+        // It may be long since it was allowed.
+        if let Some(refusal) = users::refused_by_now(front, session, spec, &arguments) {
+            let mut out = Answer::default();
+            out.error(refusal.text());
+            return Some(out);
+        }
         let attempted = attempt(front, spec, arguments.clone()).await;
         drop(place.take());
         let answer = match attempted {

@@ -112,7 +112,7 @@ pub(super) async fn exec(
     let mut range = tokens(watched.iter().map(|(key, _)| key));
     for (spec, arguments) in &queued.commands {
         // What it may not do any more is refused in its place.
-        let refused = users::must_be_allowed(front, session, spec, arguments).err();
+        let refused = users::must_be_allowed(front, session, users::MULTI, spec, arguments).err();
         let is_refused = refused.is_some();
         refusals.push(refused);
         if is_refused || matches!(spec.run, Run::Front) {

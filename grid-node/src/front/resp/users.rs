@@ -1,6 +1,7 @@
 //! ACL, AUTH: who a connection is, and what is refused to whom.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -62,12 +63,18 @@ struct Entry {
 const REASONS: [&str; 4] = ["auth", "command", "key", "channel"];
 
 impl AccessLog {
-    fn note(&self, front: &Front, session: &Session, (reason, object): (&'static str, &[u8]), user: &str) {
+    fn note(
+        &self,
+        front: &Front,
+        session: &Session,
+        context: &'static str,
+        (reason, object): (&'static str, &[u8]),
+        user: &str,
+    ) {
         if let Some(place) = REASONS.iter().position(|known| *known == reason) {
             self.counts[place].fetch_add(1, Ordering::Relaxed);
         }
         let now_ms = front.router.clock_ms();
-        let context = if session.queued.is_some() { "multi" } else { "toplevel" };
         let client = session.client.line(now_ms).trim_end().to_owned();
         let mut entries = self.entries.lock();
         let is_same = |entry: &&mut Entry| {
@@ -149,10 +156,11 @@ pub(super) fn refresh(front: &Front, session: &mut Session) -> bool {
     if session.users_version == version {
         return true;
     }
+    if let Some(user) = &session.user {
+        let Some((_, user)) = front.users.get(&user.name) else { return false };
+        session.user = Some(user);
+    }
     session.users_version = version;
-    let Some(user) = &session.user else { return true };
-    let Some((_, user)) = front.users.get(&user.name) else { return false };
-    session.user = Some(user);
     true
 }
 
@@ -162,10 +170,16 @@ pub(super) fn may_hear(session: &Session) -> bool {
     subscriber.topics().all(|(kind, name)| user.may_hear(name, *kind == crate::pubsub::Kind::Pattern))
 }
 
+/// Where something is refused: as a command of its own, or within a transaction.
+pub(super) const TOPLEVEL: &str = "toplevel";
+/// See [`TOPLEVEL`].
+pub(super) const MULTI: &str = "multi";
+
 /// Refuses what the user of a connection may not do.
 pub(super) fn must_be_allowed(
     front: &Front,
     session: &Session,
+    context: &'static str,
     spec: &'static Spec,
     arguments: &[Bytes],
 ) -> Done {
@@ -176,7 +190,7 @@ pub(super) fn must_be_allowed(
         return Ok(());
     }
     if let Err(denied) = user.may(spec, arguments) {
-        front.access_log.note(front, session, (denied.reason(), denied.object()), &user.name);
+        front.access_log.note(front, session, context, (denied.reason(), denied.object()), &user.name);
         return refuse(denied.refusal(&user.name));
     }
     // They may be about any key.
@@ -192,6 +206,21 @@ pub(super) fn must_be_allowed(
         }
     }
     Ok(())
+}
+
+/// Why a command that has waited is not carried out any more, if its user may not do it by now.
+pub(super) fn refused_by_now(
+    front: &Front,
+    session: &Session,
+    spec: &'static Spec,
+    arguments: &[Bytes],
+) -> Option<Refusal> {
+    let held = session.user.as_ref()?;
+    let now = front.users.get(&held.name).map(|(_, user)| user);
+    let user = now.unwrap_or_else(|| Arc::new(User::new(&held.name)));
+    let denied = user.may(spec, arguments).err()?;
+    front.access_log.note(front, session, TOPLEVEL, (denied.reason(), denied.object()), &user.name);
+    Some(Refusal::new(denied.refusal(&user.name)))
 }
 
 /// Who a script runs as, if it may not do everything.
@@ -210,7 +239,7 @@ pub(super) fn enter(front: &Front, session: &mut Session, name: &[u8], password:
             Ok(())
         }
         _ => {
-            front.access_log.note(front, session, ("auth", word.as_bytes()), &name);
+            front.access_log.note(front, session, TOPLEVEL, ("auth", word.as_bytes()), &name);
             refuse(WRONG)
         }
     }
