@@ -13,6 +13,7 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -123,7 +124,8 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, redirect: bool, sto
         let client = front.clients.enter(address, front.router.clock_ms());
         let mut session = Session::new("resp", Arc::clone(&client), redirect);
         session.enter(&front);
-        let connection = Connection { stream, front: Arc::clone(&front), session, stop: stop.clone() };
+        let (users, stop) = (front.users.changes(), stop.clone());
+        let connection = Connection { stream, front: Arc::clone(&front), session, users, stop };
         let front = Arc::clone(&front);
         tokio::spawn(async move {
             metrics::connections("resp").increment(1);
@@ -141,6 +143,8 @@ struct Connection {
     stream: TcpStream,
     front: Arc<Front>,
     session: Session,
+    /// The version of all users, as it changes.
+    users: watch::Receiver<u64>,
     stop: CancellationToken,
 }
 
@@ -206,7 +210,6 @@ impl Connection {
             }
         };
         tokio::pin!(late);
-        let mut users = self.front.users.changes();
         loop {
             tokio::select! {
                 read = self.stream.read_buf(inbound) => return Ok(read? > 0),
@@ -218,7 +221,7 @@ impl Connection {
                     timeout(UNREAD_ANSWER_MAX, self.stream.write_all(outbound)).await??;
                     outbound.clear();
                 }
-                _changed = users.changed() => {
+                _changed = self.users.changed() => {
                     if !users::refresh(&self.front, &mut self.session) || !users::may_hear(&self.session) {
                         return Ok(false);
                     }
