@@ -1,8 +1,8 @@
 //! EVAL: scripts in Lua 5.1, carried out by every replica at the same place of the log.
 //!
 //! A script has a Lua state of its own, made for it: nothing that another one left behind can make it run otherwise
-//! here than on another replica. It sees the stamp of its command for a clock, and numbers that follow from a fixed seed
-//! for chance. It ends after so many instructions and with so much memory, on every replica alike. Source: "Scripting
+//! here than on another replica. It sees the stamp of its command for a clock, and numbers that follow from the seed
+//! of its command for chance. It ends after so many instructions and with so much memory, on every replica alike. Source: "Scripting
 //! with Lua" and "Redis Lua API reference" in the documentation of Redis.
 
 use std::cell::{Cell, RefCell};
@@ -53,6 +53,14 @@ enum On<'a, 'b> {
 }
 
 impl On<'_, '_> {
+    /// A number by chance.
+    fn number(&mut self) -> u64 {
+        match self {
+            Self::Write(context) => context.random.number(),
+            Self::Read(context) => context.random.number(),
+        }
+    }
+
     /// Who runs it, if that one may not do everything.
     fn actor(&self) -> Option<&User> {
         match self {
@@ -236,7 +244,9 @@ fn run(on: On<'_, '_>, program: Program<'_>, answer: &mut Answer) -> Result<(), 
     let format = on.format();
     let on = RefCell::new(on);
     let protocol = Cell::new(Protocol::Resp2);
-    let chance = RefCell::new(Random::new(0));
+    // Clusters of older nodes know one beginning only.
+    let seed = if format >= LIBRARIES_FORMAT { on.borrow_mut().number() } else { 0 };
+    let chance = RefCell::new(Random::new(seed));
     lua.scope(|scope| {
         let host = lua.create_table()?;
         let call = scope.create_function_mut(|lua, words: MultiValue| {

@@ -39,9 +39,9 @@ local redis = {
     local text = ...
     if text:sub(1, 1) == '-' then
       text = text:sub(2)
-    elseif not text:find('^%u+ ') and not text:find('^%u+$') then
-      text = 'ERR ' .. text
     end
+    -- The first word of several is the kind of the error.
+    if not text:find(' ') then text = 'ERR ' .. text end
     return { err = text }
   end,
   status_reply = function(...)

@@ -304,7 +304,8 @@ pub(super) fn run(front: &Front, spec: &Spec, arguments: Vec<Bytes>, actor: Opti
 }
 
 fn needs_chance(spec: &Spec) -> bool {
-    ["hrandfield", "randomkey", "spop", "srandmember", "zrandmember"].contains(&spec.name)
+    spec.group == "scripting"
+        || ["hrandfield", "randomkey", "spop", "srandmember", "zrandmember"].contains(&spec.name)
 }
 
 /// The least and the greatest token of some keys.
