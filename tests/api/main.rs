@@ -12,5 +12,6 @@ mod functions;
 mod grpc;
 mod http;
 mod pubsub;
+mod redis_py;
 mod redis_rs;
 mod resp;

@@ -22,10 +22,19 @@ async fn connect(address: &str) -> MultiplexedConnection {
     Client::open(format!("redis://{address}")).unwrap().get_multiplexed_async_connection().await.unwrap()
 }
 
-/// The next message: its channel and what it says.
+/// Published by a node that has not heard yet that nobody wants it any more; it may be under way to a node for a moment, and
+/// find somebody there who has subscribed since.
+const LATE: &str = "late";
+
+/// The next message that is not [`LATE`]: its channel and what it says.
 async fn next(subscriber: &mut PubSub) -> (String, String) {
-    let message = timeout(PATIENCE, subscriber.on_message().next()).await.unwrap().unwrap();
-    (message.get_channel_name().to_owned(), message.get_payload().unwrap())
+    loop {
+        let message = timeout(PATIENCE, subscriber.on_message().next()).await.unwrap().unwrap();
+        let text: String = message.get_payload().unwrap();
+        if text != LATE {
+            return (message.get_channel_name().to_owned(), text);
+        }
+    }
 }
 
 fn said(channel: &str, text: &str) -> (String, String) {
@@ -57,7 +66,7 @@ async fn a_message_reaches_who_has_subscribed_at_any_node_from_the_moment_that_i
         for publisher in &mut publishers {
             // The others hear of it a moment later.
             let is_heard =
-                async { while publisher.publish::<_, _, usize>(&channel, "late").await.unwrap() > 0 {} };
+                async { while publisher.publish::<_, _, usize>(&channel, LATE).await.unwrap() > 0 {} };
             timeout(PATIENCE, is_heard).await.unwrap();
         }
     }

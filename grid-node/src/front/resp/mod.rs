@@ -54,8 +54,10 @@ use settings::Settings;
 use users::AccessLog;
 pub(crate) use users::enter_by as enter;
 
-/// Bytes read at once.
-const READ_BYTES: usize = 64 << 10;
+/// Bytes read at once, of a client that sends much, and of any other: what was read is kept as long as its commands are, and
+/// memory that is not used meanwhile is not in anybody's cache.
+const READ_BYTES_MAX: usize = 64 << 10;
+const READ_BYTES_MIN: usize = 4 << 10;
 
 /// What the connections of a node share.
 #[derive(Debug)]
@@ -125,7 +127,14 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, redirect: bool, sto
         let mut session = Session::new("resp", Arc::clone(&client), redirect);
         session.enter(&front);
         let (users, stop) = (front.users.changes(), stop.clone());
-        let connection = Connection { stream, front: Arc::clone(&front), session, users, stop };
+        let connection = Connection {
+            stream,
+            front: Arc::clone(&front),
+            session,
+            users,
+            read_bytes: READ_BYTES_MIN,
+            stop,
+        };
         let front = Arc::clone(&front);
         tokio::spawn(async move {
             metrics::connections("resp").increment(1);
@@ -145,13 +154,15 @@ struct Connection {
     session: Session,
     /// The version of all users, as it changes.
     users: watch::Receiver<u64>,
+    /// Bytes to be read next.
+    read_bytes: usize,
     stop: CancellationToken,
 }
 
 impl Connection {
     async fn run(mut self) -> std::io::Result<()> {
-        let mut inbound = BytesMut::with_capacity(READ_BYTES);
-        let mut outbound = BytesMut::with_capacity(READ_BYTES);
+        let mut inbound = BytesMut::with_capacity(READ_BYTES_MIN);
+        let mut outbound = BytesMut::with_capacity(READ_BYTES_MIN);
         loop {
             let mut requests = Vec::new();
             let mut refused = None;
@@ -200,7 +211,7 @@ impl Connection {
 
     /// Waits for more of a request, and hands on messages meanwhile. False if the connection is to end.
     async fn read(&mut self, inbound: &mut BytesMut, outbound: &mut BytesMut) -> std::io::Result<bool> {
-        inbound.reserve(READ_BYTES);
+        inbound.reserve(self.read_bytes);
         // A client may be silent as long as it likes between two requests.
         let is_idle = inbound.is_empty();
         let late = async {
@@ -212,7 +223,11 @@ impl Connection {
         tokio::pin!(late);
         loop {
             tokio::select! {
-                read = self.stream.read_buf(inbound) => return Ok(read? > 0),
+                read = self.stream.read_buf(inbound) => {
+                    let read = read?;
+                    self.read_bytes = next_read(self.read_bytes, read);
+                    return Ok(read > 0);
+                }
                 message = message(&mut self.session.subscriber) => {
                     // One that reads too slowly is cut off.
                     let Some(message) = message else { return Ok(false) };
@@ -235,13 +250,19 @@ impl Connection {
 
     /// What has arrived meanwhile, without waiting; `None` if nothing has.
     fn try_read(&self, inbound: &mut BytesMut) -> std::io::Result<Option<usize>> {
-        inbound.reserve(READ_BYTES);
+        inbound.reserve(self.read_bytes);
         match self.stream.try_read_buf(inbound) {
             Ok(read) => Ok(Some(read)),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
     }
+}
+
+/// How much to read next, after a read of so many bytes.
+fn next_read(before: usize, read: usize) -> usize {
+    let next = if read >= before { before * 2 } else { (read * 2).next_power_of_two().min(before) };
+    next.clamp(READ_BYTES_MIN, READ_BYTES_MAX)
 }
 
 /// The next message for one that has subscribed; `None` if too many waited.

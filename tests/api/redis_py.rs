@@ -1,0 +1,52 @@
+//! The Redis protocol through redis-py, as a program of its own: `tests/clients/redis_py.py`.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::process::Command;
+use tokio::time::timeout;
+use trimaran_tests::harness::process::Cluster;
+
+/// Where the packages of `tests/clients/requirements.txt` are, if not where Python looks anyway.
+const PACKAGES: &str = "TRIMARAN_TEST_PYTHON_PACKAGES";
+
+/// Set where tests that need Python must not be skipped.
+const REQUIRED: &str = "TRIMARAN_TEST_PYTHON_REQUIRED";
+
+/// The whole program takes some seconds.
+const PROGRAM_MAX: std::time::Duration = std::time::Duration::from_secs(300);
+
+#[allow(clippy::disallowed_methods, reason = "how the machine that must run it says so")]
+fn python() -> Command {
+    let mut python = Command::new("python3");
+    python.kill_on_drop(true).stdin(Stdio::null());
+    if let Some(packages) = std::env::var_os(PACKAGES) {
+        python.env("PYTHONPATH", packages);
+    }
+    python
+}
+
+#[allow(clippy::disallowed_methods, reason = "how the machine that must run it says so")]
+async fn is_here() -> bool {
+    let found = python().args(["-c", "import redis"]).output().await;
+    if found.is_ok_and(|output| output.status.success()) {
+        return true;
+    }
+    assert!(std::env::var_os(REQUIRED).is_none(), "python3 with the packages of tests/clients is not here");
+    println!("SKIPPED: python3 with the packages of tests/clients is not here");
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_py_finds_every_family_at_any_node_and_as_a_cluster_client() {
+    if !is_here().await {
+        return;
+    }
+    let cluster = Cluster::grid(3, "memory", 4).await;
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/redis_py.py");
+    let mut command = python();
+    command.arg(program).args(cluster.nodes.iter().map(|node| &node.front));
+    let output = timeout(PROGRAM_MAX, command.output()).await.unwrap().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}{err}");
+}
