@@ -131,3 +131,6 @@ pub const ACCESS_LOG_ENTRIES_DEFAULT: u64 = 128;
 
 /// At most.
 pub const ACCESS_LOG_ENTRIES_MAX: u64 = 65_536;
+
+/// Bytes that the compressed strings of one value may become (RESTORE): a small one could fill the memory of every replica else.
+pub const RESTORED_BYTES_MAX: usize = 64 << 20;

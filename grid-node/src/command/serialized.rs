@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use crc::{CRC_64_REDIS, Crc};
 
 use super::{Done, Refusal, refuse};
-use crate::limits::VALUE_BYTES_MAX;
+use crate::limits::{RESTORED_BYTES_MAX, VALUE_BYTES_MAX};
 
 mod packed;
 mod value;
@@ -60,6 +60,8 @@ pub(super) fn seal(out: &mut Vec<u8>, version: u16) {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
+    /// Bytes that compressed strings may still become.
+    expands: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -78,7 +80,7 @@ impl<'a> Reader<'a> {
         if u16::from_le_bytes(version) > VERSION_MAX || !is_right {
             return refuse(WRONG);
         }
-        Ok(Self { rest })
+        Ok(Self { rest, expands: RESTORED_BYTES_MAX })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -144,6 +146,12 @@ impl<'a> Reader<'a> {
                 let compressed = self.count()?;
                 let length = usize::try_from(self.length()?).ok().filter(|length| *length <= VALUE_BYTES_MAX);
                 let length = length.ok_or_else(bad)?;
+                let Some(left) = self.expands.checked_sub(length) else {
+                    return refuse(format!(
+                        "ERR the value is larger than RESTORED_BYTES_MAX = {RESTORED_BYTES_MAX} when it is not compressed"
+                    ));
+                };
+                self.expands = left;
                 Cow::Owned(expand(self.bytes(compressed)?, length)?)
             }
             Err(_) => return Err(bad()),
@@ -188,7 +196,7 @@ mod tests {
         for length in [0, 63, 64, 16_383, 16_384, u64::from(u32::MAX), u64::MAX] {
             let mut out = Vec::new();
             put_length(&mut out, length);
-            assert_eq!(Reader { rest: &out }.length().unwrap(), length);
+            assert_eq!(Reader { rest: &out, expands: 0 }.length().unwrap(), length);
         }
     }
 

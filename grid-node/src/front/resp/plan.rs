@@ -190,6 +190,9 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: Vec<Bytes>) 
     }
     let is_somebody = users::refresh(front, session);
     let planned = found.and_then(|spec| {
+        if !is_somebody {
+            return refuse("NOAUTH the user is not there any more");
+        }
         session.client.runs(spec.name);
         must_fit(&arguments)?;
         let context = if session.queued.is_some() { users::MULTI } else { users::TOPLEVEL };

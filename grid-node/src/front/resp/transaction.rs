@@ -12,6 +12,7 @@ use super::task::Task;
 use super::typed::NOT_KNOWN_YET;
 use super::{Front, connection, users};
 use crate::command::reply::Answer;
+use crate::command::scripting::function;
 use crate::command::table::{Keys, Run, Spec};
 use crate::command::{Done, Refusal, refuse};
 use crate::error::Error;
@@ -120,6 +121,7 @@ pub(super) async fn exec(
         }
         let about = match spec.keys {
             Keys::All => Some((Token(0), Token(u64::MAX))),
+            _ if function::is_about_all(spec, arguments) => Some((Token(0), Token(u64::MAX))),
             _ => tokens(spec.keys(arguments)),
         };
         range = match (range, about) {
