@@ -28,7 +28,7 @@ use crate::merge::{Merge, Merged};
 use crate::network::Voters;
 use crate::planted::{self, Bug};
 use crate::session::RequestId;
-use crate::snapshot::{Chunks, Store};
+use crate::snapshot::{Chunks, Origin, Store};
 use crate::split::{Seed, Seeds, Split};
 use crate::types::{
     Batch, Command, Config, LogId, Membership, Place, RangeChange, SnapshotMeta, StoredMembership, log_id,
@@ -581,21 +581,23 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
         let voters = Arc::clone(&self.voters);
         blocking(move || {
             // First the snapshot is safe, then the state is replaced: a crash between is made good when it is opened.
+            // One that is being made here meanwhile is older, and must not take its place afterwards.
+            let mut held = current.lock();
             let chunks = match (chunks, &store) {
                 (Chunks::File(stored), Some(store)) => Chunks::File(store.adopt(stored)?),
                 (chunks, _) => chunks,
             };
+            if store.is_some() && !M::DURABLE {
+                *held = Some((meta.clone(), chunks.clone()));
+            }
+            drop(held);
             let mut state = state.write();
             state.install(&meta, &chunks)?;
             voters.store(Arc::new(state.voters()));
             drop(state);
             match store {
                 Some(store) if M::DURABLE => store.remove(group),
-                Some(_) => {
-                    *current.lock() = Some((meta, chunks));
-                    Ok(())
-                }
-                None => Ok(()),
+                Some(_) | None => Ok(()),
             }
         })
         .await
@@ -671,12 +673,20 @@ impl<M: Machine> RaftSnapshotBuilder<Config> for Builder<M> {
         let (group, current) = (self.group, Arc::clone(&self.current));
         info!(group, writes_waited_us = writes_waited.as_micros(), "a snapshot is written");
         blocking(move || {
-            let mut writer = store.write(group, &meta)?;
+            let mut writer = store.write(group, Origin::Made, &meta)?;
             for chunk in chunks {
                 writer.chunk(&chunk.map_err(io::Error::other)?)?;
             }
-            let chunks = Chunks::File(store.adopt(writer.finish()?)?);
-            *current.lock() = Some((meta.clone(), chunks.clone()));
+            let made = writer.finish()?;
+            let mut held = current.lock();
+            // One that was received meanwhile is newer, and the log behind it is gone.
+            if let Some((newer, chunks)) =
+                held.as_ref().filter(|(held, _)| held.last_log_id > meta.last_log_id)
+            {
+                return Ok(Snapshot { meta: newer.clone(), snapshot: chunks.clone() });
+            }
+            let chunks = Chunks::File(store.adopt(made)?);
+            *held = Some((meta.clone(), chunks.clone()));
             Ok(Snapshot { meta, snapshot: chunks })
         })
         .await

@@ -29,7 +29,7 @@ use crate::groups::Groups;
 use crate::hibernation::Sleeper;
 use crate::machine::Machine;
 use crate::network::{MESSAGE_BYTES_MAX, SNAPSHOT_INSTALL_MAX};
-use crate::snapshot::{Chunks, Store, Writer};
+use crate::snapshot::{Chunks, Origin, Store, Writer};
 use crate::types::{Config, SnapshotMeta, Vote};
 
 /// Answers that wait to be sent on a line.
@@ -237,7 +237,9 @@ impl<M: Machine> Inbound for Local<M> {
                 return Err(another_counts());
             }
             let room = match &self.store {
-                Some(store) => Room::File(store.write(self.group.id(), &meta).map_err(unwritable)?),
+                Some(store) => {
+                    Room::File(store.write(self.group.id(), Origin::Received, &meta).map_err(unwritable)?)
+                }
                 None => Room::Memory(Vec::new()),
             };
             Ok(Receiving { vote, meta, chunks: 0, room, superseded, _only: only })

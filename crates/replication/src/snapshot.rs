@@ -58,8 +58,8 @@ pub(crate) struct Stored {
     file: Arc<dyn DiskFile>,
     name: String,
     group: u64,
-    /// True while it has the name of an unfinished one.
-    incoming: bool,
+    /// The name that it has until it is the group's.
+    aside: Option<String>,
 }
 
 impl Stored {
@@ -140,8 +140,24 @@ fn file_name(group: u64) -> String {
     format!("{group}.snapshot")
 }
 
-fn incoming_name(group: u64) -> String {
-    format!("{group}.incoming")
+/// Where a snapshot comes from. One may be received while another one is made: each is written by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Another replica sends it.
+    Received,
+    /// It is made here.
+    Made,
+}
+
+impl Origin {
+    const ALL: [Self; 2] = [Self::Received, Self::Made];
+
+    fn name(self, group: u64) -> String {
+        match self {
+            Self::Received => format!("{group}.incoming"),
+            Self::Made => format!("{group}.making"),
+        }
+    }
 }
 
 impl Store {
@@ -149,11 +165,12 @@ impl Store {
         Self { disk }
     }
 
-    /// Begins to write a snapshot aside; there is at most one unfinished one of a group.
-    pub(crate) fn write(&self, group: u64, meta: &SnapshotMeta) -> io::Result<Writer> {
-        let file = self.disk.open(&incoming_name(group))?;
+    /// Begins to write a snapshot aside; there is at most one unfinished one of a group and an origin.
+    pub(crate) fn write(&self, group: u64, origin: Origin, meta: &SnapshotMeta) -> io::Result<Writer> {
+        let aside = origin.name(group);
+        let file = self.disk.open(&aside)?;
         file.set_len(0)?;
-        let stored = Stored { file, name: self.disk.describe(&incoming_name(group)), group, incoming: true };
+        let stored = Stored { file, name: self.disk.describe(&aside), group, aside: Some(aside) };
         let mut writer = Writer { stored, at: 0 };
         writer.record(KIND_META, &codec::put_snapshot_meta(meta).encode_to_vec())?;
         Ok(writer)
@@ -161,11 +178,11 @@ impl Store {
 
     /// Makes a finished snapshot the group's; when this returns it survives a loss of power.
     pub(crate) fn adopt(&self, stored: Stored) -> io::Result<Stored> {
-        if stored.incoming {
-            self.disk.rename(&incoming_name(stored.group), &file_name(stored.group))?;
+        if let Some(aside) = &stored.aside {
+            self.disk.rename(aside, &file_name(stored.group))?;
             self.disk.sync_dir()?;
         }
-        Ok(Stored { name: self.disk.describe(&file_name(stored.group)), incoming: false, ..stored })
+        Ok(Stored { name: self.disk.describe(&file_name(stored.group)), aside: None, ..stored })
     }
 
     /// The group's snapshot, if there is one.
@@ -175,13 +192,14 @@ impl Store {
             return Ok(None);
         }
         let file = self.disk.open(&name)?;
-        let stored = Stored { file, name: self.disk.describe(&name), group, incoming: false };
+        let stored = Stored { file, name: self.disk.describe(&name), group, aside: None };
         Ok(Some((stored.check()?, stored)))
     }
 
     /// Forgets the group's snapshot.
     pub(crate) fn remove(&self, group: u64) -> io::Result<()> {
-        for name in [file_name(group), incoming_name(group)] {
+        let aside = Origin::ALL.map(|origin| origin.name(group));
+        for name in aside.into_iter().chain([file_name(group)]) {
             match self.disk.remove(&name) {
                 Err(refused) if refused.kind() == io::ErrorKind::NotFound => {}
                 other => other?,
@@ -239,14 +257,14 @@ mod tests {
             last_membership: StoredMembership::new(Some(log_id(1, 1)), membership),
         };
         let write = |store: &Store, chunks: [&'static [u8]; 2]| {
-            let mut writer = store.write(7, &meta).unwrap();
+            let mut writer = store.write(7, Origin::Made, &meta).unwrap();
             chunks.iter().for_each(|chunk| writer.chunk(chunk).unwrap());
             writer.finish().unwrap()
         };
         let read = |chunks: Chunks| chunks.read().map(Result::unwrap).collect::<Vec<_>>();
         store.adopt(write(&store, [b"a", b"bc"])).unwrap();
         // One that never came to its end is no snapshot.
-        store.write(7, &meta).unwrap().chunk(b"unfinished").unwrap();
+        store.write(7, Origin::Made, &meta).unwrap().chunk(b"unfinished").unwrap();
         disk.lose_power(|| false);
         let store = open();
         let (loaded_meta, loaded) = store.load(7).unwrap().unwrap();
@@ -257,6 +275,16 @@ mod tests {
         let begun = Chunks::File(loaded);
         store.adopt(write(&store, [b"d", b"e"])).unwrap();
         assert_eq!(read(begun), ["a", "bc"]);
+        // One is made while another one is received.
+        let mut received = store.write(7, Origin::Received, &meta).unwrap();
+        received.chunk(b"f").unwrap();
+        let made = write(&store, [b"g", b"h"]);
+        received.chunk(b"i").unwrap();
+        store.adopt(made).unwrap();
+        received.chunk(b"j").unwrap();
+        assert_eq!(read(Chunks::File(store.load(7).unwrap().unwrap().1)), ["g", "h"]);
+        store.adopt(received.finish().unwrap()).unwrap();
+        assert_eq!(read(Chunks::File(store.load(7).unwrap().unwrap().1)), ["f", "i", "j"]);
         disk.damage("7.snapshot", 40);
         assert!(store.load(7).is_err());
         store.remove(7).unwrap();
