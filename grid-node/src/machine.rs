@@ -102,7 +102,7 @@ impl GridMachine {
             return Ok(wrong_partition());
         }
         let keys = &mut self.keys;
-        if let Some(body) = &body {
+        if let (true, Some(body)) = (keys.notices.are_wanted(), &body) {
             keys.notices.announce(doing_of_typed(body));
         }
         Ok(match body {

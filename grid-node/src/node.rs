@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng as _;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trimaran_cluster::autoscale;
@@ -221,7 +222,8 @@ impl Node {
         }
         tokio::spawn(expiry::run(router.clone()));
         tokio::spawn(notices::run(told, hub.clone(), router.clone()));
-        tokio::spawn(link::run(hub.clone(), router.clone(), ending.clone()));
+        let links = StdRng::from_rng(&mut random);
+        tokio::spawn(link::run(hub.clone(), router.clone(), links, ending.clone()));
         let users = Arc::new(Users::new(options.requirepass.as_deref()));
         tokio::spawn(users::run(Arc::clone(&users), router.members()));
         let seed = random.random();

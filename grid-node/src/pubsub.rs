@@ -207,8 +207,9 @@ struct Here {
 
 #[derive(Debug)]
 struct Listener {
-    /// How many there have subscribed to what.
-    topics: HashMap<Topic, u32>,
+    /// How many there have subscribed to what. Patterns are tried one by one, the others are found.
+    channels: HashMap<Topic, u32>,
+    patterns: BTreeMap<Bytes, u32>,
     classes: Classes,
     mailbox: Mailbox<Heard>,
 }
@@ -301,13 +302,33 @@ impl Here {
 }
 
 impl Listener {
+    /// Notes how many there have subscribed to something.
+    fn hears(&mut self, (kind, name): Topic, subscribers: u32) {
+        match (kind, subscribers) {
+            (Kind::Pattern, 0) => drop(self.patterns.remove(&name)),
+            (Kind::Pattern, count) => drop(self.patterns.insert(name, count)),
+            (kind, 0) => drop(self.channels.remove(&(kind, name))),
+            (kind, count) => drop(self.channels.insert((kind, name), count)),
+        }
+    }
+
+    fn subscribers(&self, topic: &Topic) -> u32 {
+        let (kind, name) = topic;
+        let found = if *kind == Kind::Pattern { self.patterns.get(name) } else { self.channels.get(topic) };
+        found.copied().unwrap_or(0)
+    }
+
+    fn topics(&self) -> impl Iterator<Item = Topic> + '_ {
+        let patterns = self.patterns.keys().map(|name| (Kind::Pattern, name.clone()));
+        self.channels.keys().cloned().chain(patterns)
+    }
+
     /// How many of its subscriptions a message is for.
     fn count(&self, sharded: bool, channel: &Bytes) -> u32 {
         let kind = if sharded { Kind::Sharded } else { Kind::Channel };
-        let exact = self.topics.get(&(kind, channel.clone())).copied().unwrap_or(0);
-        let is_like = |topic: &Topic| topic.0 == Kind::Pattern && matches(&topic.1, channel);
-        let alike = || self.topics.iter().filter(|(topic, _)| is_like(topic)).map(|(_, count)| count).sum();
-        exact + if sharded { 0 } else { alike() }
+        let exact = self.channels.get(&(kind, channel.clone())).copied().unwrap_or(0);
+        let alike = self.patterns.iter().filter(|(pattern, _)| !sharded && matches(pattern, channel));
+        exact + alike.map(|(_, count)| count).sum::<u32>()
     }
 
     fn hand(&self, sharded: bool, channel: &Bytes, payload: &Bytes) -> usize {
@@ -439,7 +460,7 @@ impl Hub {
     /// What is subscribed to at any node, with a name like this.
     pub fn subscribed(&self, kind: Kind, pattern: Option<&[u8]>) -> BTreeSet<Bytes> {
         let topics = self.inner.topics.read();
-        let elsewhere = topics.listeners.values().flat_map(|listener| listener.topics.keys().cloned());
+        let elsewhere = topics.listeners.values().flat_map(Listener::topics);
         let all = topics.here.topics().into_iter().chain(elsewhere);
         let is_asked = |name: &Bytes| pattern.is_none_or(|pattern| matches(pattern, name));
         all.filter(|(found, name)| *found == kind && is_asked(name)).map(|(_, name)| name).collect()
@@ -449,8 +470,8 @@ impl Hub {
     pub fn count(&self, kind: Kind, name: &Bytes) -> usize {
         let topics = self.inner.topics.read();
         let topic = (kind, name.clone());
-        let elsewhere = topics.listeners.values().filter_map(|listener| listener.topics.get(&topic));
-        elsewhere.fold(topics.here.count(&topic), |sum, count| sum.saturating_add(*count)) as usize
+        let elsewhere = topics.listeners.values().map(|listener| listener.subscribers(&topic));
+        elsewhere.fold(topics.here.count(&topic), u32::saturating_add) as usize
     }
 
     /// A node listens from now on; its number.
@@ -458,7 +479,8 @@ impl Hub {
         let mut topics = self.inner.topics.write();
         topics.next += 1;
         let id = topics.next;
-        let listener = Listener { topics: HashMap::new(), classes: Classes::NONE, mailbox };
+        let listener =
+            Listener { channels: HashMap::new(), patterns: BTreeMap::new(), classes: Classes::NONE, mailbox };
         topics.listeners.insert(id, listener);
         id
     }
@@ -481,10 +503,7 @@ impl Hub {
                 // Of a newer release.
                 topic::Kind::Unspecified => continue,
             };
-            match topic.subscribers {
-                0 => drop(listener.topics.remove(&(kind, topic.name))),
-                count => drop(listener.topics.insert((kind, topic.name), count)),
-            }
+            listener.hears((kind, topic.name), topic.subscribers);
         }
         listener.classes = Classes::from_bits(interest.classes);
         listener.mailbox.put(Heard { body: Some(heard::Body::Known(interest.version)) }, 0);
@@ -614,6 +633,6 @@ mod tests {
         pass(0);
         assert_eq!(here.publish(false, &bytes("c"), &bytes("3")), 0);
         assert_eq!(told(&mut receiver), ["c 1", "__keyspace@0__:k lpush"]);
-        assert!(here.inner.topics.read().listeners[&listener].topics.is_empty());
+        assert_eq!(here.inner.topics.read().listeners[&listener].topics().count(), 0);
     }
 }

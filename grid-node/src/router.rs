@@ -11,7 +11,7 @@ use prost::Message as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use trimaran_cluster::member::{Cluster, Defined};
+use trimaran_cluster::member::Cluster;
 use trimaran_cluster::meta::{FORMAT, Meta};
 use trimaran_cluster::replicas::Replicas;
 use trimaran_cluster::route::{self, Piece, Routes, Target, Unanswered};
@@ -29,15 +29,11 @@ use trimaran_replication::Error as ReplicationError;
 use trimaran_replication::group::{Consistency, Group};
 use trimaran_replication::session::RequestId;
 
-use crate::access::users::Users;
 use crate::command::table::{RUN_FORMAT, find};
 use crate::data::{Value, key};
 use crate::error::Error;
 use crate::limits::REQUEST_TIMEOUT;
 use crate::machine::{GridMachine, run};
-
-/// How long it is waited until a change of the cluster's definitions is tried again.
-const DEFINE_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// How long one attempt at another node may take before it is tried elsewhere.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
@@ -189,26 +185,9 @@ impl Router {
         self.inner.routes.cluster().meta()
     }
 
-    /// Changes what the cluster agrees on about a user, from the revision that was seen. Returns once this node knows.
-    pub async fn define_user(
-        &self,
-        name: &str,
-        value: Option<Bytes>,
-        revision: u64,
-    ) -> Result<Defined, Error> {
-        let name = Users::definition(name);
-        let cluster = self.inner.routes.cluster();
-        let attempt = async {
-            loop {
-                match cluster.define(&name, value.clone(), revision).await {
-                    Ok(defined) => return Ok(defined),
-                    Err(trimaran_cluster::Error::Refused(_)) => return Err(Error::NotReady),
-                    Err(error) => tracing::debug!(%error, "a user is not changed yet"),
-                }
-                tokio::time::sleep(DEFINE_AGAIN_AFTER).await;
-            }
-        };
-        tokio::time::timeout(REQUEST_TIMEOUT, attempt).await.unwrap_or(Err(Error::NotReady))
+    /// The cluster that this node is a member of.
+    pub fn cluster(&self) -> &Cluster {
+        self.inner.routes.cluster()
     }
 
     /// Keys of a slot, as this node's copy has them; 0 without a copy.

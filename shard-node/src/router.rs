@@ -42,7 +42,6 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// How long a change of a table is tried, and how long between two attempts.
 const DEFINE_TIMEOUT: Duration = Duration::from_secs(8);
-const DEFINE_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Sends operations where they belong. Clones are the same.
 #[derive(Clone)]
@@ -159,16 +158,7 @@ impl Router {
     /// Changes the definition of a table, from the revision that was seen (0 = there was none).
     pub async fn define(&self, name: &str, value: Option<Bytes>, revision: u64) -> Result<Defined, Error> {
         let name = Table::definition_name(name);
-        let deadline = tokio::time::Instant::now() + DEFINE_TIMEOUT;
-        let defined = loop {
-            match self.cluster().define(&name, value.clone(), revision).await {
-                Ok(defined) => break defined,
-                Err(refused @ trimaran_cluster::Error::Refused(_)) => return Err(refused.into()),
-                Err(error) if tokio::time::Instant::now() >= deadline => return Err(error.into()),
-                Err(error) => tracing::debug!(%error, "a table is not changed yet"),
-            }
-            tokio::time::sleep(DEFINE_AGAIN_AFTER).await;
-        };
+        let defined = self.cluster().define_within(&name, value, revision, DEFINE_TIMEOUT).await?;
         self.read_tables();
         Ok(defined)
     }

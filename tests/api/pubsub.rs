@@ -80,6 +80,20 @@ async fn a_message_reaches_who_has_subscribed_at_any_node_from_the_moment_that_i
             redis::from_redis_value(redis::Value::Array(counts)).unwrap();
         assert_eq!(counts, ("a".to_owned(), 2, "b".to_owned(), 1));
     }
+    // Who is told of what was written before finds it, though both were sent at once.
+    let mut reader = connect(&cluster.nodes[1].front).await;
+    for round in 0..100_u32 {
+        let _: () = redis::pipe()
+            .set("seen", round)
+            .ignore()
+            .publish("b", round)
+            .ignore()
+            .query_async(&mut publishers[0])
+            .await
+            .unwrap();
+        assert_eq!(next(&mut second).await, said("b", &round.to_string()));
+        assert_eq!(reader.get::<_, u32>("seen").await.unwrap(), round);
+    }
     // Within a transaction, and within a script: by the leader alone, once.
     let mut publisher = publishers.remove(2);
     let counts: (usize, usize) = redis::pipe()

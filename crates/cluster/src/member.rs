@@ -456,6 +456,29 @@ impl Cluster {
         Ok(if reply.changed { Defined::Changed(reply.revision) } else { Defined::Done(reply.revision) })
     }
 
+    /// The same, tried for `patience` until a leader has answered. [`Defined::Changed`] may be its own work then: of an attempt
+    /// whose answer was lost.
+    ///
+    /// Errors: [`Error::Refused`] if it may not be; else that of the last attempt.
+    pub async fn define_within(
+        &self,
+        name: &str,
+        value: Option<bytes::Bytes>,
+        expected_revision: u64,
+        patience: Duration,
+    ) -> Result<Defined, Error> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            match self.define(name, value.clone(), expected_revision).await {
+                Ok(defined) => return Ok(defined),
+                Err(refused @ Error::Refused(_)) => return Err(refused),
+                Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
+                Err(error) => debug!(name, %error, "a definition is not changed yet"),
+            }
+            tokio::time::sleep(ROUND_EVERY).await;
+        }
+    }
+
     /// Has this node's copies moved to others, and returns when the node is gone from the cluster.
     ///
     /// Errors: [`Error::Refused`] if too few nodes would be left.

@@ -582,15 +582,15 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
         blocking(move || {
             // First the snapshot is safe, then the state is replaced: a crash between is made good when it is opened.
             // One that is being made here meanwhile is older, and must not take its place afterwards.
-            let mut held = current.lock();
+            let turn = store.as_ref().map(Store::turn);
             let chunks = match (chunks, &store) {
                 (Chunks::File(stored), Some(store)) => Chunks::File(store.adopt(stored)?),
                 (chunks, _) => chunks,
             };
             if store.is_some() && !M::DURABLE {
-                *held = Some((meta.clone(), chunks.clone()));
+                *current.lock() = Some((meta.clone(), chunks.clone()));
             }
-            drop(held);
+            drop(turn);
             let mut state = state.write();
             state.install(&meta, &chunks)?;
             voters.store(Arc::new(state.voters()));
@@ -678,15 +678,15 @@ impl<M: Machine> RaftSnapshotBuilder<Config> for Builder<M> {
                 writer.chunk(&chunk.map_err(io::Error::other)?)?;
             }
             let made = writer.finish()?;
-            let mut held = current.lock();
+            let _turn = store.turn();
             // One that was received meanwhile is newer, and the log behind it is gone.
-            if let Some((newer, chunks)) =
-                held.as_ref().filter(|(held, _)| held.last_log_id > meta.last_log_id)
-            {
-                return Ok(Snapshot { meta: newer.clone(), snapshot: chunks.clone() });
+            let newer = current.lock().clone().filter(|(held, _)| held.last_log_id > meta.last_log_id);
+            if let Some((meta, snapshot)) = newer {
+                store.discard(made)?;
+                return Ok(Snapshot { meta, snapshot });
             }
             let chunks = Chunks::File(store.adopt(made)?);
-            *held = Some((meta.clone(), chunks.clone()));
+            *current.lock() = Some((meta.clone(), chunks.clone()));
             Ok(Snapshot { meta, snapshot: chunks })
         })
         .await

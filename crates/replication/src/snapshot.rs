@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
 use trimaran_proto::state::log as state;
 use trimaran_storage::disk::{Disk, DiskFile};
@@ -134,6 +134,8 @@ impl Stored {
 #[derive(Clone)]
 pub(crate) struct Store {
     disk: Arc<dyn Disk>,
+    /// One after the other becomes a group's: which is the newer one is looked at in between.
+    adopting: Arc<Mutex<()>>,
 }
 
 fn file_name(group: u64) -> String {
@@ -162,7 +164,7 @@ impl Origin {
 
 impl Store {
     pub(crate) fn new(disk: Arc<dyn Disk>) -> Self {
-        Self { disk }
+        Self { disk, adopting: Arc::default() }
     }
 
     /// Begins to write a snapshot aside; there is at most one unfinished one of a group and an origin.
@@ -174,6 +176,16 @@ impl Store {
         let mut writer = Writer { stored, at: 0 };
         writer.record(KIND_META, &codec::put_snapshot_meta(meta).encode_to_vec())?;
         Ok(writer)
+    }
+
+    /// While it is held no other snapshot becomes its group's.
+    pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.adopting.lock()
+    }
+
+    /// Gives up a snapshot that is not the group's.
+    pub(crate) fn discard(&self, stored: Stored) -> io::Result<()> {
+        stored.aside.map_or(Ok(()), |aside| self.disk.remove(&aside))
     }
 
     /// Makes a finished snapshot the group's; when this returns it survives a loss of power.

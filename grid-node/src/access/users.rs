@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::watch;
-use trimaran_cluster::meta::Meta;
+use trimaran_cluster::meta::{Definition, Meta};
 
 use super::{DEFAULT, User};
 
@@ -47,27 +47,21 @@ impl Users {
     /// What the cluster agrees on.
     pub fn heard(&self, meta: &Meta) {
         let known = self.known.load();
-        let found = meta.definitions.range(PREFIX.to_owned()..).map_while(|(name, definition)| {
-            name.strip_prefix(PREFIX).map(|name| (name.to_owned(), definition))
-        });
-        let mut users = BTreeMap::new();
-        for (name, definition) in found {
-            let held = known.users.get(&name).filter(|(revision, _)| *revision == definition.revision);
-            let user = match held {
-                Some((_, user)) => Arc::clone(user),
-                None => Arc::new(read(&name, &definition.value)),
-            };
-            users.insert(name, (definition.revision, user));
+        let found = meta.definitions.range(PREFIX.to_owned()..);
+        let found = found.map_while(|(name, definition)| Some((name.strip_prefix(PREFIX)?, definition)));
+        let revisions = found.clone().map(|(name, definition)| (name, definition.revision));
+        if revisions.eq(known.users.iter().map(|(name, (revision, _))| (name.as_str(), *revision))) {
+            return;
         }
-        let is_same = users.len() == known.users.len()
-            && users.iter().zip(&known.users).all(|((name, (revision, _)), (held, (held_revision, _)))| {
-                (name, revision) == (held, held_revision)
-            });
-        if !is_same {
-            self.known.store(Arc::new(Known { users }));
-            let version = self.version.fetch_add(1, Ordering::Release) + 1;
-            self.changes.send_replace(version);
-        }
+        let user = |name: &str, definition: &Definition| {
+            let held = known.users.get(name).filter(|(revision, _)| *revision == definition.revision);
+            held.map_or_else(|| Arc::new(read(name, &definition.value)), |(_, user)| Arc::clone(user))
+        };
+        let users =
+            found.map(|(name, definition)| (name.to_owned(), (definition.revision, user(name, definition))));
+        self.known.store(Arc::new(Known { users: users.collect() }));
+        let version = self.version.fetch_add(1, Ordering::Release) + 1;
+        self.changes.send_replace(version);
     }
 
     /// Another one after every change.
@@ -84,6 +78,11 @@ impl Users {
     pub fn get(&self, name: &str) -> Option<(u64, Arc<User>)> {
         let held = self.known.load().users.get(name).cloned();
         held.or_else(|| (name == DEFAULT).then(|| (0, Arc::clone(&self.born))))
+    }
+
+    /// A user that the cluster knows of.
+    pub fn defined(&self, name: &str) -> Option<Arc<User>> {
+        self.known.load().users.get(name).map(|(_, user)| Arc::clone(user))
     }
 
     /// All of them, by name.

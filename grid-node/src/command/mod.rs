@@ -174,7 +174,9 @@ impl Write<'_> {
 /// Carries out a command that may change something. A refused one is answered too.
 pub fn write(context: &mut Write<'_>, spec: &Spec, arguments: &[Bytes]) {
     let position = context.out.position();
-    context.keys.notices.announce(event::doing(spec, arguments));
+    if context.keys.notices.are_wanted() {
+        context.keys.notices.announce(event::doing(spec, arguments));
+    }
     let done = match spec.run {
         Run::Write(run) => run(context, arguments),
         Run::Read(run) => run(&mut context.reading(), arguments),

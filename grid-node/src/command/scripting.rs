@@ -26,6 +26,7 @@ use crate::data::library::Registered;
 use crate::data::set::canonical_integer;
 use crate::limits::{SCRIPT_INSTRUCTIONS_MAX, SCRIPT_MEMORY_MAX, SCRIPT_REPLY_DEPTH_MAX};
 
+mod bit;
 pub(crate) mod function;
 mod json;
 mod msgpack;
@@ -235,10 +236,10 @@ fn run(on: On<'_, '_>, program: Program<'_>, answer: &mut Answer) -> Result<(), 
             }
             None => {
                 was_ended.set(true);
-                Err(LuaError::runtime(format!(
-                "the script was ended: it took more than SCRIPT_INSTRUCTIONS_MAX = {SCRIPT_INSTRUCTIONS_MAX}"
-            )))
-            },
+                let max = SCRIPT_INSTRUCTIONS_MAX;
+                let why = format!("the script was ended: it took more than SCRIPT_INSTRUCTIONS_MAX = {max}");
+                Err(LuaError::runtime(why))
+            }
         }
     })?;
     let format = on.format();
@@ -311,23 +312,15 @@ fn run(on: On<'_, '_>, program: Program<'_>, answer: &mut Answer) -> Result<(), 
             };
         }
         host.set("loading", false)?;
-        let registered: Table = host.get("registered")?;
         match (part, &outcome) {
             (Part::Load(functions), Ok(_)) => {
-                for function in registered.sequence_values::<Table>() {
+                for function in host.get::<Table>("registered")?.sequence_values::<Table>() {
                     let (name, function) = function::registered(&function?)?;
                     functions.insert(name, function);
                 }
             }
             (Part::Function(name), Ok(_)) => {
-                let callback: Option<Function> = registered
-                    .sequence_values::<Table>()
-                    .find_map(|found| {
-                        found
-                            .ok()
-                            .filter(|found| found.get::<String>("name").is_ok_and(|found| found == name))
-                    })
-                    .and_then(|found| found.get("callback").ok());
+                let callback: Option<Function> = host.get::<Table>("callbacks")?.get(name)?;
                 let Some(callback) = callback else {
                     return Ok(Err(Failed::Ran("ERR Function not found".to_owned())));
                 };
@@ -381,52 +374,12 @@ fn offer(lua: &Lua, host: &Table, format: u32) -> Result<(), LuaError> {
     })?;
     host.set("log", log)?;
     host.set("cjson", json::library(lua)?)?;
-    host.set("bit", bit(lua)?)?;
+    host.set("bit", bit::library(lua)?)?;
     if format >= LIBRARIES_FORMAT {
         host.set("cmsgpack", msgpack::library(lua)?)?;
         host.set("struct", packed::library(lua)?)?;
     }
     Ok(())
-}
-
-/// Operations on 32 bits. Source: Lua BitOp.
-fn bit(lua: &Lua) -> Result<Table, LuaError> {
-    let library = lua.create_table()?;
-    let word = |number: f64| (number.rem_euclid(4_294_967_296.0)) as u32;
-    let fold = |combine: fn(u32, u32) -> u32| {
-        lua.create_function(move |_, numbers: mlua::Variadic<f64>| {
-            let mut words = numbers.iter().map(|number| word(*number));
-            let first = words.next().ok_or_else(|| LuaError::runtime("number expected, got no value"))?;
-            Ok(words.fold(first, combine) as i32)
-        })
-    };
-    library.set("band", fold(|a, b| a & b)?)?;
-    library.set("bor", fold(|a, b| a | b)?)?;
-    library.set("bxor", fold(|a, b| a ^ b)?)?;
-    let shift = |shifted: fn(u32, u32) -> u32| {
-        lua.create_function(
-            move |_, (number, by): (f64, f64)| Ok(shifted(word(number), word(by) & 31) as i32),
-        )
-    };
-    library.set("lshift", shift(|word, by| word << by)?)?;
-    library.set("rshift", shift(|word, by| word >> by)?)?;
-    library.set("arshift", shift(|word, by| (word as i32 >> by) as u32)?)?;
-    library.set("rol", shift(u32::rotate_left)?)?;
-    library.set("ror", shift(u32::rotate_right)?)?;
-    let one =
-        |changed: fn(u32) -> u32| lua.create_function(move |_, number: f64| Ok(changed(word(number)) as i32));
-    library.set("tobit", one(|word| word)?)?;
-    library.set("bnot", one(|word| !word)?)?;
-    library.set("bswap", one(u32::swap_bytes)?)?;
-    let hex = lua.create_function(move |_, (number, digits): (f64, Option<i64>)| {
-        let digits = digits.unwrap_or(8);
-        let width = usize::try_from(digits.unsigned_abs()).unwrap_or(8).clamp(1, 8);
-        let text = format!("{:08x}", word(number));
-        let text = &text[8 - width..];
-        Ok(if digits < 0 { text.to_uppercase() } else { text.to_owned() })
-    })?;
-    library.set("tohex", hex)?;
-    Ok(library)
 }
 
 fn failure(lua: &Lua, text: &str) -> Result<Value, LuaError> {
@@ -440,16 +393,9 @@ fn call(lua: &Lua, on: &mut On<'_, '_>, protocol: Protocol, words: MultiValue) -
     if words.is_empty() {
         return failure(lua, "ERR Please specify at least one argument for this redis.call() call");
     }
-    let mut arguments = Vec::with_capacity(words.len());
-    for word in &words {
-        match word {
-            Value::String(text) => arguments.push(Bytes::copy_from_slice(&text.as_bytes())),
-            Value::Integer(number) => arguments.push(Bytes::from(number.to_string())),
-            // As Lua writes it.
-            Value::Number(number) => arguments.push(Bytes::from(number_text(*number))),
-            _ => return failure(lua, "ERR Lua redis lib command arguments must be strings or integers"),
-        }
-    }
+    let Some(arguments) = arguments(&words) else {
+        return failure(lua, "ERR Lua redis lib command arguments must be strings or integers");
+    };
     let mut answer = Answer::default();
     if let Err(refusal) = carry_out(on, &arguments, &mut answer) {
         return failure(lua, refusal.text());
@@ -460,21 +406,23 @@ fn call(lua: &Lua, on: &mut On<'_, '_>, protocol: Protocol, words: MultiValue) -
     value(lua, &mut &said[..])
 }
 
+/// What a script gives a command, numbers as Lua writes them; `None` if something is neither.
+fn arguments(words: &MultiValue) -> Option<Vec<Bytes>> {
+    let argument = |word: &Value| match word {
+        Value::String(text) => Some(Bytes::copy_from_slice(&text.as_bytes())),
+        Value::Integer(number) => Some(Bytes::from(number.to_string())),
+        Value::Number(number) => Some(Bytes::from(number_text(*number))),
+        _ => None,
+    };
+    words.iter().map(argument).collect()
+}
+
 /// `redis.acl_check_cmd`.
 fn may(on: &On<'_, '_>, words: &MultiValue) -> Result<bool, LuaError> {
-    let mut arguments = Vec::with_capacity(words.len());
-    for word in words {
-        match word {
-            Value::String(text) => arguments.push(Bytes::copy_from_slice(&text.as_bytes())),
-            Value::Integer(number) => arguments.push(Bytes::from(number.to_string())),
-            Value::Number(number) => arguments.push(Bytes::from(number_text(*number))),
-            _ => {
-                return Err(LuaError::runtime(
-                    "redis.acl_check_cmd() require all arguments to be strings or integers",
-                ));
-            }
-        }
-    }
+    let Some(arguments) = arguments(words) else {
+        let why = "redis.acl_check_cmd() require all arguments to be strings or integers";
+        return Err(LuaError::runtime(why));
+    };
     let spec = arguments.first().and_then(|name| find(name)).filter(|spec| spec.format() <= on.format());
     let Some(spec) = spec.filter(|spec| spec.takes(arguments.len())) else {
         return Err(LuaError::runtime("ERR Invalid command passed to redis.acl_check_cmd()"));

@@ -182,6 +182,11 @@ impl Notices {
         std::mem::replace(&mut self.wanted, wanted)
     }
 
+    /// True if somebody wants to be told of anything.
+    pub fn are_wanted(&self) -> bool {
+        self.wanted != Classes::NONE
+    }
+
     /// What changes from now on are called; returns what they were called before.
     pub fn announce(&mut self, doing: Doing) -> Doing {
         std::mem::replace(&mut self.doing, doing)

@@ -348,7 +348,9 @@ impl Grid for Service {
         let mut subscriber = Subscriber::new(&self.hub);
         for (kind, names) in [(Kind::Channel, channels), (Kind::Pattern, patterns), (Kind::Sharded, sharded)]
         {
-            subscriber.subscribe(kind, names);
+            if !names.is_empty() {
+                subscriber.subscribe(kind, names);
+            }
         }
         subscriber.heard().await;
         let begun = futures::stream::once(futures::future::ready(Ok(Message::default())));

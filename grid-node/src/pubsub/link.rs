@@ -1,15 +1,17 @@
 //! What a node hears from the others: it says what is subscribed to at it, and gets what is published there.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::debug;
+use trimaran_net::retry::Backoff;
 use trimaran_proto::api::grid::grid_client::GridClient;
 use trimaran_proto::api::grid::{Heard, Interest, heard};
 
@@ -18,11 +20,8 @@ use super::mailbox;
 use crate::limits::LISTENER_BYTES_MAX;
 use crate::router::Router;
 
-/// How long it is waited after a link was lost.
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
-
 /// Keeps a link to every other node of the cluster, until `stop`.
-pub async fn run(hub: Hub, router: Router, stop: CancellationToken) {
+pub async fn run(hub: Hub, router: Router, mut random: StdRng, stop: CancellationToken) {
     let mut changes = router.members();
     let mut links: HashMap<u64, AbortHandle> = HashMap::new();
     loop {
@@ -36,9 +35,10 @@ pub async fn run(hub: Hub, router: Router, stop: CancellationToken) {
             stays
         });
         for node in nodes {
-            links
-                .entry(node)
-                .or_insert_with(|| tokio::spawn(keep(hub.clone(), router.clone(), node)).abort_handle());
+            links.entry(node).or_insert_with(|| {
+                tokio::spawn(keep(hub.clone(), router.clone(), StdRng::from_rng(&mut random), node))
+                    .abort_handle()
+            });
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { break },
@@ -49,24 +49,26 @@ pub async fn run(hub: Hub, router: Router, stop: CancellationToken) {
 }
 
 /// Keeps the link to one node.
-async fn keep(hub: Hub, router: Router, node: u64) {
+async fn keep(hub: Hub, router: Router, mut random: StdRng, node: u64) {
+    let mut backoff = Backoff::default();
     loop {
-        if let Err(error) = hear(&hub, &router, node).await {
+        if let Err(error) = hear(&hub, &router, node, &mut backoff).await {
             // A node that is down, or of an older release.
             debug!(node, %error, "nothing is heard of what is published there");
         }
         hub.link_closes(node);
-        tokio::time::sleep(AGAIN_AFTER).await;
+        tokio::time::sleep(backoff.next(&mut random)).await;
     }
 }
 
-async fn hear(hub: &Hub, router: &Router, node: u64) -> Result<(), Status> {
+async fn hear(hub: &Hub, router: &Router, node: u64, backoff: &mut Backoff) -> Result<(), Status> {
     let gone = || Status::unavailable("the link has ended");
     let channel = router.waiting_channel(node).ok_or_else(gone)?;
     let (sender, interests) = mpsc::channel(1);
     let mut dirty = hub.inner.dirty.subscribe();
     let mut heard = GridClient::new(channel).listen(ReceiverStream::new(interests)).await?.into_inner();
     hub.link_opens(node);
+    *backoff = Backoff::default();
     loop {
         if let Some(interest) = hub.interest(node) {
             sender.send(interest).await.map_err(|_closed| gone())?;

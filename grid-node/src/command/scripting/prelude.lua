@@ -82,11 +82,11 @@ local redis = {
   REDIS_VERSION = version, REDIS_VERSION_NUM = version_number,
 }
 
--- What a library finds while it is loaded: nothing but what it registers its functions with.
-local function strict(table)
+-- What can only be read, and where something that is not there is an error.
+local function strict(look_up)
   return setmetatable({}, {
     __index = function(_, name)
-      local value = table[name]
+      local value = look_up(name)
       if value == nil then
         error("Script attempted to access nonexistent global variable '" .. tostring(name) .. "'", 2)
       end
@@ -104,7 +104,7 @@ local flags_known = {
 local named = {
   function_name = true, callback = true, description = true, flags = true,
 }
-host.registered = {}
+host.registered, host.callbacks = {}, {}
 
 local function register_function(...)
   local name, callback, description, flags
@@ -156,18 +156,20 @@ local function register_function(...)
   if not name:find('^[%w_]+$') then
     error('Library names can only contain letters, numbers, or underscores(_) and must be at least one character long', 0)
   end
-  for _, known in ipairs(host.registered) do
-    if known.name:lower() == name:lower() then error('Function already exists in the library', 0) end
+  for known in pairs(host.callbacks) do
+    if known:lower() == name:lower() then error('Function already exists in the library', 0) end
   end
-  host.registered[#host.registered + 1] =
-    { name = name, callback = callback, description = description, flags = flags }
+  host.callbacks[name] = callback
+  host.registered[#host.registered + 1] = { name = name, description = description, flags = flags }
 end
 
-local library_api = strict({
+-- What a library finds while it is loaded: nothing but what it registers its functions with.
+local offered = {
   register_function = register_function, log = redis.log,
   LOG_DEBUG = 0, LOG_VERBOSE = 1, LOG_NOTICE = 2, LOG_WARNING = 3,
   REDIS_VERSION = version, REDIS_VERSION_NUM = version_number,
-})
+}
+local library_api = strict(function(name) return offered[name] end)
 local library = { redis = library_api, server = library_api }
 
 local function text_only(load)
@@ -238,18 +240,10 @@ if host.cmsgpack then
 end
 -- `table` by itself, since its functions are asked for by that name here, too.
 environment.table = protected(table)
-environment._G = setmetatable({}, {
-  __index = function(_, name)
-    local value
-    if host.loading then value = library[name] else value = environment[name] end
-    if value == nil then
-      error("Script attempted to access nonexistent global variable '" .. tostring(name) .. "'", 2)
-    end
-    return value
-  end,
-  __newindex = readonly,
-  __metatable = shield,
-})
+environment._G = strict(function(name)
+  if host.loading then return library[name] end
+  return environment[name]
+end)
 host.environment = environment._G
 environment._G = host.environment
 library._G = host.environment

@@ -59,9 +59,14 @@ pub(super) fn pong(session: &Session, text: Option<&Bytes>) -> Step {
 /// The commands of this group.
 pub(super) fn plan(front: &Front, session: &mut Session, spec: &Spec, arguments: &[Bytes]) -> Done<Step> {
     let (word, kind) = match spec.name {
+        // Behind what was sent before it: who is told may look at once.
         "publish" | "spublish" => {
-            let receivers = front.hub.publish(spec.name == "spublish", &arguments[1], &arguments[2]);
-            return Ok(said(|out| out.count(receivers)));
+            let (channel, payload) = (arguments[1].clone(), arguments[2].clone());
+            return Ok(Step::Task(Box::new(Task::Publish {
+                sharded: spec.name == "spublish",
+                channel,
+                payload,
+            })));
         }
         "pubsub" => return tell(front, arguments),
         name if name.starts_with('p') => (&name[1..], Kind::Pattern),

@@ -44,6 +44,8 @@ pub(super) enum Task {
     Block { spec: &'static Spec, arguments: Vec<Bytes>, wanted: Wanted, until: Option<Instant> },
     /// Waits.
     Sleep(Duration),
+    /// Hands a message to everybody who wants it.
+    Publish { sharded: bool, channel: Bytes, payload: Bytes },
     /// Changes users.
     Users(users::Change),
     /// Waits until other nodes know what was subscribed to; then it is answered.
@@ -119,6 +121,10 @@ impl Task {
             Self::Exec(queued) => transaction::exec(front, session, queued, &mut out).await,
             Self::Block { spec, arguments, wanted, until } => {
                 return block(front, session, stream, (spec, arguments), wanted, until).await;
+            }
+            Self::Publish { sharded, channel, payload } => {
+                out.count(front.hub.publish(sharded, &channel, &payload));
+                Ok(())
             }
             Self::Users(change) => {
                 match users::change(front, change).await {

@@ -163,6 +163,9 @@ pub(super) async fn exec(
                             subscriber.heard().await;
                         }
                     }
+                    Task::Publish { sharded, channel, payload } => {
+                        out.count(front.hub.publish(sharded, &channel, &payload));
+                    }
                     _ => out.error(NOT_IN_TRANSACTION),
                 },
                 Ok(_) => out.error(NOT_IN_TRANSACTION),

@@ -12,13 +12,16 @@ use trimaran_proto::state::grid::Actor;
 use super::Front;
 use super::plan::{Session, Step, said};
 use super::task::Task;
+use super::typed::NOT_KNOWN_YET;
+use crate::access::users::Users;
 use crate::access::{DEFAULT, Selector, User, join};
 use crate::command::arguments::{integer, is, lower};
 use crate::command::reply::Answer;
-use crate::command::table::{CATEGORIES, Spec, TABLE, find};
+use crate::command::table::{CATEGORIES, LIBRARIES_FORMAT, Spec, TABLE, find};
 use crate::command::{Done, Refusal, refuse};
-use crate::limits::{ACCESS_LOG_ENTRIES_DEFAULT, ACCESS_LOG_ENTRIES_MAX, USER_RULES_BYTES_MAX, USERS_MAX};
-use crate::router::Router;
+use crate::limits::{
+    ACCESS_LOG_ENTRIES_DEFAULT, ACCESS_LOG_ENTRIES_MAX, REQUEST_TIMEOUT, USER_RULES_BYTES_MAX, USERS_MAX,
+};
 
 /// Said of a name and a password that do not belong together.
 pub(super) const WRONG: &str = "WRONGPASS invalid username-password pair or user is disabled.";
@@ -193,6 +196,10 @@ pub(super) fn must_be_allowed(
         front.access_log.note(front, session, context, (denied.reason(), denied.object()), &user.name);
         return refuse(denied.refusal(&user.name));
     }
+    // Older nodes do not know that a script is somebody's.
+    if spec.group == "scripting" && front.router.format() < LIBRARIES_FORMAT {
+        return refuse(NOT_KNOWN_YET);
+    }
     // They may be about any key.
     if ["sort", "sort_ro"].contains(&spec.name) && !user.may_read_all(spec) {
         let mut rest = arguments.iter().skip(2);
@@ -304,7 +311,7 @@ pub(super) async fn change(front: &Front, change: Change) -> Result<Option<usize
                         value.len()
                     )));
                 }
-                if define(&front.router, front, &name, Some(value), revision).await? {
+                if define(front, &name, Some(value), revision).await? {
                     return Ok(None);
                 }
             }
@@ -314,7 +321,7 @@ pub(super) async fn change(front: &Front, change: Change) -> Result<Option<usize
             let mut removed = 0;
             for name in names {
                 let Some((revision, _)) = front.users.get(&name) else { continue };
-                removed += usize::from(define(&front.router, front, &name, None, revision).await?);
+                removed += usize::from(define(front, &name, None, revision).await?);
             }
             Ok(Some(removed))
         }
@@ -322,16 +329,18 @@ pub(super) async fn change(front: &Front, change: Change) -> Result<Option<usize
 }
 
 /// False if another one was faster.
-async fn define(
-    router: &Router,
-    front: &Front,
-    name: &str,
-    value: Option<String>,
-    revision: u64,
-) -> Result<bool, Refusal> {
-    let defined = router.define_user(name, value.map(Bytes::from), revision).await?;
-    front.users.heard(&router.members().borrow());
-    Ok(matches!(defined, Defined::Done(_)))
+async fn define(front: &Front, name: &str, value: Option<String>, revision: u64) -> Result<bool, Refusal> {
+    let (definition, bytes) = (Users::definition(name), value.clone().map(Bytes::from));
+    let cluster = front.router.cluster();
+    let defined = cluster.define_within(&definition, bytes, revision, REQUEST_TIMEOUT).await;
+    let defined = defined
+        .map_err(|error| Refusal::new(format!("TRYAGAIN the user may not be changed yet: {error}")))?;
+    front.users.heard(&cluster.meta().borrow());
+    Ok(match defined {
+        Defined::Done(_) => true,
+        // The answer to an attempt of its own may have been lost.
+        Defined::Changed(_) => front.users.defined(name).map(|user| user.rules()) == value,
+    })
 }
 
 /// ACL.
