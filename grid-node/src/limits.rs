@@ -35,6 +35,9 @@ pub const UNREAD_ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Commands taken from one RESP connection at once, and most of one pipeline over HTTP.
 pub const PIPELINE_COMMANDS_MAX: usize = 1024;
 
+/// Bytes of the arguments of commands that go together, unless a single one has more: in them a partition does nothing else.
+pub const PIPELINE_BYTES_MAX: usize = 256 << 10;
+
 /// Keys of one page of a scan.
 pub const SCAN_COUNT_MAX: u32 = 10_000;
 

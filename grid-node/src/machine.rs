@@ -115,6 +115,7 @@ impl GridMachine {
             Some(Body::Reap(reap)) => key::reap(keys, &reap, now_ms),
             Some(Body::Run(command)) => run::run(keys, &command, now_ms),
             Some(Body::Transaction(transaction)) => run::transaction(keys, &transaction, now_ms),
+            Some(Body::Pipeline(pipeline)) => run::pipeline(keys, &pipeline, now_ms),
             None => return Err(Stop::new("a command of the grid that this release does not know")),
         })
     }
@@ -132,9 +133,9 @@ impl Machine for GridMachine {
                 _ => machine::Reply::Done(encoded),
             });
         }
-        let events = self.keys.take_events();
-        self.waiters.tell(&self.keys, &events, run.last().map_or(0, |committed| committed.stamp_ms));
-        self.events.tell(events);
+        self.waiters.tell(&self.keys, run.last().map_or(0, |committed| committed.stamp_ms));
+        self.events.tell(&self.keys.changes);
+        self.keys.changes.clear();
         self.teller.tell(self.partition, self.keys.notices.take());
         Ok(replies)
     }
@@ -272,6 +273,7 @@ fn is_here(keys: &Keys, body: &Body) -> bool {
         Body::Expire(expire) => here(&expire.key),
         Body::Reap(_) => true,
         Body::Run(command) => run::is_here(keys, command),
+        Body::Pipeline(pipeline) => run::are_here(keys, pipeline),
         Body::Transaction(transaction) => {
             transaction.watched.iter().all(|watched| here(&watched.key))
                 && transaction.commands.iter().all(|command| run::is_here(keys, command))

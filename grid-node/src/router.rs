@@ -16,7 +16,7 @@ use trimaran_cluster::meta::{FORMAT, Meta};
 use trimaran_cluster::replicas::Replicas;
 use trimaran_cluster::route::{self, Piece, Routes, Target, Unanswered};
 use trimaran_net::clock::Clock;
-use trimaran_net::pipeline::Pipeline;
+use trimaran_net::pipeline::Pipeline as Link;
 use trimaran_placement::table::{Partition, Table};
 use trimaran_placement::token::{self, Token};
 use trimaran_proto::api::grid::{Call, Forward, ForwardRead, answer, call};
@@ -24,7 +24,7 @@ use trimaran_proto::api::placement::{Node, NodeState};
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::query::Body as QueryBody;
 use trimaran_proto::state::grid::reply::Outcome;
-use trimaran_proto::state::grid::{Command, Query, QueryReply, Reply, Run};
+use trimaran_proto::state::grid::{Command, Pipeline, Query, QueryReply, Reply, Run};
 use trimaran_replication::Error as ReplicationError;
 use trimaran_replication::group::{Consistency, Group};
 use trimaran_replication::session::RequestId;
@@ -47,7 +47,7 @@ pub struct Router {
 struct Inner {
     routes: Routes<GridMachine>,
     clock: Arc<dyn Clock>,
-    links: Mutex<HashMap<u64, (String, Pipeline)>>,
+    links: Mutex<HashMap<u64, (String, Link)>>,
     /// Connections for what waits at other nodes.
     waiting: Mutex<HashMap<u64, (String, Channel)>>,
     /// What every node of the cluster knows; it grows.
@@ -259,23 +259,39 @@ impl Router {
                 Some(Piece { token, session, what: Numbered { write, id } })
             })
             .collect();
-        self.inner
-            .routes
-            .spread(
-                &pieces,
-                REQUEST_TIMEOUT,
-                || Error::NotReady,
-                |partition, writes| self.write_to(partition, writes),
-            )
-            .await
-            .into_iter()
-            .map(|outcome| outcome.flatten())
-            .collect()
+        self.spread_writes(&pieces).await
+    }
+
+    async fn spread_writes(&self, pieces: &[Piece<Numbered>]) -> Vec<Result<Reply, Error>> {
+        let write_to = |partition, writes| self.write_to(partition, writes);
+        let outcomes = self.inner.routes.spread(pieces, REQUEST_TIMEOUT, || Error::NotReady, write_to).await;
+        outcomes.into_iter().map(|outcome| outcome.flatten()).collect()
     }
 
     /// The same for one command.
     pub async fn write_one(&self, write: Write, request_id: Option<RequestId>) -> Result<Reply, Error> {
-        self.write(vec![write], request_id).await.pop().unwrap_or(Err(Error::NotReady))
+        let partition = self.inner.routes.partition_id_at(write.tokens.0).unwrap_or(0);
+        let requests = self.inner.routes.session(partition).begin(1);
+        self.write_numbered(Numbered { write, id: request_id.unwrap_or_else(|| requests.id(0)) }).await
+    }
+
+    /// Where it is led here, it is done at once. Whatever goes wrong with that, it is done as any other, with the same id.
+    async fn write_numbered(&self, numbered: Numbered) -> Result<Reply, Error> {
+        let Numbered { write, id } = &numbered;
+        if let Some(group) = self.inner.routes.led_here(write.tokens) {
+            let proposed = self.propose(&group, vec![(write.command.clone(), Some(*id))]);
+            let attempted = tokio::select! {
+                biased;
+                attempted = proposed => attempted.ok(),
+                () = self.inner.routes.leaving() => None,
+            };
+            let reply = attempted.and_then(|mut replies| Reply::decode(replies.pop()?).ok());
+            if let Some(reply) = reply.filter(|reply| reply.outcome() != Outcome::WrongPartition) {
+                return Ok(reply);
+            }
+        }
+        let pieces = [Piece { token: write.tokens.0, session: id.session, what: numbered }];
+        self.spread_writes(&pieces).await.pop().unwrap_or(Err(Error::NotReady))
     }
 
     async fn write_to(
@@ -318,6 +334,61 @@ impl Router {
         let read_from = |partition, questions| self.read_from(partition, questions);
         let answers = self.inner.routes.spread(&pieces, REQUEST_TIMEOUT, || Error::NotReady, read_from).await;
         answers.into_iter().map(|answer| answer.flatten()).collect()
+    }
+
+    /// Answers the commands of a pipeline, of which none changes anything. Their keys lie between the tokens.
+    pub async fn read_pipeline(&self, tokens: (Token, Token), pipeline: Pipeline) -> Result<Said, Error> {
+        if let Some(group) = self.inner.routes.led_here(tokens).filter(Group::is_fresh) {
+            self.inner.routes.note(group.id(), pipeline.counts.len(), || Some(tokens.0));
+            let now_ms = self.now_ms(&group);
+            let answered = group.read_now(|machine| {
+                let is_here = !machine.is_elsewhere() && run::are_here(machine.keys(), &pipeline);
+                is_here.then(|| run::answers(machine.keys(), &pipeline, now_ms))
+            });
+            if let Some(reply) = answered {
+                return Said::of_read(reply);
+            }
+        }
+        let question = |pipeline, tokens| Question {
+            tokens,
+            query: Query { body: Some(QueryBody::Pipeline(pipeline)) },
+        };
+        match self.read(vec![question(pipeline.clone(), tokens)]).await.pop().unwrap_or(Err(Error::NotReady))
+        {
+            Ok(reply) => Said::of_read(reply),
+            Err(Error::CrossSlot) if pipeline.counts.len() > 1 => {
+                let questions = apart(&pipeline).map(|(one, tokens)| question(one, tokens)).collect();
+                let said = |reply: Result<QueryReply, Error>| only(Said::of_read(reply?)?);
+                Ok(Said::Apart(self.read(questions).await.into_iter().map(said).collect()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has the commands of a pipeline carried out in order. Their keys lie between the tokens; if those have come to lie in
+    /// several partitions, each command is sent by itself.
+    pub async fn write_pipeline(&self, tokens: (Token, Token), pipeline: Pipeline) -> Result<Said, Error> {
+        let count = pipeline.counts.len();
+        let write = |pipeline, tokens| {
+            let command = Command { body: Some(Body::Pipeline(pipeline)) }.encode_to_vec();
+            Write { tokens, command: Bytes::from(command) }
+        };
+        let whole = write(pipeline, tokens);
+        let command = whole.command.clone();
+        match self.write_one(whole, None).await {
+            Ok(reply) => Said::of_write(reply),
+            Err(Error::CrossSlot) if count > 1 => {
+                // Nothing of it was done, and its id is not used again.
+                let Ok(Some(Body::Pipeline(pipeline))) = Command::decode(command).map(|command| command.body)
+                else {
+                    return Err(Error::CrossSlot);
+                };
+                let writes = apart(&pipeline).map(|(one, tokens)| write(one, tokens)).collect();
+                let said = |reply: Result<Reply, Error>| only(Said::of_write(reply?)?);
+                Ok(Said::Apart(self.write(writes, None).await.into_iter().map(said).collect()))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn read_from(
@@ -412,6 +483,7 @@ impl Router {
             QueryBody::Get(key) | QueryBody::Exists(key) | QueryBody::Ttl(key) => Some(token::grid(key)),
             QueryBody::Run(run) => run_token(run),
             QueryBody::Versions(versions) => versions.keys.first().map(|key| token::grid(key)),
+            QueryBody::Pipeline(pipeline) => pipeline_token(pipeline),
             QueryBody::Scan(_) => None,
         };
         self.inner.routes.note(group.id(), queries.len(), token);
@@ -432,7 +504,7 @@ impl Router {
         }
     }
 
-    fn link(&self, node: u64) -> Option<Pipeline> {
+    fn link(&self, node: u64) -> Option<Link> {
         let peers = self.inner.routes.cluster().peers();
         let address = peers.address(node)?;
         let mut links = self.inner.links.lock();
@@ -441,7 +513,7 @@ impl Router {
         {
             return Some(link.clone());
         }
-        let link = Pipeline::new(peers.separate_channel(&address).ok()?);
+        let link = Link::new(peers.separate_channel(&address).ok()?);
         links.insert(node, (address, link.clone()));
         Some(link)
     }
@@ -475,6 +547,73 @@ impl Write {
     }
 }
 
+/// What the commands of a pipeline were answered.
+#[derive(Debug)]
+pub enum Said {
+    /// One behind the other.
+    Together {
+        /// The answers.
+        said: Bytes,
+        /// How many bytes each has.
+        lengths: Vec<u32>,
+        /// Something in them is said otherwise in RESP2.
+        typed: bool,
+    },
+    /// Each by itself: the answer, and whether something in it is said otherwise in RESP2.
+    Apart(Vec<Result<(Bytes, bool), Error>>),
+}
+
+impl Said {
+    fn of_write(reply: Reply) -> Result<Self, Error> {
+        Self::together(reply.said, reply.lengths, reply.typed)
+    }
+
+    fn of_read(reply: QueryReply) -> Result<Self, Error> {
+        Self::together(reply.said, reply.lengths, reply.typed)
+    }
+
+    fn together(said: Vec<Bytes>, lengths: Vec<u32>, typed: bool) -> Result<Self, Error> {
+        match <[Bytes; 1]>::try_from(said) {
+            Ok([said]) if lengths.iter().map(|&length| length as usize).sum::<usize>() == said.len() => {
+                Ok(Self::Together { said, lengths, typed })
+            }
+            // From a duplicate that had its answer before: nobody waits for this one.
+            _ => Err(Error::NotReady),
+        }
+    }
+}
+
+/// Of a pipeline of one command.
+fn only(said: Said) -> Result<(Bytes, bool), Error> {
+    match said {
+        Said::Together { said, typed, .. } => Ok((said, typed)),
+        Said::Apart(_) => Err(Error::NotReady),
+    }
+}
+
+/// The commands of a pipeline, each as one of its own, with the tokens of its keys.
+fn apart(pipeline: &Pipeline) -> impl Iterator<Item = (Pipeline, (Token, Token))> {
+    run::commands(pipeline).map(|(spec, arguments)| {
+        let keys = spec.into_iter().flat_map(|spec| spec.keys(arguments));
+        let tokens = tokens(keys).unwrap_or((Token(0), Token(0)));
+        let one = Pipeline {
+            arguments: arguments.to_vec(),
+            counts: vec![u32::try_from(arguments.len()).unwrap_or(u32::MAX)],
+            encodings: pipeline.encodings,
+            format: pipeline.format,
+        };
+        (one, tokens)
+    })
+}
+
+/// The least and the greatest token of some keys.
+pub fn tokens<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Option<(Token, Token)> {
+    keys.into_iter().map(|key| token_of(key)).fold(None, |range, token| match range {
+        None => Some((token, token)),
+        Some((first, last)) => Some((token.min(first), token.max(last))),
+    })
+}
+
 /// A question, and the tokens of its first and last key.
 #[derive(Clone, Debug)]
 pub struct Question {
@@ -500,7 +639,13 @@ fn first_token(body: &Body) -> Option<Token> {
         Body::Reap(reap) => reap.keys.first()?,
         Body::Run(command) => return run_token(command),
         Body::Transaction(transaction) => return transaction.commands.iter().find_map(run_token),
+        Body::Pipeline(pipeline) => return pipeline_token(pipeline),
     }))
+}
+
+fn pipeline_token(pipeline: &Pipeline) -> Option<Token> {
+    run::commands(pipeline)
+        .find_map(|(spec, arguments)| spec?.keys(arguments).next().map(|key| token::grid(key)))
 }
 
 fn run_token(run: &Run) -> Option<Token> {
@@ -582,7 +727,7 @@ impl route::Ask<GridMachine> for Asked<'_> {
     }
 }
 
-async fn forwarded(partition: u64, link: &Pipeline, body: call::Body) -> Result<Vec<Bytes>, Error> {
+async fn forwarded(partition: u64, link: &Link, body: call::Body) -> Result<Vec<Bytes>, Error> {
     let call = Call { id: 0, request_id: Bytes::new(), body: Some(body) };
     let unknown = |reason| Error::from(ReplicationError::Unknown { group: partition, reason });
     let answered = tokio::time::timeout(ATTEMPT_TIMEOUT, link.call(call)).await;
@@ -615,7 +760,7 @@ fn answer_query(machine: &GridMachine, query: &Query, now_ms: u64) -> QueryReply
             reply.version = entry.version;
             reply.expires_at_ms = entry.expires_at_ms;
             match &entry.value {
-                Value::String(value) if with_value => reply.value = value.clone(),
+                Value::String(value) if with_value => reply.value = value.to_bytes(),
                 Value::String(_) => {}
                 _ => reply.wrong_type = true,
             }
@@ -632,12 +777,14 @@ fn answer_query(machine: &GridMachine, query: &Query, now_ms: u64) -> QueryReply
             elsewhere()
         }
         Some(QueryBody::Run(command)) if !run::is_here(machine.keys(), command) => elsewhere(),
+        Some(QueryBody::Pipeline(pipeline)) if !run::are_here(machine.keys(), pipeline) => elsewhere(),
         Some(QueryBody::Versions(versions))
             if !versions.keys.iter().all(|key| machine.keys().has_place_for(key)) =>
         {
             elsewhere()
         }
         Some(QueryBody::Run(command)) => run::query(machine.keys(), command, now_ms),
+        Some(QueryBody::Pipeline(pipeline)) => run::answers(machine.keys(), pipeline, now_ms),
         Some(QueryBody::Versions(query)) => run::versions(machine.keys(), query, now_ms),
         Some(QueryBody::Scan(scan)) if scan.cursor < first.0 || scan.cursor > last.0 => elsewhere(),
         Some(QueryBody::Get(key)) => held(key, true),

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::data::stream::Id;
-use crate::data::{Event, Keys, Value};
+use crate::data::{Keys, Value};
 use crate::limits::WAITING_MAX;
 
 /// What somebody waits for.
@@ -172,13 +172,13 @@ impl Waiters {
     }
 
     /// Gives turns for what has changed.
-    pub(crate) fn tell(&self, keys: &Keys, events: &[Event], now_ms: u64) {
+    pub(crate) fn tell(&self, keys: &Keys, now_ms: u64) {
         if self.count.load(Ordering::Relaxed) == 0 {
             return;
         }
         let mut queue = self.queue.lock();
-        for event in events {
-            queue.give(keys, &event.key, now_ms);
+        for change in keys.changes.iter() {
+            queue.give(keys, change.key, now_ms);
         }
     }
 
@@ -194,7 +194,7 @@ impl Waiters {
 
 impl Queue {
     /// Gives a turn to the longest waiting for a key, if there is an element and nobody is about to take it.
-    fn give(&mut self, keys: &Keys, name: &Bytes, now_ms: u64) {
+    fn give(&mut self, keys: &Keys, name: &[u8], now_ms: u64) {
         let Some(places) = self.by_key.get(name) else { return };
         let is_busy = |place: &Arc<Place>| {
             place.awaited.takes()
@@ -243,9 +243,8 @@ mod tests {
         let late = enter(&keys(0), 20);
         let early = enter(&keys(0), 10);
         let of_sets = waiters.enter(&keys(0), &name, Awaited::SortedSet, 1, 0).unwrap();
-        let mut one = keys(1);
-        let events = one.take_events();
-        waiters.tell(&one, &events, 0);
+        let one = keys(1);
+        waiters.tell(&one, 0);
         assert_eq!((turn(&early), turn(&late), turn(&of_sets)), (Turn::Has, Turn::Waits, Turn::Waits));
         // It goes without having taken the element.
         waiters.leave(&one, &early, 0);

@@ -10,11 +10,15 @@ use trimaran_proto::state::grid::change::Kind;
 use trimaran_proto::state::grid::{self, Changes, Gap};
 use trimaran_replication::error::Stop;
 
+use crate::data::changes::{self as packed, Packed};
 use crate::data::{Change, Event};
 use crate::limits::{EVENTS_BYTES_KEPT, EVENTS_BYTES_MERGED, EVENTS_KEPT};
 
 /// Ranges of keys of which more is forgotten than of others; beyond that, as much is forgotten of all.
 const GAPS_KEPT: usize = 64;
+
+/// About how many bytes of changes are forgotten together.
+const BLOCK_BYTES: usize = 64 << 10;
 
 /// The newest changes of a partition. Clones share them.
 #[derive(Clone, Debug)]
@@ -25,7 +29,11 @@ pub struct Events {
 
 #[derive(Debug, Default)]
 struct Kept {
-    events: VecDeque<Event>,
+    /// Oldest first; none is empty. They are forgotten one after the other.
+    blocks: VecDeque<packed::Changes>,
+    /// One that was forgotten, for its memory.
+    spare: Option<packed::Changes>,
+    count: usize,
     bytes: usize,
     /// Changes up to this version are not remembered.
     forgotten: u64,
@@ -65,23 +73,12 @@ impl Default for Events {
     }
 }
 
-fn size(event: &Event) -> usize {
-    let value = match &event.change {
-        Change::Set(value) => value.len(),
-        Change::Updated | Change::Deleted | Change::Expired => 0,
-    };
-    event.key.len() + value + 64
-}
-
 impl Events {
     /// Adds changes, in order, and wakes the watches.
-    pub(crate) fn tell(&self, events: Vec<Event>) {
-        let Some(newest) = events.last().map(|event| event.version) else { return };
+    pub(crate) fn tell(&self, changes: &packed::Changes) {
+        let Some(newest) = changes.last_version() else { return };
         let mut kept = self.kept.lock();
-        for event in events {
-            kept.bytes += size(&event);
-            kept.events.push_back(event);
-        }
+        changes.iter().for_each(|change| kept.push(change));
         kept.newest = newest;
         kept.forget();
         drop(kept);
@@ -92,12 +89,14 @@ impl Events {
     pub(crate) fn split(&self, at: Token) -> Self {
         let mut kept = self.kept.lock();
         let slot = token::slot_of(at);
-        let events = std::mem::take(&mut kept.events).into_iter();
-        let (goes, stays): (VecDeque<Event>, VecDeque<Event>) =
-            events.partition(|event| token::slot(&event.key) >= slot);
-        let bytes = goes.iter().map(size).sum();
-        kept.events = stays;
-        kept.bytes -= bytes;
+        let mut goes = Kept::default();
+        kept.count = 0;
+        kept.bytes = 0;
+        for block in std::mem::take(&mut kept.blocks) {
+            for change in block.iter() {
+                if token::slot(change.key) >= slot { goes.push(change) } else { kept.push(change) }
+            }
+        }
         kept.generation += 1;
         let mut gaps = Vec::new();
         kept.gaps.retain_mut(|gap| {
@@ -110,7 +109,7 @@ impl Events {
         let (forgotten, newest) = (kept.forgotten, kept.newest);
         drop(kept);
         self.wake();
-        let split = Kept { events: goes, bytes, forgotten, gaps, newest, generation: 0 };
+        let split = Kept { forgotten, gaps, newest, ..goes };
         Self { kept: Arc::new(Mutex::new(split)), newest: watch::Sender::new(newest) }
     }
 
@@ -119,22 +118,30 @@ impl Events {
     pub(crate) fn merge(
         &self,
         changes: Changes,
-        (own, behind): ((Token, Token), (Token, Token)),
+        (own_tokens, behind): ((Token, Token), (Token, Token)),
         version: u64,
     ) -> Result<(), Stop> {
         let Changes { forgotten, changes, gaps } = changes;
-        let changes = changes.into_iter().map(event).collect::<Result<Vec<Event>, Stop>>()?;
+        let more = changes.into_iter().map(event).collect::<Result<Vec<Event>, Stop>>()?;
         let mut kept = self.kept.lock();
-        kept.bytes += changes.iter().map(size).sum::<usize>();
-        kept.events.extend(changes);
-        kept.events.make_contiguous().sort_by_key(|event| event.version);
+        let own: Vec<Event> = kept.all().map(|change| change.event()).collect();
+        let mut all: Vec<Event> = own.into_iter().chain(more).collect();
+        all.sort_by_key(|event| event.version);
+        kept.blocks.clear();
+        kept.count = 0;
+        kept.bytes = 0;
+        for event in &all {
+            kept.tail().push(event.version, &event.key, &event.change);
+            kept.count += 1;
+        }
+        kept.bytes = kept.blocks.iter().map(packed::Changes::bytes).sum();
         let here = kept.forgotten;
         let gap = |(first, last): (Token, Token), version| Gap {
             first_token: first.0,
             last_token: last.0,
             version,
         };
-        kept.gaps.extend(gaps.into_iter().chain([gap(own, here), gap(behind, forgotten)]));
+        kept.gaps.extend(gaps.into_iter().chain([gap(own_tokens, here), gap(behind, forgotten)]));
         kept.forgotten = here.min(forgotten);
         kept.newest = version;
         kept.generation += 1;
@@ -151,13 +158,13 @@ impl Events {
         let mut forgotten = kept.forgotten;
         let mut bytes = 0;
         let mut changes = Vec::new();
-        for event in kept.events.iter().rev() {
-            bytes += size(event);
+        for packed in kept.all().rev() {
+            bytes += packed.bytes();
             if bytes > EVENTS_BYTES_MERGED {
-                forgotten = event.version;
+                forgotten = packed.version;
                 break;
             }
-            changes.push(change(event));
+            changes.push(change(packed.event()));
         }
         // Changes of one version stay together.
         changes.retain(|change| change.version > forgotten);
@@ -208,18 +215,19 @@ impl Events {
         if version < forgotten {
             return Err(NotHere::Compacted { oldest: forgotten });
         }
-        let from = kept.events.partition_point(|event| event.version <= version);
+        let is_before = |block: &packed::Changes| block.last_version().is_some_and(|last| last <= version);
+        let from = kept.blocks.partition_point(is_before);
         let mut found: Vec<Event> = Vec::new();
-        for event in kept.events.range(from..) {
+        for packed in kept.blocks.range(from..).flat_map(|block| block.after(version)) {
             // Two partitions that became one may both have had a version: it is complete with both.
             if let Some(last) =
-                found.last().filter(|last| found.len() >= count && last.version < event.version)
+                found.last().filter(|last| found.len() >= count && last.version < packed.version)
             {
                 let upto = last.version;
                 return Ok((found, upto));
             }
-            if wanted(&event.key) {
-                found.push(event.clone());
+            if wanted(packed.key) {
+                found.push(packed.event());
             }
         }
         Ok((found, kept.newest.max(version)))
@@ -227,12 +235,37 @@ impl Events {
 }
 
 impl Kept {
+    /// All, oldest first.
+    fn all(&self) -> impl DoubleEndedIterator<Item = Packed<'_>> {
+        self.blocks.iter().flat_map(packed::Changes::iter)
+    }
+
+    /// The block that the next change belongs to.
+    fn tail(&mut self) -> &mut packed::Changes {
+        if self.blocks.back().is_none_or(|block| block.bytes() >= BLOCK_BYTES) {
+            self.blocks.push_back(self.spare.take().unwrap_or_default());
+        }
+        let last = self.blocks.len() - 1;
+        &mut self.blocks[last]
+    }
+
+    fn push(&mut self, change: Packed<'_>) {
+        self.count += 1;
+        self.bytes += change.bytes();
+        self.tail().take(change);
+    }
+
     /// Forgets the oldest changes, if they are too many.
     fn forget(&mut self) {
-        while self.events.len() > EVENTS_KEPT || self.bytes > EVENTS_BYTES_KEPT {
-            let Some(oldest) = self.events.pop_front() else { break };
-            self.bytes -= size(&oldest);
-            self.forgotten = oldest.version;
+        while let Some(oldest) = self.blocks.front()
+            && (self.count - oldest.len() >= EVENTS_KEPT || self.bytes > EVENTS_BYTES_KEPT)
+            && let Some(mut oldest) = self.blocks.pop_front()
+        {
+            self.count -= oldest.len();
+            self.bytes -= oldest.bytes();
+            self.forgotten = oldest.last_version().unwrap_or(self.forgotten);
+            oldest.clear();
+            self.spare = Some(oldest);
         }
     }
 
@@ -255,14 +288,14 @@ impl Kept {
     }
 }
 
-fn change(event: &Event) -> grid::Change {
-    let kind = match &event.change {
-        Change::Set(value) => Kind::Set(value.clone()),
+fn change(event: Event) -> grid::Change {
+    let kind = match event.change {
+        Change::Set(value) => Kind::Set(value),
         Change::Updated => Kind::Updated(true),
         Change::Deleted => Kind::Deleted(true),
         Change::Expired => Kind::Expired(true),
     };
-    grid::Change { version: event.version, key: event.key.clone(), kind: Some(kind) }
+    grid::Change { version: event.version, key: event.key, kind: Some(kind) }
 }
 
 fn event(change: grid::Change) -> Result<Event, Stop> {
@@ -278,12 +311,19 @@ fn event(change: grid::Change) -> Result<Event, Stop> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use bytes::Bytes;
 
     use super::*;
 
-    fn event(version: u64) -> Event {
-        Event { version, key: Bytes::from(format!("k{}", version % 3)), change: Change::Deleted }
+    /// Those of some versions, each of one of three keys.
+    fn changes(versions: RangeInclusive<u64>) -> packed::Changes {
+        let mut changes = packed::Changes::default();
+        for version in versions {
+            changes.push(version, format!("k{}", version % 3).as_bytes(), &Change::Deleted);
+        }
+        changes
     }
 
     fn asked(generation: u64) -> Asked {
@@ -293,14 +333,34 @@ mod tests {
     #[test]
     fn a_watch_gets_every_change_after_its_version_or_is_told_that_it_cannot() {
         let events = Events::default();
-        events.tell((1..=10).map(event).collect());
+        events.tell(&changes(1..=10));
         let (found, upto) = events.after(4, asked(0), 100, |key| key == b"k0").unwrap();
         assert_eq!(found.iter().map(|event| event.version).collect::<Vec<_>>(), [6, 9]);
         assert_eq!(upto, 10);
         let (found, upto) = events.after(0, asked(0), 2, |_| true).unwrap();
         assert_eq!((found.len(), upto), (2, 2));
-        events.tell((11..=(EVENTS_KEPT as u64 + 20)).map(event).collect());
-        assert_eq!(events.after(4, asked(0), 1, |_| true), Err(NotHere::Compacted { oldest: 20 }));
-        assert!(events.after(20, asked(0), 1, |_| true).is_ok());
+        let newest = EVENTS_KEPT as u64 * 2;
+        events.tell(&changes(11..=newest));
+        let Err(NotHere::Compacted { oldest }) = events.after(4, asked(0), 1, |_| true) else {
+            panic!("it has forgotten nothing")
+        };
+        assert!((4..=newest - EVENTS_KEPT as u64).contains(&oldest), "{oldest}");
+        let behind = NotHere::Compacted { oldest };
+        assert_eq!(events.after(oldest - 1, asked(0), 1, |_| true), Err(behind));
+        let (found, _) = events.after(oldest, asked(0), usize::MAX, |_| true).unwrap();
+        assert!(found.iter().map(|event| event.version).eq(oldest + 1..=newest));
+    }
+
+    #[test]
+    fn long_values_are_forgotten_by_their_bytes() {
+        let events = Events::default();
+        let value = Change::Set(Bytes::from(vec![0; EVENTS_BYTES_KEPT / 4]));
+        for version in 1..=10 {
+            let mut changes = packed::Changes::default();
+            changes.push(version, b"k", &value);
+            events.tell(&changes);
+        }
+        assert_eq!(events.after(0, asked(0), 1, |_| true), Err(NotHere::Compacted { oldest: 7 }));
+        assert_eq!(events.after(7, asked(0), 10, |_| true).unwrap().0.len(), 3);
     }
 }

@@ -42,6 +42,36 @@ fn command(words: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
+/// What a command reads is what those before it have written, whatever is between them and wherever the keys are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_is_answered_as_its_commands_would_be_one_after_the_other() {
+    let cluster = Cluster::grid(1, "memory", 4).await;
+    let mut redis = Redis::connect(&cluster.nodes[0].front).await;
+    let (mut requests, mut answers) = (Vec::new(), String::new());
+    for round in 0..60 {
+        let key = format!("k{round}");
+        for (line, answer) in [
+            ("PING".to_owned(), "+PONG\r\n".to_owned()),
+            (format!("SET {key} {round}"), "+OK\r\n".to_owned()),
+            (format!("GET {key}"), format!("${}\r\n{round}\r\n", round.to_string().len())),
+            (format!("INCR {key}"), format!(":{}\r\n", round + 1)),
+            (format!("RPUSH l{{{key}}} a b"), ":2\r\n".to_owned()),
+            (
+                format!("INCR l{{{key}}}"),
+                "-WRONGTYPE Operation against a key holding the wrong kind of value\r\n".to_owned(),
+            ),
+            (format!("GET nothing{round}"), "$-1\r\n".to_owned()),
+            (format!("EVAL redis.call('append',KEYS[1],'z') 1 {{{key}}}e"), "$-1\r\n".to_owned()),
+            (format!("APPEND {{{key}}}e w"), ":2\r\n".to_owned()),
+            (format!("EXISTS {key} {{{key}}}e"), ":2\r\n".to_owned()),
+        ] {
+            requests.extend(command(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>()));
+            answers.push_str(&answer);
+        }
+    }
+    redis.says(&requests, &answers).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_client_finds_what_it_expects() {
     let cluster = Cluster::grid(1, "memory", 4).await;

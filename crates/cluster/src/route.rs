@@ -172,9 +172,24 @@ impl<M: Machine> Routes<M> {
             .or_else(|| partition.leader_hint.and_then(|leader| partition.node_of(leader)))
     }
 
+    /// Returns when this node leaves: what is not answered yet is to be given up.
+    pub async fn leaving(&self) {
+        self.inner.leaving.cancelled().await;
+    }
+
     /// This node's replica of a partition.
     pub fn replica(&self, partition: u64) -> Option<Group<M>> {
         self.inner.replicas.get(partition)
+    }
+
+    /// This node's replica of the partition that a token lies in, if it leads and `last` lies in it too.
+    pub fn led_here(&self, (first, last): (Token, Token)) -> Option<Group<M>> {
+        let table = self.inner.table.load();
+        let partition = table.find(first)?;
+        if last > partition.last {
+            return None;
+        }
+        self.inner.replicas.get(partition.id).filter(Group::is_leader)
     }
 
     /// All replicas of this node.

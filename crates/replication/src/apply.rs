@@ -4,13 +4,14 @@
 //! lock, so that a snapshot is of one index; for a machine on disk they are one batch. Next: `dedup`, `snapshot`,
 //! `split`, `merge`.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
+use hashbrown::HashSet;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::{Mutex, RwLock};
@@ -27,7 +28,6 @@ use crate::machine::{Committed, Machine, Recovered, Remember, Reply, SnapshotChu
 use crate::merge::{Merge, Merged};
 use crate::network::Voters;
 use crate::planted::{self, Bug};
-use crate::session::RequestId;
 use crate::snapshot::{Chunks, Origin, Store};
 use crate::split::{Seed, Seeds, Split};
 use crate::types::{
@@ -324,23 +324,19 @@ impl<M: Machine> State<M> {
 
     /// How many commands from the front were never applied, each id once.
     fn fresh(&self, commands: &[Command]) -> usize {
-        let mut seen: HashSet<(u64, u64)> = HashSet::new();
+        let mut seen: HashSet<(u64, u64)> = HashSet::with_capacity(commands.len());
         commands
             .iter()
             .position(|command| {
                 command
                     .request_id
-                    .is_some_and(|id| self.is_answered(id) || !seen.insert((id.session, id.sequence)))
+                    .is_some_and(|id| self.dedup.knows(id) || !seen.insert((id.session, id.sequence)))
             })
             .unwrap_or(commands.len())
     }
 
-    fn is_answered(&self, id: RequestId) -> bool {
-        self.dedup.is_old(id) || self.dedup.answered(id).is_some()
-    }
-
     fn answer(&self, command: &Command, replies: &mut Vec<Bytes>) -> bool {
-        let Some(id) = command.request_id.filter(|&id| self.is_answered(id)) else { return false };
+        let Some(id) = command.request_id.filter(|&id| self.dedup.knows(id)) else { return false };
         // An old duplicate has nobody waiting; an empty reply keeps the places of the others.
         replies.push(self.dedup.answered(id).unwrap_or_default());
         true

@@ -7,10 +7,11 @@
 //! A copy shares everything with the original, in parts that are copied when they are written to: a snapshot takes one while
 //! writes wait, and encodes it afterwards.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use prost::Message as _;
 use trimaran_proto::state::log as state;
 
@@ -100,13 +101,25 @@ impl Dedup {
         self.session(id.session).is_some_and(|session| id.sequence < session.answered_below)
     }
 
+    /// True if this request was applied before, whether its reply is still there or not.
+    pub(crate) fn knows(&self, id: RequestId) -> bool {
+        let is_known = |session: &Session| {
+            id.sequence < session.answered_below || session.answers.contains_key(&id.sequence)
+        };
+        self.session(id.session).is_some_and(is_known)
+    }
+
     /// Remembers a reply, as part of the record that [`Dedup::seal`] ends.
     pub(crate) fn remember(&mut self, id: RequestId, reply: Bytes) {
         self.unsealed_bytes += REQUEST_BYTES + reply.len();
         let session = self.shard_mut(id.session).entry(id.session).or_default();
         if id.answered_below > session.answered_below {
             session.answered_below = id.answered_below;
-            session.answers = session.answers.split_off(&id.answered_below);
+            while let Some(oldest) = session.answers.first_entry()
+                && *oldest.key() < id.answered_below
+            {
+                oldest.remove();
+            }
         }
         session.requests += 1;
         session.answers.insert(id.sequence, reply);

@@ -112,6 +112,10 @@ pub(crate) struct Inner<M: Machine> {
     /// The term in which this replica has proved, by one full check, that it has applied everything of the terms
     /// before. 0 = in none. While it leads in that term, the lease alone is enough.
     pub(crate) ready_term: AtomicU64,
+    /// When it last began a full check of which it was the only voter: until a lease later there is no other leader, whoever
+    /// has become a voter since, for that one has heard of this leader. Milliseconds since it was opened, from 1; 0 = never.
+    pub(crate) alone_ms: AtomicU64,
+    pub(crate) opened: tokio::time::Instant,
     /// The term in which this replica gave its leadership away; its lease is void, since the new leader does not
     /// wait for it to end.
     pub(crate) ceded_term: AtomicU64,
@@ -207,11 +211,17 @@ impl<M: Machine> Group<M> {
             Consistency::ReadIndex => ReadPolicy::ReadIndex,
         };
         let term_before = self.leading_term();
+        let began = self.inner.opened.elapsed();
+        let is_alone = self.is_only_voter();
         let checked = timeout(self.inner.proposal_timeout, self.inner.raft.ensure_linearizable(policy)).await;
         match checked {
             Ok(Ok(_)) => {
                 if let Some(term) = term_before.filter(|&term| self.leading_term() == Some(term)) {
                     self.inner.ready_term.store(term, Ordering::Release);
+                    if is_alone {
+                        let began_ms = u64::try_from(began.as_millis()).unwrap_or(u64::MAX - 1) + 1;
+                        self.inner.alone_ms.fetch_max(began_ms, Ordering::AcqRel);
+                    }
                 }
                 Ok(())
             }
@@ -225,6 +235,13 @@ impl<M: Machine> Group<M> {
         }
     }
 
+    /// True if nobody else has a vote, as far as this replica knows.
+    fn is_only_voter(&self) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().voter_ids().eq([self.inner.replica])
+    }
+
     /// The term in which this replica leads now.
     fn leading_term(&self) -> Option<u64> {
         self.inner.raft.as_leader().ok().map(|leader| leader.term())
@@ -232,7 +249,7 @@ impl<M: Machine> Group<M> {
 
     /// True while no other replica can have been elected and everything acknowledged is applied here: this replica
     /// leads in a term in which it has once passed a full check, has not ceded, and a majority heard of it lately.
-    fn holds_lease(&self) -> bool {
+    pub(crate) fn holds_lease(&self) -> bool {
         let Ok(leader) = self.inner.raft.as_leader() else { return false };
         let term = leader.term();
         if self.inner.ready_term.load(Ordering::Acquire) != term
@@ -241,7 +258,13 @@ impl<M: Machine> Group<M> {
             return false;
         }
         let usable = self.inner.lease * (100 - LEASE_DRIFT_PERCENT) / 100;
-        leader.last_quorum_acked().is_some_and(|acked| acked.elapsed() < usable)
+        if leader.last_quorum_acked().is_some_and(|acked| acked.elapsed() < usable) {
+            return true;
+        }
+        // Where nobody is to be heard of, openraft notes no time.
+        let alone_ms = self.inner.alone_ms.load(Ordering::Acquire);
+        let now = self.inner.opened.elapsed();
+        alone_ms > 0 && now.saturating_sub(Duration::from_millis(alone_ms - 1)) < usable
     }
 
     /// Who leads, as far as this replica knows.

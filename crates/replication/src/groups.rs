@@ -343,6 +343,8 @@ impl Groups {
                 lease: timing.election.1,
                 proposal_timeout: timing.proposal,
                 ready_term: AtomicU64::new(0),
+                alone_ms: AtomicU64::new(0),
+                opened: tokio::time::Instant::now(),
                 ceded_term: AtomicU64::new(0),
                 closed: closed.clone(),
             },

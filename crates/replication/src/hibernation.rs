@@ -106,6 +106,12 @@ impl<M: Machine> Group<M> {
         }
     }
 
+    /// True if a read of this replica, as it is now, misses nothing that was acknowledged before: what
+    /// [`Group::barrier`] would find without waiting. To be asked before each read, as the barrier is.
+    pub fn is_fresh(&self) -> bool {
+        !self.inner.hibernation.note() && self.holds_lease()
+    }
+
     async fn until_awake(&self) {
         let hibernation = &self.inner.hibernation;
         let mut woken = pin!(hibernation.woken.notified());

@@ -92,12 +92,7 @@ pub fn range(start: i64, stop: i64, len: usize) -> (usize, usize) {
     (begin, usize::try_from(stop - start + 1).unwrap_or(0))
 }
 
-/// An argument of its own: one that is still a slice of the message it came in would keep all of that in memory.
-pub fn own(argument: &Bytes) -> Bytes {
-    Bytes::copy_from_slice(argument)
-}
-
-/// Likewise as an element of a value.
+/// An argument as an element of a value: one that is still a slice of the message it came in would keep all of that in memory.
 pub fn blob(argument: &[u8]) -> Blob {
     argument.into()
 }

@@ -3,9 +3,8 @@
 use bytes::Bytes;
 
 use super::arguments::{SYNTAX, integer, is, lower, must_fit};
-use super::string::edit;
 use super::{Done, Read, Refusal, Write, refuse};
-use crate::data::Change;
+use crate::data::{ByteString, Change};
 use crate::limits::VALUE_BYTES_MAX;
 
 /// Where a bit is: in a string that is not too long.
@@ -27,11 +26,11 @@ pub(super) fn setbit(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
         _ => return refuse("ERR bit is not an integer or out of range"),
     };
     must_fit(at / 8 + 1)?;
-    let before = on.update(&arguments[1], |held: &mut Bytes, _| {
+    let before = on.update(&arguments[1], |held: &mut ByteString, _| {
         let before = bit_of(held, at);
         let grows = held.len() <= at / 8;
         if before != bit || grows {
-            edit(held, |bytes| {
+            held.edit(|bytes| {
                 if grows {
                     bytes.resize(at / 8 + 1, 0);
                 }
@@ -51,7 +50,7 @@ pub(super) fn setbit(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
 
 pub(super) fn getbit(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
     let at = bit_offset(&arguments[2])?;
-    on.out.flag(on.look::<Bytes>(&arguments[1])?.is_some_and(|value| bit_of(value, at)));
+    on.out.flag(on.look::<ByteString>(&arguments[1])?.is_some_and(|value| bit_of(value, at)));
     Ok(())
 }
 
@@ -87,7 +86,7 @@ pub(super) fn bitcount(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
         }
         _ => return refuse(SYNTAX),
     };
-    let value = on.look::<Bytes>(&arguments[1])?.map_or(&[][..], |value| value);
+    let value = on.look::<ByteString>(&arguments[1])?.map_or(&[][..], |value| value);
     let (start, stop, in_bits) = range.unwrap_or((0, -1, false));
     let Some((first, last)) = bit_range(start, stop, in_bits, value.len()) else {
         on.out.integer(0);
@@ -113,7 +112,7 @@ pub(super) fn bitpos(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
     let start = arguments.get(3).map(|start| integer(start)).transpose()?.unwrap_or(0);
     let stop = arguments.get(4).map(|stop| integer(stop)).transpose()?;
     let in_bits = in_bits(arguments.get(5))?;
-    let Some(value) = on.look::<Bytes>(&arguments[1])? else {
+    let Some(value) = on.look::<ByteString>(&arguments[1])? else {
         // An absent string is zeros without end.
         on.out.integer(if bit { -1 } else { 0 });
         return Ok(());
@@ -156,10 +155,10 @@ pub(super) fn bitop(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
     };
     let mut values = Vec::with_capacity(from.len());
     for key in from {
-        values.push(on.look::<Bytes>(key)?.cloned().unwrap_or_default());
+        values.push(on.look::<ByteString>(key)?.cloned().unwrap_or_default());
     }
-    let len = values.iter().map(Bytes::len).max().unwrap_or(0);
-    let byte = |value: &Bytes, at: usize| value.get(at).copied().unwrap_or(0);
+    let len = values.iter().map(|held| held.len()).max().unwrap_or(0);
+    let byte = |value: &[u8], at: usize| value.get(at).copied().unwrap_or(0);
     let mut result: Vec<u8> = (0..len).map(|at| byte(&values[0], at)).collect();
     for value in &values[1..] {
         for (at, held) in result.iter_mut().enumerate() {
@@ -174,7 +173,7 @@ pub(super) fn bitop(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
             on.keys.remove(to, Change::Deleted);
         }
     } else {
-        on.keys.put(to, Bytes::from(result).into(), 0);
+        on.keys.put(to, ByteString::from(result).into(), 0);
     }
     on.out.count(len);
     Ok(())
@@ -313,10 +312,10 @@ pub(super) fn bitfield(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
     let Some(len) = steps.iter().filter_map(written).max() else {
         return read_fields(&mut on.reading(), arguments, &steps);
     };
-    let results = on.update(&arguments[1], |held: &mut Bytes, _| {
+    let results = on.update(&arguments[1], |held: &mut ByteString, _| {
         let mut changed = held.len() < len;
         let mut results = Vec::with_capacity(steps.len());
-        edit(held, |bytes| {
+        held.edit(|bytes| {
             bytes.resize(bytes.len().max(len), 0);
             for step in &steps {
                 let (field, overflow) = match *step {
@@ -362,7 +361,7 @@ pub(super) fn bitfield_ro(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
 }
 
 fn read_fields(on: &mut Read<'_>, arguments: &[Bytes], steps: &[Step]) -> Done {
-    let value = on.look::<Bytes>(&arguments[1])?.map_or(&[][..], |value| value);
+    let value = on.look::<ByteString>(&arguments[1])?.map_or(&[][..], |value| value);
     on.out.array(steps.len());
     for step in steps {
         if let Step::Get(field) = step {

@@ -73,6 +73,6 @@ pub(crate) fn doing_of_typed(body: &Body) -> Doing {
         Body::Delete(_) => Doing::DEL,
         Body::Expire(_) => Doing::EXPIRE,
         Body::Reap(_) => Doing::new(Classes::HASH, "hexpired"),
-        Body::Run(_) | Body::Transaction(_) => Doing::SILENT,
+        Body::Run(_) | Body::Transaction(_) | Body::Pipeline(_) => Doing::SILENT,
     }
 }

@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 
-use super::string::edit;
 use super::{Done, Read, Refusal, Write, refuse};
+use crate::data::ByteString;
 
 /// Bits of a hash that choose a register.
 const INDEX_BITS: u32 = 14;
@@ -226,17 +226,17 @@ fn tau(mut x: f64) -> f64 {
 
 pub(super) fn pfadd(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
     let key = &arguments[1];
-    let held = on.look::<Bytes>(key)?;
+    let held = on.look::<ByteString>(key)?;
     let is_dense = held.map(|bytes| format(bytes)).transpose()? == Some(DENSE);
     if is_dense {
-        let changed = on.update(key, |bytes: &mut Bytes, _| {
+        let changed = on.update(key, |bytes: &mut ByteString, _| {
             let raised: Vec<(usize, u8)> = arguments[2..]
                 .iter()
                 .map(|element| place(element))
                 .filter(|(index, value)| dense_get(bytes, *index) < *value)
                 .collect();
             if !raised.is_empty() {
-                edit(bytes, |bytes| {
+                bytes.edit(|bytes| {
                     // Two elements of one register: the greater one stays.
                     for (index, value) in &raised {
                         let value = dense_get(bytes, *index).max(*value);
@@ -258,8 +258,8 @@ pub(super) fn pfadd(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
         registers[index] = registers[index].max(value);
     }
     if changed {
-        let bytes = Bytes::from(encoded(&registers, false));
-        on.update(key, |held: &mut Bytes, _| {
+        let bytes = ByteString::from(encoded(&registers, false));
+        on.update(key, |held: &mut ByteString, _| {
             *held = bytes;
             (true, ())
         })?;
@@ -272,7 +272,7 @@ pub(super) fn pfadd(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
 fn merged(on: &Read<'_>, keys: &[Bytes]) -> Done<(Registers, bool)> {
     let (mut all, mut dense) = (vec![0; REGISTERS], false);
     for key in keys {
-        let Some(bytes) = on.look::<Bytes>(key)? else { continue };
+        let Some(bytes) = on.look::<ByteString>(key)? else { continue };
         dense |= format(bytes)? == DENSE;
         let one = registers(bytes)?;
         all.iter_mut().zip(one).for_each(|(held, value)| *held = value.max(*held));
@@ -288,8 +288,8 @@ pub(super) fn pfcount(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
 
 pub(super) fn pfmerge(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
     let (registers, dense) = merged(&on.reading(), &arguments[1..])?;
-    let bytes = Bytes::from(encoded(&registers, dense));
-    on.update(&arguments[1], |held: &mut Bytes, _| {
+    let bytes = ByteString::from(encoded(&registers, dense));
+    on.update(&arguments[1], |held: &mut ByteString, _| {
         *held = bytes;
         (true, ())
     })?;

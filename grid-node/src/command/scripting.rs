@@ -423,7 +423,7 @@ fn may(on: &On<'_, '_>, words: &MultiValue) -> Result<bool, LuaError> {
         let why = "redis.acl_check_cmd() require all arguments to be strings or integers";
         return Err(LuaError::runtime(why));
     };
-    let spec = arguments.first().and_then(|name| find(name)).filter(|spec| spec.format() <= on.format());
+    let spec = arguments.first().and_then(|name| find(name)).filter(|spec| spec.format <= on.format());
     let Some(spec) = spec.filter(|spec| spec.takes(arguments.len())) else {
         return Err(LuaError::runtime("ERR Invalid command passed to redis.acl_check_cmd()"));
     };
@@ -436,7 +436,7 @@ fn number_text(number: f64) -> String {
 
 fn carry_out(on: &mut On<'_, '_>, arguments: &[Bytes], out: &mut Answer) -> Done {
     // What a node of the cluster may not know is known to none.
-    let Some(spec) = find(&arguments[0]).filter(|spec| spec.format() <= on.format()) else {
+    let Some(spec) = find(&arguments[0]).filter(|spec| spec.format <= on.format()) else {
         return refuse("ERR Unknown Redis command called from script");
     };
     if spec.is("noscript") {

@@ -10,7 +10,7 @@ use super::{Done, Read, Refusal, Write, refuse};
 use crate::data::dict::Blob;
 use crate::data::hash::Hash;
 use crate::data::list::List;
-use crate::data::{Value, WrongType};
+use crate::data::{ByteString, Value, WrongType};
 
 #[derive(Clone, Debug, Default)]
 struct Wanted<'a> {
@@ -81,7 +81,7 @@ fn said(on: &Read<'_>, pattern: &[u8], element: &Blob) -> Done<Option<Blob>> {
             let hash = on.look::<Hash>(&key).ok().flatten();
             hash.and_then(|hash| hash.get(&pattern[arrow + 2..])).cloned()
         }
-        None => on.look::<Bytes>(&key).ok().flatten().map(|value| (**value).into()),
+        None => on.look::<ByteString>(&key).ok().flatten().map(|value| (**value).into()),
     })
 }
 

@@ -3,32 +3,22 @@
 use std::str::FromStr as _;
 
 use bigdecimal::{BigDecimal, RoundingMode};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::arguments::{NOT_A_FLOAT, NOT_AN_INTEGER, SYNTAX, Unit, float, integer, is, must_fit, own, range};
+use super::arguments::{NOT_A_FLOAT, NOT_AN_INTEGER, SYNTAX, Unit, float, integer, is, must_fit, range};
 use super::{Done, Read, Refusal, Write, refuse};
-use crate::data::Change;
 use crate::data::notice::Doing;
 use crate::data::set::canonical_integer;
+use crate::data::{ByteString, Change, Container as _, WrongType};
 
 /// Cells that LCS compares, at most: it takes a word of memory for each, and a moment of everybody's time.
 const LCS_CELLS_MAX: usize = 16 << 20;
 
-/// Changes a string in place, unless somebody else still has it.
-pub(super) fn edit(held: &mut Bytes, change: impl FnOnce(&mut BytesMut)) {
-    let mut bytes = match std::mem::take(held).try_into_mut() {
-        Ok(bytes) => bytes,
-        Err(shared) => BytesMut::from(&shared[..]),
-    };
-    change(&mut bytes);
-    *held = bytes.freeze();
-}
-
 pub(super) fn append(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
-    let held = on.look::<Bytes>(&arguments[1])?.map_or(0, Bytes::len);
+    let held = on.look::<ByteString>(&arguments[1])?.map_or(0, |held| held.len());
     must_fit(held + arguments[2].len())?;
-    let len = on.update(&arguments[1], |held: &mut Bytes, _| {
-        edit(held, |bytes| bytes.extend_from_slice(&arguments[2]));
+    let len = on.update(&arguments[1], |held: &mut ByteString, _| {
+        held.edit(|bytes| bytes.extend_from_slice(&arguments[2]));
         (!arguments[2].is_empty(), held.len())
     })?;
     on.out.count(len);
@@ -36,7 +26,7 @@ pub(super) fn append(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
 }
 
 pub(super) fn get(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
-    on.out.bulk_or_null(on.look::<Bytes>(&arguments[1])?.map(|value| &value[..]));
+    on.out.bulk_or_null(on.look::<ByteString>(&arguments[1])?.map(|value| &value[..]));
     Ok(())
 }
 
@@ -44,13 +34,13 @@ pub(super) fn mget(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
     on.out.array(arguments.len() - 1);
     for key in &arguments[1..] {
         // A key of another type has no string.
-        on.out.bulk_or_null(on.look::<Bytes>(key).ok().flatten().map(|value| &value[..]));
+        on.out.bulk_or_null(on.look::<ByteString>(key).ok().flatten().map(|value| &value[..]));
     }
     Ok(())
 }
 
 pub(super) fn getdel(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
-    let held = on.look::<Bytes>(&arguments[1])?.cloned();
+    let held = on.look::<ByteString>(&arguments[1])?.cloned();
     on.out.bulk_or_null(held.as_deref());
     if held.is_some() {
         on.keys.remove(&arguments[1], Change::Deleted);
@@ -59,7 +49,7 @@ pub(super) fn getdel(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
 }
 
 pub(super) fn getset(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
-    let held = on.look::<Bytes>(&arguments[1])?.cloned();
+    let held = on.look::<ByteString>(&arguments[1])?.cloned();
     put(on, &arguments[1], &arguments[2], 0)?;
     on.out.bulk_or_null(held.as_deref());
     Ok(())
@@ -75,7 +65,7 @@ pub(super) fn getex(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
         },
         _ => return refuse(SYNTAX),
     };
-    let held = on.look::<Bytes>(&arguments[1])?.cloned();
+    let held = on.look::<ByteString>(&arguments[1])?.cloned();
     on.out.bulk_or_null(held.as_deref());
     let Some(expiry) = on.keys.get(&arguments[1], on.now_ms).map(|entry| entry.expires_at_ms) else {
         return Ok(());
@@ -90,7 +80,7 @@ pub(super) fn getex(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
 
 pub(super) fn getrange(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
     let (start, stop) = (integer(&arguments[2])?, integer(&arguments[3])?);
-    let value = on.look::<Bytes>(&arguments[1])?.map_or(&[][..], |value| value);
+    let value = on.look::<ByteString>(&arguments[1])?.map_or(&[][..], |value| value);
     let (begin, len) = if start < 0 && stop < 0 && start > stop {
         (0, 0)
     } else {
@@ -101,13 +91,13 @@ pub(super) fn getrange(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
 }
 
 pub(super) fn strlen(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
-    on.out.count(on.look::<Bytes>(&arguments[1])?.map_or(0, Bytes::len));
+    on.out.count(on.look::<ByteString>(&arguments[1])?.map_or(0, |held| held.len()));
     Ok(())
 }
 
 fn put(on: &mut Write<'_>, key: &[u8], value: &Bytes, expires_at_ms: u64) -> Done {
     must_fit(value.len())?;
-    on.keys.put(key, own(value).into(), expires_at_ms);
+    on.keys.put(key, ByteString::from(&value[..]).into(), expires_at_ms);
     Ok(())
 }
 
@@ -130,9 +120,10 @@ pub(super) fn set(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
         }
     }
     let end = end.map(|(unit, time)| unit.later_end(time, on.now_ms, "set")).transpose()?;
-    let held = on.keys.get(key, on.now_ms);
+    // It is looked for only where that makes a difference.
+    let held = if if_absent || if_present || keep { on.keys.get(key, on.now_ms) } else { None };
     let (is_there, held_end) = (held.is_some(), held.map_or(0, |entry| entry.expires_at_ms));
-    let previous = if want_previous { Some(on.look::<Bytes>(key)?.cloned()) } else { None };
+    let previous = if want_previous { Some(on.look::<ByteString>(key)?.cloned()) } else { None };
     let is_met = !(if_absent && is_there || if_present && !is_there);
     if is_met {
         match end {
@@ -216,14 +207,14 @@ pub(super) fn setrange(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
         return refuse("ERR offset is out of range");
     };
     let value = &arguments[3];
-    let held = on.look::<Bytes>(&arguments[1])?.map_or(0, Bytes::len);
+    let held = on.look::<ByteString>(&arguments[1])?.map_or(0, |held| held.len());
     if value.is_empty() {
         on.out.count(held);
         return Ok(());
     }
     must_fit(offset.saturating_add(value.len()))?;
-    let len = on.update(&arguments[1], |held: &mut Bytes, _| {
-        edit(held, |bytes| {
+    let len = on.update(&arguments[1], |held: &mut ByteString, _| {
+        held.edit(|bytes| {
             if bytes.len() < offset + value.len() {
                 bytes.resize(offset + value.len(), 0);
             }
@@ -255,14 +246,18 @@ pub(super) fn decrby(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
 }
 
 fn increment(on: &mut Write<'_>, key: &[u8], by: i64) -> Done {
-    let before = match on.look::<Bytes>(key)? {
-        Some(value) => canonical_integer(value).ok_or_else(|| Refusal::new(NOT_AN_INTEGER))?,
-        None => 0,
+    let (before, end) = match on.keys.get(key, on.now_ms) {
+        Some(entry) => {
+            let value = ByteString::of(&entry.value).ok_or(WrongType)?;
+            let before = canonical_integer(value).ok_or_else(|| Refusal::new(NOT_AN_INTEGER))?;
+            (before, entry.expires_at_ms)
+        }
+        None => (0, 0),
     };
     let Some(after) = before.checked_add(by) else {
         return refuse("ERR increment or decrement would overflow");
     };
-    replace(on, key, itoa::Buffer::new().format(after).as_bytes());
+    on.keys.put(key, ByteString::from(itoa::Buffer::new().format(after).as_bytes()).into(), end);
     on.out.integer(after);
     Ok(())
 }
@@ -270,11 +265,11 @@ fn increment(on: &mut Write<'_>, key: &[u8], by: i64) -> Done {
 /// Puts a value in the place of one, which keeps its time to live.
 fn replace(on: &mut Write<'_>, key: &[u8], value: &[u8]) {
     let end = on.keys.get(key, on.now_ms).map_or(0, |entry| entry.expires_at_ms);
-    on.keys.put(key, Bytes::copy_from_slice(value).into(), end);
+    on.keys.put(key, ByteString::from(value).into(), end);
 }
 
 pub(super) fn incrbyfloat(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
-    let held = on.look::<Bytes>(&arguments[1])?;
+    let held = on.look::<ByteString>(&arguments[1])?;
     let after = sum(held.map_or(&b"0"[..], |value| value), &arguments[2], NOT_A_FLOAT)?;
     replace(on, &arguments[1], after.as_bytes());
     on.out.bulk(after.as_bytes());
@@ -325,7 +320,7 @@ pub(super) fn lcs(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
     if want_length && want_places {
         return refuse("ERR If you want both the length and indexes, please just use IDX.");
     }
-    let said = |key: &Bytes| match on.look::<Bytes>(key) {
+    let said = |key: &Bytes| match on.look::<ByteString>(key) {
         Ok(value) => Ok(value.map_or(&[][..], |value| value)),
         Err(_) => refuse("ERR The specified keys must contain string values"),
     };

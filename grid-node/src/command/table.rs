@@ -3,10 +3,10 @@
 //! Arity, flags and positions of keys are those of Redis 7.4. Everything that asks for a command asks here: the fronts,
 //! transactions, COMMAND, and the page about commands in the documentation.
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 use super::arguments::{count as count_of, is};
 use super::scripting::function;
@@ -88,6 +88,9 @@ pub const RUN_FORMAT: u32 = 4;
 /// The one from which on they know libraries of functions, and what else came with them.
 pub const LIBRARIES_FORMAT: u32 = 5;
 
+/// The one from which on they take the commands of a pipeline as one.
+pub const PIPELINE_FORMAT: u32 = 6;
+
 /// One command.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -109,6 +112,47 @@ pub struct Spec {
     pub summary: &'static str,
     /// What carries it out.
     pub run: Run,
+    /// It may wait for an element: one of its flags, at hand.
+    pub blocks: bool,
+    /// What it does depends on the seed that it is given, or on who runs it.
+    pub is_seeded: bool,
+    /// From which format of the cluster on every node knows it.
+    pub format: u32,
+}
+
+/// Comparing words before the program runs.
+const fn is_word(text: &[u8], word: &[u8]) -> bool {
+    if text.len() != word.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < word.len() {
+        if text[at] != word[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// True if a text is one of some words.
+const fn is_one_of(text: &str, words: &[&str]) -> bool {
+    let mut at = 0;
+    while at < words.len() {
+        if is_word(text.as_bytes(), words[at].as_bytes()) {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// True if a word is the last one of a text (the table has it there).
+const fn ends_with(text: &str, word: &str) -> bool {
+    match text.as_bytes().split_at_checked(text.len().wrapping_sub(word.len())) {
+        Some((_, end)) => is_word(end, word.as_bytes()),
+        None => false,
+    }
 }
 
 impl Spec {
@@ -126,16 +170,6 @@ impl Spec {
         let first = self.syntax.split(' ').next().filter(|_| self.has_subcommands());
         let named = first.into_iter().flat_map(|words| words.split('|')).map(str::to_ascii_lowercase);
         named.chain(self.has_subcommands().then(|| "help".to_owned()))
-    }
-
-    /// From which format of the cluster on every node knows it.
-    pub fn format(&self) -> u32 {
-        match self.name {
-            // Within a script, of those that the front carries out.
-            "publish" | "spublish" => LIBRARIES_FORMAT,
-            "dump" | "fcall" | "fcall_ro" | "function" | "restore" => LIBRARIES_FORMAT,
-            _ => RUN_FORMAT,
-        }
     }
 
     /// True if it has a flag.
@@ -243,7 +277,24 @@ const fn c(
     summary: &'static str,
     run: Run,
 ) -> Spec {
-    Spec { name, arity, flags, keys, group, since, syntax, summary, run }
+    // Of those that the front carries out, it is about what a script may do.
+    let is_newer =
+        is_one_of(name, &["dump", "fcall", "fcall_ro", "function", "publish", "restore", "spublish"]);
+    Spec {
+        name,
+        arity,
+        flags,
+        keys,
+        group,
+        since,
+        syntax,
+        summary,
+        run,
+        blocks: ends_with(flags, "blocking"),
+        is_seeded: is_one_of(group, &["scripting"])
+            || is_one_of(name, &["hrandfield", "randomkey", "spop", "srandmember", "zrandmember"]),
+        format: if is_newer { LIBRARIES_FORMAT } else { RUN_FORMAT },
+    }
 }
 
 /// All commands offered, by name.
@@ -477,6 +528,7 @@ mod tests {
         assert!(TABLE.is_sorted_by(|a, b| a.name < b.name));
         for spec in TABLE {
             assert_eq!(find(spec.name.to_uppercase().as_bytes()).unwrap().name, spec.name);
+            assert_eq!(spec.blocks, spec.is("blocking"), "{}", spec.name);
         }
         assert!(find(b"a name that is much longer than all of them").is_none());
     }

@@ -3,13 +3,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::BytesMut;
 use proptest::prelude::*;
 use prost::Message as _;
+use trimaran_placement::token;
 use trimaran_proto::api::placement::Partition;
 use trimaran_proto::state::grid::command::Body;
-use trimaran_proto::state::grid::{Command, Reply, Run as RunMessage, Transaction, Watched};
+use trimaran_proto::state::grid::reply::Outcome;
+use trimaran_proto::state::grid::{Command, Pipeline, Reply, Run as RunMessage, Transaction, Watched};
 use trimaran_replication::machine::{Committed, Machine as _};
 
 use super::reply::{Protocol, transcode};
-use super::table::{LIBRARIES_FORMAT, Run, TABLE, find};
+use super::table::{self, LIBRARIES_FORMAT, PIPELINE_FORMAT, Run, TABLE, find};
 use super::*;
 use crate::data::Entry;
 use crate::data::notice::{Classes, Notice};
@@ -139,7 +141,7 @@ const EVENTS: &[(&str, &str)] = &[
 
 #[test]
 fn clients_are_told_of_changes_as_redis_tells_them() {
-    let mut keys = Keys::new(trimaran_placement::token::Token(0), trimaran_placement::token::Token(u64::MAX));
+    let mut keys = Keys::new(token::Token(0), token::Token(u64::MAX));
     for (command, events) in EVENTS {
         keys.notices.want(Classes::parse("An").unwrap());
         let words = if command.starts_with("EVAL") {
@@ -256,6 +258,30 @@ fn line() -> impl Strategy<Value = String> {
     )
 }
 
+fn pipeline(commands: &[&Vec<Bytes>]) -> Pipeline {
+    Pipeline {
+        arguments: commands.iter().flat_map(|command| command.iter().cloned()).collect(),
+        counts: commands.iter().map(|command| command.len() as u32).collect(),
+        encodings: None,
+        format: PIPELINE_FORMAT,
+    }
+}
+
+/// A key that lies elsewhere keeps the others from being written, too.
+#[test]
+fn a_pipeline_is_carried_out_whole_or_not_at_all() {
+    let half = token::slot_start(8192).0;
+    let partition = Partition { id: 1, first_token: 0, last_token: half - 1, ..Partition::default() };
+    let mut machine = GridMachine::new(&partition, Teller::default());
+    // Their slots are 5,061 and 12,182.
+    let commands = [words("SET bar 1"), words("SET foo 1"), words("INCR bar")];
+    let reply = apply(&mut machine, 1000, Body::Pipeline(pipeline(&commands.iter().collect::<Vec<_>>())));
+    assert_eq!(reply.outcome(), Outcome::WrongPartition);
+    assert_eq!((machine.keys().len(), machine.keys().version()), (0, 0));
+    let reply = apply(&mut machine, 1000, Body::Pipeline(pipeline(&[&commands[0], &commands[2]])));
+    assert_eq!((&reply.said[0][..], &reply.lengths[..]), (&b"+OK\r\n:2\r\n"[..], &[5, 4][..]));
+}
+
 fn snapshot(machine: &GridMachine) -> Vec<Bytes> {
     machine.snapshot().map(|chunk| chunk.unwrap()).collect()
 }
@@ -294,6 +320,30 @@ proptest! {
             prop_assert_eq!(state(&one, now_ms), state(&other, now_ms));
             prop_assert_eq!(one.keys().bytes(), other.keys().bytes());
         }
+    }
+
+    /// Commands that go together are answered as they are one after the other, and leave the same.
+    #[test]
+    fn a_pipeline_does_what_its_commands_do(lines in proptest::collection::vec(line(), 1..100), count in 1..20_usize) {
+        let (mut alone, mut together) = (machine(), machine());
+        let commands: Vec<Vec<Bytes>> = lines.iter().map(|line| words(line)).collect();
+        let is_plain = |command: &&Vec<Bytes>| {
+            let spec = find(&command[0]).unwrap();
+            !spec.is_seeded && spec.keys != table::Keys::All
+        };
+        let commands: Vec<&Vec<Bytes>> = commands.iter().filter(is_plain).collect();
+        for (place, commands) in commands.chunks(count).enumerate() {
+            let now_ms = 1000 + place as u64;
+            let reply = apply(&mut together, now_ms, Body::Pipeline(pipeline(commands)));
+            let mut rest = reply.said[0].clone();
+            prop_assert_eq!(reply.lengths.len(), commands.len());
+            for (command, length) in commands.iter().zip(reply.lengths) {
+                let run = Body::Run(message(command.to_vec(), 0));
+                prop_assert_eq!(rest.split_to(length as usize), &apply(&mut alone, now_ms, run).said[0], "{:?}", command);
+            }
+            prop_assert!(rest.is_empty());
+        }
+        prop_assert_eq!(state(&alone, 1000), state(&together, 1000));
     }
 
     /// Whatever comes as arguments is answered.

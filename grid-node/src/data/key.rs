@@ -29,7 +29,7 @@ pub fn delete(keys: &mut Keys, delete: &Delete, now_ms: u64) -> Reply {
         {
             reply.integer += 1;
             if let (true, Value::String(bytes)) = (delete.want_previous, before.value) {
-                reply.value = Some(bytes);
+                reply.value = Some(bytes.to_bytes());
             }
         }
     }

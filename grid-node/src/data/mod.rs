@@ -29,6 +29,10 @@ pub mod stream;
 
 pub mod key;
 
+pub mod byte_string;
+
+pub mod changes;
+
 pub mod library;
 
 pub mod notice;
@@ -36,6 +40,8 @@ pub mod notice;
 mod encodings;
 mod value;
 
+pub use byte_string::ByteString;
+use changes::Changes;
 pub use encodings::Encodings;
 use library::Libraries;
 use notice::{Classes, Doing, Notices};
@@ -104,8 +110,8 @@ pub struct Keys {
     version: u64,
     count: usize,
     bytes: usize,
-    /// Changes since they were last taken.
-    events: Vec<Event>,
+    /// Changes since they were last forgotten.
+    pub changes: Changes,
     /// What clients are to be told of them.
     pub notices: Notices,
     /// Functions that clients have loaded; the same in every partition.
@@ -115,7 +121,7 @@ pub struct Keys {
 /// The keys of one slot.
 #[derive(Clone, Debug, Default)]
 struct Slot {
-    entries: HashMap<Box<[u8]>, Entry>,
+    entries: HashMap<ByteString, Entry>,
     /// About how many they take.
     bytes: usize,
 }
@@ -144,7 +150,7 @@ impl Keys {
             version: 0,
             count: 0,
             bytes: 0,
-            events: Vec::new(),
+            changes: Changes::default(),
             notices: Notices::default(),
             libraries: Libraries::default(),
         }
@@ -216,11 +222,10 @@ impl Keys {
             return self.version;
         };
         self.version += 1;
-        let change = match &value {
-            Value::String(bytes) => Change::Set(bytes.clone()),
-            _ => Change::Updated,
-        };
-        self.events.push(Event { version: self.version, key: Bytes::copy_from_slice(key), change });
+        match &value {
+            Value::String(bytes) => self.changes.set(self.version, key, bytes, bytes.shared()),
+            _ => self.changes.push(self.version, key, &Change::Updated),
+        }
         let slot = Arc::make_mut(&mut self.slots[position]);
         let mut added = value.bytes();
         let entry = Entry { value, version: self.version, expires_at_ms };
@@ -261,7 +266,7 @@ impl Keys {
         self.count -= 1;
         self.forget(position, key, &before);
         self.notices.removed(key, change == Change::Expired);
-        self.events.push(Event { version: self.version, key: Bytes::copy_from_slice(key), change });
+        self.changes.push(self.version, key, &change);
         Some(before)
     }
 
@@ -276,15 +281,9 @@ impl Keys {
         }
     }
 
-    /// Changes the value of a key in place. What `change` says first is whether it did; a value that is empty then is
-    /// removed. `None` if there is no such key.
-    fn edit<R>(
-        &mut self,
-        key: &[u8],
-        now_ms: u64,
-        change: impl FnOnce(&mut Value) -> (bool, R),
-    ) -> Option<R> {
-        self.get(key, now_ms)?;
+    /// Changes the value of a key that is there in place. What `change` says first is whether it did; a value that is empty
+    /// then is removed. `None` if there is no such key.
+    fn edit<R>(&mut self, key: &[u8], change: impl FnOnce(&mut Value) -> (bool, R)) -> Option<R> {
         let position = self.position(key)?;
         let slot = Arc::make_mut(&mut self.slots[position]);
         let entry = slot.entries.get_mut(key)?;
@@ -309,11 +308,12 @@ impl Keys {
         }
         self.version += 1;
         entry.version = self.version;
-        let change = match &entry.value {
-            Value::String(value) if value.len() <= TOLD_BYTES_MAX => Change::Set(value.clone()),
-            _ => Change::Updated,
-        };
-        self.events.push(Event { version: self.version, key: Bytes::copy_from_slice(key), change });
+        match &entry.value {
+            Value::String(value) if value.len() <= TOLD_BYTES_MAX => {
+                self.changes.set(self.version, key, value, value.shared())
+            }
+            _ => self.changes.push(self.version, key, &Change::Updated),
+        }
         Some(result)
     }
 
@@ -325,8 +325,12 @@ impl Keys {
         now_ms: u64,
         change: impl FnOnce(&mut T) -> (bool, R),
     ) -> Result<R, WrongType> {
-        self.reap_fields(key, now_ms);
-        if self.get(key, now_ms).is_none() {
+        let mut held = self.get(key, now_ms);
+        if held.is_some_and(|entry| matches!(entry.value, Value::Hash(_))) {
+            self.reap_fields(key, now_ms);
+            held = self.get(key, now_ms);
+        }
+        if held.is_none() {
             let mut fresh = T::default();
             let (_, result) = change(&mut fresh);
             let value: Value = fresh.into();
@@ -335,7 +339,7 @@ impl Keys {
             }
             return Ok(result);
         }
-        let changed = self.edit(key, now_ms, |value| match T::of_mut(value) {
+        let changed = self.edit(key, |value| match T::of_mut(value) {
             Some(held) => {
                 let (changed, result) = change(held);
                 (changed, Ok(result))
@@ -360,7 +364,7 @@ impl Keys {
         let has_ended = |entry: &Entry| matches!(&entry.value, Value::Hash(hash) if hash.has_ended(now_ms));
         if self.get(key, now_ms).is_some_and(has_ended) {
             let before = self.notices.announce(Doing::FIELD_EXPIRED);
-            self.edit(key, now_ms, |value| match value {
+            self.edit(key, |value| match value {
                 Value::Hash(hash) => (Arc::make_mut(hash).reap(now_ms), ()),
                 _ => (false, ()),
             });
@@ -388,7 +392,7 @@ impl Keys {
 
     /// Removes all keys.
     pub fn clear(&mut self) {
-        let mut keys: Vec<Box<[u8]>> =
+        let mut keys: Vec<ByteString> =
             self.slots.iter().flat_map(|slot| slot.entries.keys().cloned()).collect();
         // In the same order everywhere, so that each change has the same version.
         keys.sort_unstable();
@@ -438,11 +442,6 @@ impl Keys {
             .collect()
     }
 
-    /// Changes since this was last called.
-    pub fn take_events(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.events)
-    }
-
     /// All entries in slot order, as they are now: what is written later is not seen. Nothing is copied for it, but each
     /// slot that is written to meanwhile.
     pub fn entries(&self) -> Entries {
@@ -486,7 +485,7 @@ impl Keys {
             version: self.version,
             count,
             bytes,
-            events: Vec::new(),
+            changes: Changes::default(),
             notices: Notices::default(),
             libraries: self.libraries.clone(),
         }
@@ -494,8 +493,7 @@ impl Keys {
 
     /// Takes over the keys of the partition behind. Versions go on behind both.
     pub fn merge(&mut self, behind: Self) {
-        let Self { first: _, last, slots, due, version, count, bytes, events: _, notices: _, libraries } =
-            behind;
+        let Self { last, slots, due, version, count, bytes, libraries, .. } = behind;
         self.last = last;
         self.slots.extend(slots);
         self.libraries.merge(libraries);
@@ -516,7 +514,7 @@ impl Keys {
             held.version = value_version;
         }
         self.version = version;
-        self.events.clear();
+        self.changes.clear();
     }
 
     /// Sets the version that a snapshot had.

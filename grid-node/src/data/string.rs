@@ -6,14 +6,14 @@ use trimaran_proto::state::grid::set::Condition;
 use trimaran_proto::state::grid::{CompareAndSwap, Increment, MultiSet, Reply, Set};
 
 use super::set::canonical_integer;
-use super::{Change, Keys, Value, expires_at};
+use super::{ByteString, Change, Keys, Value, expires_at};
 
 /// A value of its own: one that is still a slice of the message it came in would keep all of that in memory.
 fn own(bytes: &Bytes) -> Value {
-    Value::String(Bytes::copy_from_slice(bytes))
+    Value::String(ByteString::from(&bytes[..]))
 }
 
-fn bytes(value: &Value) -> Option<&Bytes> {
+fn bytes(value: &Value) -> Option<&ByteString> {
     match value {
         Value::String(bytes) => Some(bytes),
         _ => None,
@@ -30,7 +30,7 @@ pub fn set(keys: &mut Keys, set: &Set, now_ms: u64) -> Reply {
     let held_version = held.map_or(0, |entry| entry.version);
     let previous = match held.filter(|_| set.want_previous).map(|entry| bytes(&entry.value)) {
         None => None,
-        Some(Some(bytes)) => Some(bytes.clone()),
+        Some(Some(bytes)) => Some(bytes.to_bytes()),
         Some(None) => return wrong_type(),
     };
     let held_expiry = held.map_or(0, |entry| entry.expires_at_ms);
@@ -80,7 +80,7 @@ pub fn increment(keys: &mut Keys, increment: &Increment, now_ms: u64) -> Reply {
         None => expires_at(increment.expiry.as_ref(), now_ms, 0),
     };
     let mut digits = itoa::Buffer::new();
-    let text = Bytes::copy_from_slice(digits.format(after).as_bytes());
+    let text = ByteString::from(digits.format(after).as_bytes());
     let version = keys.put(&increment.key, Value::String(text), expiry);
     Reply { integer: after, version, ..Reply::default() }
 }
@@ -90,7 +90,7 @@ pub fn compare_and_swap(keys: &mut Keys, swap: &CompareAndSwap, now_ms: u64) -> 
     let held = keys.get(&swap.key, now_ms);
     let previous = match held.map(|entry| bytes(&entry.value)) {
         None => None,
-        Some(Some(bytes)) => Some(bytes.clone()),
+        Some(Some(bytes)) => Some(bytes.to_bytes()),
         Some(None) => return wrong_type(),
     };
     let (held_version, expiry) = held.map_or((0, 0), |entry| (entry.version, entry.expires_at_ms));

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::Encodings;
 use super::hash::Hash;
 use super::list::List;
 use super::set::{Set, canonical_integer};
 use super::sorted_set::SortedSet;
 use super::stream::Stream;
+use super::{ByteString, Encodings};
 
 /// Bytes of a string that OBJECT ENCODING calls `embstr`.
 const EMBEDDED_BYTES: usize = 44;
@@ -18,7 +16,7 @@ const EMBEDDED_BYTES: usize = 44;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// Bytes, or a counter written as decimal digits.
-    String(Bytes),
+    String(ByteString),
     /// Elements in the order in which they were pushed.
     List(Arc<List>),
     /// Values by field.
@@ -70,7 +68,7 @@ container!(Set);
 container!(SortedSet);
 container!(Stream);
 
-impl Container for Bytes {
+impl Container for ByteString {
     fn of(value: &Value) -> Option<&Self> {
         match value {
             Value::String(held) => Some(held),
@@ -86,8 +84,8 @@ impl Container for Bytes {
     }
 }
 
-impl From<Bytes> for Value {
-    fn from(bytes: Bytes) -> Self {
+impl From<ByteString> for Value {
+    fn from(bytes: ByteString) -> Self {
         Self::String(bytes)
     }
 }

@@ -1,7 +1,10 @@
 //! Commands of Redis in the log and in questions: found in the table, given what they work with, answered.
 
+use bytes::Bytes;
 use trimaran_proto::state::grid::reply::Outcome;
-use trimaran_proto::state::grid::{Actor, QueryReply, Reply, Run, Transaction, VersionsQuery, Watched};
+use trimaran_proto::state::grid::{
+    Actor, Pipeline, QueryReply, Reply, Run, Transaction, VersionsQuery, Watched,
+};
 
 use crate::access::User;
 use crate::command::reply::Answer;
@@ -15,8 +18,7 @@ const UNKNOWN: &str = "ERR this command is not known to the partition's leader";
 
 /// The command, if there is such a one and its arguments are enough.
 fn spec(run: &Run) -> Option<&'static Spec> {
-    find(run.arguments.first()?)
-        .filter(|spec| spec.takes(run.arguments.len()) && spec.format() <= format(run))
+    find(run.arguments.first()?).filter(|spec| spec.takes(run.arguments.len()) && spec.format <= format(run))
 }
 
 /// The format of the cluster in which a command was taken.
@@ -85,6 +87,73 @@ pub(crate) fn transaction(keys: &mut Keys, transaction: &Transaction, now_ms: u6
     }
     reply.version = keys.version();
     reply
+}
+
+/// The commands of a pipeline, each with what the table says of it, if it is there.
+pub(crate) fn commands(pipeline: &Pipeline) -> impl Iterator<Item = (Option<&'static Spec>, &[Bytes])> {
+    let format = pipeline.format;
+    let mut rest = &pipeline.arguments[..];
+    pipeline.counts.iter().map_while(move |&count| {
+        let (arguments, behind) = rest.split_at_checked(usize::try_from(count).ok()?)?;
+        rest = behind;
+        let spec = find(arguments.first()?);
+        Some((spec.filter(|spec| spec.takes(arguments.len()) && spec.format <= format), arguments))
+    })
+}
+
+/// True if all that the commands of a pipeline are about is in these keys.
+pub(crate) fn are_here(keys: &Keys, pipeline: &Pipeline) -> bool {
+    let is_here = |spec: &Spec, arguments: &[Bytes]| spec.keys(arguments).all(|key| keys.has_place_for(key));
+    commands(pipeline).all(|(spec, arguments)| spec.is_none_or(|spec| is_here(spec, arguments)))
+}
+
+/// Carries out the commands of a pipeline, of which each may change something.
+pub(crate) fn pipeline(keys: &mut Keys, pipeline: &Pipeline, now_ms: u64) -> Reply {
+    let encodings = pipeline.encodings.as_ref().map_or_else(Encodings::default, Encodings::from);
+    let mut out = Answer::default();
+    let mut lengths = Vec::with_capacity(pipeline.counts.len());
+    for (spec, arguments) in commands(pipeline) {
+        let before = out.position();
+        match spec {
+            Some(spec) => {
+                let (format, random) = (pipeline.format, Random::new(0));
+                let (keys, encodings, out) = (&mut *keys, &encodings, &mut out);
+                let mut context = Write { keys, now_ms, encodings, format, actor: None, random, out };
+                command::write(&mut context, spec, arguments);
+            }
+            None => out.error(UNKNOWN),
+        }
+        lengths.push(length(before, &out));
+    }
+    let (said, typed) = out.finish();
+    Reply { said: vec![said.freeze()], typed, lengths, version: keys.version(), ..Reply::default() }
+}
+
+/// Answers the commands of a pipeline that changes nothing.
+pub(crate) fn answers(keys: &Keys, pipeline: &Pipeline, now_ms: u64) -> QueryReply {
+    let encodings = pipeline.encodings.as_ref().map_or_else(Encodings::default, Encodings::from);
+    let mut out = Answer::default();
+    let mut lengths = Vec::with_capacity(pipeline.counts.len());
+    for (spec, arguments) in commands(pipeline) {
+        let before = out.position();
+        match spec {
+            Some(spec) => {
+                let (format, random) = (pipeline.format, Random::new(0));
+                let (encodings, out) = (&encodings, &mut out);
+                let mut context = Read { keys, now_ms, encodings, format, actor: None, random, out };
+                command::read(&mut context, spec, arguments);
+            }
+            None => out.error(UNKNOWN),
+        }
+        lengths.push(length(before, &out));
+    }
+    let (said, typed) = out.finish();
+    QueryReply { said: vec![said.freeze()], typed, lengths, ..QueryReply::default() }
+}
+
+/// How long what was said since is.
+fn length(before: usize, out: &Answer) -> u32 {
+    u32::try_from(out.position() - before).unwrap_or(u32::MAX)
 }
 
 /// Answers a command that changes nothing.

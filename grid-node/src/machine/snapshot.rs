@@ -15,7 +15,7 @@ use crate::data::list::List;
 use crate::data::set::Set;
 use crate::data::sorted_set::SortedSet;
 use crate::data::stream::Stream;
-use crate::data::{Entry, Keys, Value};
+use crate::data::{ByteString, Entry, Keys, Value};
 
 /// About how many bytes of elements go into one item.
 const ITEM_BYTES: usize = 512 << 10;
@@ -82,7 +82,7 @@ pub(super) fn items(key: &[u8], entry: &Entry) -> Vec<Item> {
         ..Item::default()
     };
     match &entry.value {
-        Value::String(value) => vec![Item { value: value.clone(), ..first(Kind::String, 0) }],
+        Value::String(value) => vec![Item { value: value.to_bytes(), ..first(Kind::String, 0) }],
         Value::List(list) => cut(first(Kind::List, 0), list.iter().map(named)),
         Value::Hash(hash) => {
             let fields = hash.iter().map(|(field, value)| Element {
@@ -159,7 +159,7 @@ fn more(open: Option<Value>, item: Item) -> Result<Value, Stop> {
     let mut value = match (open, kind) {
         (Some(open), _) => open,
         // A value of its own: it would keep the whole chunk in memory else.
-        (None, Kind::String) => return Ok(Value::String(Bytes::copy_from_slice(&item.value))),
+        (None, Kind::String) => return Ok(Value::String(ByteString::from(&item.value[..]))),
         (None, Kind::List) => List::default().into(),
         (None, Kind::Hash) => Hash::with_layout(item.layout).into(),
         (None, Kind::Set) => Set::with_layout(item.layout).into(),

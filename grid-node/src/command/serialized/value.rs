@@ -14,7 +14,7 @@ use crate::data::list::List;
 use crate::data::set::{Set, canonical_integer};
 use crate::data::sorted_set::SortedSet;
 use crate::data::stream::{Entry, Id, Stream};
-use crate::data::{Encodings, Value};
+use crate::data::{ByteString, Encodings, Value};
 use crate::limits::VALUE_BYTES_MAX;
 
 const STRING: u8 = 0;
@@ -179,7 +179,7 @@ fn write_stream(stream: &Stream, out: &mut Vec<u8>) {
 /// Reads a value with its type in front of it. Fields that have ended by now are left out.
 pub(in super::super) fn read(reader: &mut Reader<'_>, now_ms: u64, encodings: &Encodings) -> Done<Value> {
     let value = match reader.byte()? {
-        STRING => Value::String(Bytes::from(fit(reader.string()?)?.into_owned())),
+        STRING => Value::String(ByteString::from(&*fit(reader.string()?)?)),
         kind @ (LIST | LIST_ZIPLIST | LIST_QUICKLIST | LIST_QUICKLIST_2) => list(reader, kind)?.into(),
         kind @ (SET | SET_INTSET | SET_LISTPACK) => {
             let packed;
@@ -480,7 +480,7 @@ mod tests {
             group.give(Id { ms: 1, sequence: 2 }, b"one", 77, 3);
         }
         let values: [Value; 6] = [
-            Value::String(Bytes::from_static(b"text")),
+            Value::String(ByteString::from(&b"text"[..])),
             list.into(),
             set.into(),
             sorted.into(),

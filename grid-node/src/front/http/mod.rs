@@ -136,7 +136,7 @@ async fn answer(
         return (status(&answer), answer.to_json(strings));
     }
     let count = asked.commands.len();
-    let commands = match asked.together {
+    let mut commands = match asked.together {
         Together::Alone | Together::Pipeline => asked.commands,
         Together::Transaction => {
             let word = |word: &'static [u8]| vec![Bytes::from_static(word)];
@@ -145,7 +145,7 @@ async fn answer(
     };
     let mut said = BytesMut::new();
     // QUIT ends a pipeline; what comes behind it was not carried out.
-    resp::answer(front, &mut session, None, commands, &mut said).await;
+    resp::answer(front, &mut session, None, &mut commands, &mut said).await;
     let mut answers = json::answers(&said);
     if asked.together == Together::Transaction {
         return match answers.pop() {

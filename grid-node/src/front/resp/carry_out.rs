@@ -6,37 +6,49 @@ use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
 use trimaran_proto::state::grid::{QueryReply, Reply};
 
-use super::Front;
 use super::plan::{self, Join, Part, Planned, Session, Step, error_text};
+use super::{Front, together};
 use crate::command::reply::{Answer, Protocol, elements_of, integer_of, is_error, transcode};
 use crate::error::Error;
-use crate::limits::UNREAD_ANSWER_MAX;
+use crate::limits::{PIPELINE_BYTES_MAX, UNREAD_ANSWER_MAX};
 use crate::metrics;
 
-/// Answers requests in order. False if the client asked to be closed, or has gone while it waited. Without a stream
+/// Answers requests in order, and takes them out. False if the client asked to be closed, or has gone while it waited. Without a stream
 /// nothing is waited for: what would wait is answered as if its time was over.
 pub(crate) async fn answer(
     front: &Front,
     session: &mut Session,
     stream: Option<&TcpStream>,
-    requests: Vec<Vec<Bytes>>,
+    requests: &mut Vec<Vec<Bytes>>,
     outbound: &mut BytesMut,
 ) -> bool {
     if requests.is_empty() {
         return true;
     }
-    metrics::commands(session.front).increment(requests.len() as u64);
+    session.commands.increment(requests.len() as u64);
     let mut planned: Vec<Planned> = Vec::with_capacity(requests.len());
-    for arguments in requests {
+    // Of what is planned, and bytes of it.
+    let (mut kind, mut bytes) = (None, 0);
+    for arguments in requests.drain(..) {
         let plan = plan::plan(front, session, arguments);
+        let (of_plan, more) = match &plan.step {
+            Step::Plain(plain) => (plan.kind(), plain.bytes()),
+            _ => (plan.kind(), 0),
+        };
         // What can go together: reads with reads, writes with writes; some alone.
-        if planned.first().is_some_and(|first| !first.goes_with(&plan)) {
+        if kind.is_some()
+            && of_plan.is_some_and(|of_plan| kind != Some(of_plan) || bytes + more > PIPELINE_BYTES_MAX)
+        {
             carry_out(front, session.front, &mut planned, outbound).await;
+            bytes = 0;
         }
+        kind = of_plan.or(kind);
+        bytes += more;
         let closes = plan.closes;
         match plan.step {
             Step::Task(task) => {
                 carry_out(front, session.front, &mut planned, outbound).await;
+                (kind, bytes) = (None, 0);
                 // What was answered before it may be long in coming else.
                 if task.waits()
                     && let Some(stream) = stream
@@ -76,13 +88,21 @@ async fn flush(stream: &TcpStream, outbound: &mut BytesMut) -> std::io::Result<(
     tokio::time::timeout(UNREAD_ANSWER_MAX, all).await?
 }
 
+/// Says why a command has no answer.
+pub(super) fn refuse(name: &'static str, error: &Error, outbound: &mut BytesMut) {
+    metrics::refused(name).increment(1);
+    let mut answer = Answer::default();
+    answer.error(&error_text(error));
+    outbound.extend_from_slice(answer.bytes());
+}
+
 /// Writes an answer in a protocol.
-fn say(answer: Answer, protocol: Protocol, outbound: &mut BytesMut) {
+pub(super) fn say(answer: Answer, protocol: Protocol, outbound: &mut BytesMut) {
     let (bytes, typed) = answer.finish();
     say_encoded(&bytes, typed, protocol, outbound);
 }
 
-fn say_encoded(bytes: &[u8], typed: bool, protocol: Protocol, outbound: &mut BytesMut) {
+pub(super) fn say_encoded(bytes: &[u8], typed: bool, protocol: Protocol, outbound: &mut BytesMut) {
     if typed {
         transcode(bytes, protocol, outbound);
     } else {
@@ -90,8 +110,17 @@ fn say_encoded(bytes: &[u8], typed: bool, protocol: Protocol, outbound: &mut Byt
     }
 }
 
-/// Sends the parts of commands of one kind to their partitions, all at once, and answers each command with its own.
+/// Has commands of one kind done, all at once, and answers each.
 async fn carry_out(front: &Front, name: &'static str, planned: &mut Vec<Planned>, outbound: &mut BytesMut) {
+    if planned.iter().any(|planned| matches!(planned.step, Step::Plain(_))) {
+        together::carry_out(front, name, planned, outbound).await;
+    } else {
+        send_parts(front, name, planned, outbound).await;
+    }
+}
+
+/// Sends the parts of commands to their partitions, and answers each command with its own.
+async fn send_parts(front: &Front, name: &'static str, planned: &mut Vec<Planned>, outbound: &mut BytesMut) {
     // Which command each part is of.
     let (mut writers, mut writes) = (Vec::new(), Vec::new());
     let (mut readers, mut reads) = (Vec::new(), Vec::new());
@@ -139,17 +168,14 @@ async fn carry_out(front: &Front, name: &'static str, planned: &mut Vec<Planned>
             continue;
         }
         if let Some(error) = failures.remove(&at) {
-            metrics::refused(name).increment(1);
-            let mut answer = Answer::default();
-            answer.error(&error_text(&error));
-            say(answer, plan.protocol, outbound);
+            refuse(name, &error, outbound);
             continue;
         }
         match plan.step {
             Step::Said(answer) => say(answer, plan.protocol, outbound),
             Step::Parts(_, join) => join_parts(join, &written, &read, plan.protocol, outbound),
-            // They are done alone.
-            Step::Task(_) => {}
+            // They are done otherwise.
+            Step::Task(_) | Step::Plain(_) => {}
         }
     }
 }

@@ -15,6 +15,7 @@ use super::plan::{Replies, Session, Step, said};
 use crate::access::DEFAULT;
 use crate::command::arguments::{SYNTAX, integer, is, lower};
 use crate::command::reply::{Answer, Protocol};
+use crate::command::table::{Spec, TABLE};
 use crate::command::{Done, refuse};
 use crate::pubsub::{Kind, Subscriber};
 
@@ -25,6 +26,8 @@ pub(crate) struct Client {
     address: String,
     since_ms: u64,
     told: Mutex<Told>,
+    /// What it does: a place in the table, from 1; 0 = nothing yet.
+    command: AtomicUsize,
     /// When it was heard last.
     heard_ms: AtomicU64,
     /// The keys that it waits for, and whether it is to be told if they go.
@@ -39,7 +42,6 @@ struct Told {
     name: Bytes,
     library: Bytes,
     library_version: Bytes,
-    command: &'static str,
     is_resp3: bool,
     /// Empty = the default one.
     user: String,
@@ -89,6 +91,7 @@ impl Client {
             address,
             since_ms: now_ms,
             told: Mutex::default(),
+            command: AtomicUsize::new(0),
             heard_ms: AtomicU64::new(now_ms),
             blocked: Mutex::default(),
             unblock: Notify::new(),
@@ -103,8 +106,14 @@ impl Client {
     }
 
     /// Notes what it does.
-    pub(super) fn runs(&self, command: &'static str) {
-        self.told.lock().command = command;
+    pub(super) fn runs(&self, spec: &'static Spec) {
+        let place = TABLE.element_offset(spec).map_or(0, |place| place + 1);
+        self.command.store(place, Ordering::Relaxed);
+    }
+
+    fn command(&self) -> &'static str {
+        let place = self.command.load(Ordering::Relaxed).checked_sub(1);
+        place.and_then(|place| TABLE.get(place)).map_or("", |spec| spec.name)
     }
 
     /// Notes when it was heard.
@@ -114,7 +123,7 @@ impl Client {
 
     /// As at first.
     pub(super) fn forget(&self) {
-        *self.told.lock() = Told { command: "reset", ..Told::default() };
+        *self.told.lock() = Told::default();
     }
 
     pub(super) fn speaks(&self, protocol: Protocol) {
@@ -193,7 +202,7 @@ impl Client {
             told.subscribed[0],
             told.subscribed[1],
             told.subscribed[2],
-            told.command,
+            self.command(),
             text(&told.library),
             text(&told.library_version),
             if told.is_resp3 { 3 } else { 2 },

@@ -39,6 +39,7 @@ mod scripts;
 mod settings;
 mod subscriptions;
 mod task;
+mod together;
 mod transaction;
 mod typed;
 mod users;
@@ -163,8 +164,8 @@ impl Connection {
     async fn run(mut self) -> std::io::Result<()> {
         let mut inbound = BytesMut::with_capacity(READ_BYTES_MIN);
         let mut outbound = BytesMut::with_capacity(READ_BYTES_MIN);
+        let mut requests = Vec::new();
         loop {
-            let mut requests = Vec::new();
             let mut refused = None;
             while requests.len() < PIPELINE_COMMANDS_MAX {
                 match parse::next(&mut inbound) {
@@ -179,7 +180,8 @@ impl Connection {
             }
             let whole = !requests.is_empty();
             let go_on =
-                answer(&self.front, &mut self.session, Some(&self.stream), requests, &mut outbound).await;
+                answer(&self.front, &mut self.session, Some(&self.stream), &mut requests, &mut outbound)
+                    .await;
             subscriptions::say_all(&mut self.session, &mut outbound);
             if let Some(error) = &refused {
                 let mut answer = Answer::default();
@@ -187,7 +189,14 @@ impl Connection {
                 outbound.extend_from_slice(answer.bytes());
             }
             if !outbound.is_empty() {
-                timeout(UNREAD_ANSWER_MAX, self.stream.write_all(&outbound)).await??;
+                // Most answers are taken at once.
+                let written = match self.stream.try_write(&outbound) {
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+                    written => written?,
+                };
+                if written < outbound.len() {
+                    timeout(UNREAD_ANSWER_MAX, self.stream.write_all(&outbound[written..])).await??;
+                }
                 outbound.clear();
             }
             if refused.is_some() || !go_on {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use metrics::Counter;
 use prost::Message as _;
 use trimaran_placement::token::{self, Token};
 use trimaran_proto::state::grid::command::Body;
@@ -16,12 +17,12 @@ use super::{Front, cluster, connection, introspection, scripts, subscriptions, t
 use crate::access::User;
 use crate::command::reply::{Answer, Protocol};
 use crate::command::scripting::function;
-use crate::command::table::{self, Keys, Run, Spec};
+use crate::command::table::{self, Keys, PIPELINE_FORMAT, Run, Spec};
 use crate::command::{Done, Refusal, refuse};
 use crate::error::Error;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::pubsub::Subscriber;
-use crate::router::{Question, Write, token_of};
+use crate::router::{Question, Write, token_of, tokens};
 
 /// What a connection has been told.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(crate) struct Session {
     pub(super) user: Option<Arc<User>>,
     /// The version of all users that this is of.
     pub(super) users_version: u64,
+    /// Counts what it is answered.
+    pub(super) commands: Counter,
 }
 
 /// Whether a client is answered.
@@ -74,6 +77,7 @@ impl Session {
             replies: Replies::On,
             user: None,
             users_version: 0,
+            commands: crate::metrics::commands(front),
         }
     }
 
@@ -111,11 +115,30 @@ pub(super) enum Join {
     Typed(typed::Render),
 }
 
+/// A command that all replicas of one partition carry out in the same way, whoever sends it: others can go with it.
+#[derive(Debug)]
+pub(super) struct Plain {
+    pub(super) arguments: Vec<Bytes>,
+    /// The least and the greatest of its keys.
+    pub(super) tokens: (Token, Token),
+    /// It may change something.
+    pub(super) is_write: bool,
+}
+
+impl Plain {
+    /// Of its arguments.
+    pub(super) fn bytes(&self) -> usize {
+        self.arguments.iter().map(Bytes::len).sum()
+    }
+}
+
 /// What is to be done for a request.
 #[derive(Debug)]
 pub(super) enum Step {
     /// Nothing more.
     Said(Answer),
+    /// Something of one partition, with others.
+    Plain(Plain),
     /// Something of partitions.
     Parts(Vec<Part>, Join),
     /// Something that is done alone.
@@ -134,19 +157,27 @@ pub(super) struct Planned {
     pub(super) quiet: bool,
 }
 
+/// What is sent at once is of one kind, so that neither reads what the other writes, and nothing that is sent again by
+/// itself comes behind what was sent after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// [`Step::Plain`]
+    Plain { is_write: bool },
+    /// [`Step::Parts`]
+    Parts { is_write: bool },
+}
+
 impl Planned {
-    /// Whether the two can be sent at once: neither reads what the other writes.
-    pub(super) fn goes_with(&self, other: &Self) -> bool {
-        let kinds = |planned: &Self| match &planned.step {
-            Step::Said(_) => (false, false, false),
-            Step::Task(_) => (false, false, true),
+    /// `None` if nothing is sent.
+    pub(super) fn kind(&self) -> Option<Kind> {
+        match &self.step {
+            Step::Said(_) | Step::Task(_) => None,
+            Step::Plain(plain) => Some(Kind::Plain { is_write: plain.is_write }),
+            // Those of one command are all of one kind.
             Step::Parts(parts, _) => {
-                let writes = parts.iter().any(|part| matches!(part, Part::Write(_)));
-                (writes, parts.iter().any(|part| matches!(part, Part::Read(_))), false)
+                Some(Kind::Parts { is_write: parts.iter().any(|part| matches!(part, Part::Write(_))) })
             }
-        };
-        let ((writes, reads, alone), (other_writes, other_reads, other_alone)) = (kinds(self), kinds(other));
-        !(alone || other_alone || writes && other_reads || reads && other_writes)
+        }
     }
 }
 
@@ -193,7 +224,7 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: Vec<Bytes>) 
         if !is_somebody {
             return refuse("NOAUTH the user is not there any more");
         }
-        session.client.runs(spec.name);
+        session.client.runs(spec);
         must_fit(&arguments)?;
         let context = if session.queued.is_some() { users::MULTI } else { users::TOPLEVEL };
         users::must_be_allowed(front, session, context, spec, &arguments)?;
@@ -263,16 +294,13 @@ fn step(
             let (parts, render) = typed::plan(spec, &arguments)?;
             Step::Parts(parts, Join::Typed(render))
         }
-        _ if spec.format() > front.router.format() => return refuse(NOT_KNOWN_YET),
+        _ if spec.format > front.router.format() => return refuse(NOT_KNOWN_YET),
         _ if function::is_about_all(spec, &arguments) => {
             Step::Task(Box::new(Task::Everywhere { spec, arguments }))
         }
         _ if spec.keys == Keys::All => Step::Task(Box::new(Task::Everywhere { spec, arguments })),
-        _ if spec.is("blocking") => Step::Task(Box::new(Task::block(front, spec, arguments)?)),
-        _ => {
-            let (parts, join) = parts(front, session, spec, arguments)?;
-            Step::Parts(parts, join)
-        }
+        _ if spec.blocks => Step::Task(Box::new(Task::block(front, spec, arguments)?)),
+        _ => of_partitions(front, session, spec, arguments)?,
     };
     Ok((step, false))
 }
@@ -301,22 +329,9 @@ pub(super) fn must_be_keys<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Don
 
 /// The command as the leader gets it.
 pub(super) fn run(front: &Front, spec: &Spec, arguments: Vec<Bytes>, actor: Option<Actor>) -> RunMessage {
-    let seed = if needs_chance(spec) { front.random() } else { 0 };
+    let seed = if spec.is_seeded { front.random() } else { 0 };
     let (encodings, format) = (front.settings.encodings(), front.router.format());
     RunMessage { arguments, seed, encodings, format, actor }
-}
-
-fn needs_chance(spec: &Spec) -> bool {
-    spec.group == "scripting"
-        || ["hrandfield", "randomkey", "spop", "srandmember", "zrandmember"].contains(&spec.name)
-}
-
-/// The least and the greatest token of some keys.
-pub(super) fn tokens<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Option<(Token, Token)> {
-    keys.into_iter().map(|key| token_of(key)).fold(None, |range, token| match range {
-        None => Some((token, token)),
-        Some((first, last)) => Some((token.min(first), token.max(last))),
-    })
 }
 
 pub(super) fn part(
@@ -336,17 +351,22 @@ pub(super) fn part(
     }
 }
 
-fn parts(front: &Front, session: &Session, spec: &Spec, arguments: Vec<Bytes>) -> Done<(Vec<Part>, Join)> {
+fn of_partitions(front: &Front, session: &Session, spec: &Spec, arguments: Vec<Bytes>) -> Done<Step> {
     let keys = spec.keys(&arguments);
     must_be_keys(keys.clone())?;
     let Some(range) = tokens(keys) else {
         // A number of keys that is wrong: whoever leads the first partition says so as well as any other.
         let actor = users::actor(session, spec);
-        return Ok((vec![part(front, spec, (Token(0), Token(0)), arguments, actor)], Join::One));
+        let part = part(front, spec, (Token(0), Token(0)), arguments, actor);
+        return Ok(Step::Parts(vec![part], Join::One));
     };
     if range.0 == range.1 || front.router.is_whole(range) {
+        if !spec.is_seeded && front.router.format() >= PIPELINE_FORMAT {
+            let is_write = matches!(spec.run, Run::Write(_));
+            return Ok(Step::Plain(Plain { arguments, tokens: range, is_write }));
+        }
         let actor = users::actor(session, spec);
-        return Ok((vec![part(front, spec, range, arguments, actor)], Join::One));
+        return Ok(Step::Parts(vec![part(front, spec, range, arguments, actor)], Join::One));
     }
     let join = match spec.name {
         "del" | "unlink" | "exists" | "touch" => Join::Sum,
@@ -362,5 +382,5 @@ fn parts(front: &Front, session: &Session, spec: &Spec, arguments: Vec<Bytes>) -
         let token = token_of(&keys[0]);
         part(front, spec, (token, token), of_slot, None)
     });
-    Ok((parts.collect(), join))
+    Ok(Step::Parts(parts.collect(), join))
 }

@@ -9,7 +9,7 @@ use trimaran_placement::token::Token;
 use trimaran_proto::state::grid::query::Body as QueryBody;
 use trimaran_proto::state::grid::{Query, QueryReply, Reply, Run as RunMessage, VersionsQuery};
 
-use super::plan::{Part, Session, error_text, must_be_keys, part, tokens};
+use super::plan::{Part, Session, error_text, must_be_keys, part};
 use super::typed::NOT_KNOWN_YET;
 use super::{Front, transaction, users};
 use crate::command::arguments::float;
@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::front::grpc::scan_page;
 use crate::limits::SCAN_COUNT_MAX;
 use crate::queue::{self, Wanted};
-use crate::router::{Question, token_of};
+use crate::router::{Question, token_of, tokens};
 use crate::waiters::{Awaited, Turn};
 
 /// How long it is waited after a place in a queue was lost, until another one is asked for.

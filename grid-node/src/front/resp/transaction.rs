@@ -7,7 +7,7 @@ use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::reply::Outcome;
 use trimaran_proto::state::grid::{Command, Run as RunMessage, Transaction, Watched};
 
-use super::plan::{Session, Step, must_be_keys, run, said, tokens};
+use super::plan::{Session, Step, must_be_keys, run, said};
 use super::task::Task;
 use super::typed::NOT_KNOWN_YET;
 use super::{Front, connection, users};
@@ -17,7 +17,7 @@ use crate::command::table::{Keys, Run, Spec};
 use crate::command::{Done, Refusal, refuse};
 use crate::error::Error;
 use crate::limits::{QUEUED_BYTES_MAX, QUEUED_COMMANDS_MAX};
-use crate::router::Write;
+use crate::router::{Write, tokens};
 
 /// Commands between MULTI and EXEC.
 #[derive(Debug, Default)]
