@@ -103,8 +103,10 @@ pub(crate) fn commands(pipeline: &Pipeline) -> impl Iterator<Item = (Option<&'st
 
 /// True if all that the commands of a pipeline are about is in these keys.
 pub(crate) fn are_here(keys: &Keys, pipeline: &Pipeline) -> bool {
-    let is_here = |spec: &Spec, arguments: &[Bytes]| spec.keys(arguments).all(|key| keys.has_place_for(key));
-    commands(pipeline).all(|(spec, arguments)| spec.is_none_or(|spec| is_here(spec, arguments)))
+    keys.have_places_for(
+        commands(pipeline)
+            .flat_map(|(spec, arguments)| spec.into_iter().flat_map(|spec| spec.keys(arguments))),
+    )
 }
 
 /// Carries out the commands of a pipeline, of which each may change something.

@@ -3,6 +3,7 @@
 //! Source: the Redis serialization protocol specification, "Sending commands to a Redis server", "Inline commands".
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use crate::limits::{ARGUMENTS_MAX, INLINE_BYTES_MAX, REQUEST_BYTES_MAX};
 
@@ -61,7 +62,7 @@ fn array(buffer: &mut BytesMut) -> Result<Parsed, Error> {
         return Ok(Parsed::Nothing);
     }
     // Where each argument is. First the whole request is found, then it is taken out in one piece.
-    let mut places: Vec<(usize, usize)> = Vec::with_capacity(usize::try_from(count).unwrap_or(0).min(64));
+    let mut places: SmallVec<[(usize, usize); 16]> = SmallVec::new();
     let mut bytes = 0;
     for _ in 0..count {
         match buffer.get(at) {
@@ -94,6 +95,14 @@ fn number(buffer: &[u8], start: usize) -> Option<Option<(i64, usize)>> {
     /// Digits of the largest number that makes sense here, and a sign.
     const DIGITS_MAX: usize = 20;
     let rest = &buffer[start.min(buffer.len())..];
+    // Most are of a digit or two.
+    match rest {
+        [ones @ b'0'..=b'9', b'\r', b'\n', ..] => return Some(Some((i64::from(ones - b'0'), start + 3))),
+        [tens @ b'0'..=b'9', ones @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            return Some(Some((i64::from(tens - b'0') * 10 + i64::from(ones - b'0'), start + 4)));
+        }
+        _ => {}
+    }
     let line = &rest[..rest.len().min(DIGITS_MAX + 2)];
     let Some(end) = memchr::memchr(b'\r', line) else {
         return if rest.len() > DIGITS_MAX { None } else { Some(None) };
