@@ -100,6 +100,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     merge_after_s: Option<u64>,
+    /// What keys and values of all partitions of this node may take in memory, mebibytes; the same at every node [default: 0,
+    /// anything]
+    #[arg(long, value_name = "MIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maxmemory_mib: Option<u64>,
+    /// Which keys go when there is no room: noeviction, allkeys-lru, allkeys-lfu, allkeys-random, volatile-lru, volatile-lfu,
+    /// volatile-random, volatile-ttl [default: noeviction, what needs memory is refused]
+    #[arg(long, value_name = "POLICY")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maxmemory_policy: Option<String>,
     /// How the number of nodes follows the load
     #[command(flatten)]
     autoscale: node::Autoscale,

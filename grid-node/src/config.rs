@@ -65,6 +65,10 @@ pub struct Options {
     pub split_above_operations: u64,
     /// How long two partitions that were one must be asked next to nothing before they are one again, seconds; 0 = never.
     pub merge_after_s: u64,
+    /// What keys and values of all partitions of this node may take in memory, mebibytes; 0 = anything.
+    pub maxmemory_mib: u64,
+    /// Which keys go when there is no room, as in redis.conf.
+    pub maxmemory_policy: String,
     /// How the number of nodes follows the load.
     pub autoscale: autoscale::options::Options,
     /// Move everything away before the node stops, for good.
@@ -100,6 +104,8 @@ impl Default for Options {
             split_above_mib: 512,
             split_above_operations: 20_000,
             merge_after_s: splits::MERGE_AFTER.as_secs(),
+            maxmemory_mib: 0,
+            maxmemory_policy: "noeviction".to_owned(),
             autoscale: autoscale::options::Options::default(),
             drain: false,
             zone: String::new(),

@@ -32,6 +32,9 @@ pub enum Error {
     /// Keys of one atomic command lie in different partitions: give them a common hash tag.
     #[error("keys of one request lie in different partitions")]
     CrossSlot,
+    /// There is no memory for more, and nothing may be evicted: delete something, or raise `maxmemory`.
+    #[error("the partition's leader has no memory for more (maxmemory)")]
+    Full,
     /// A watch cannot go back that far.
     #[error("changes up to version {oldest} of partition {partition} are not remembered any more")]
     Compacted {
@@ -76,6 +79,7 @@ impl Classified for Error {
             Self::Elsewhere { .. } => Class::Elsewhere,
             Self::PartitionLost { .. } => Class::Broken,
             Self::NotReady => Class::Later,
+            Self::Full => Class::Exhausted,
             Self::TimedOut { .. } => Class::Unknown,
             Self::Replication(inner) => inner.class(),
         }
@@ -91,6 +95,7 @@ impl Classified for Error {
             Self::Elsewhere { .. } => "WRONG_NODE",
             Self::PartitionLost { .. } => "PARTITION_LOST",
             Self::NotReady => "NOT_READY",
+            Self::Full => "OUT_OF_MEMORY",
             Self::TimedOut { .. } => "TIMED_OUT",
             Self::Replication(inner) => return inner.detail(),
         };

@@ -32,6 +32,10 @@ pub mod lineage;
 
 pub mod expiry;
 
+pub mod eviction;
+
+pub mod memory;
+
 pub mod limits;
 
 pub mod error;

@@ -71,6 +71,18 @@ pub const REAP_KEYS_MAX: usize = 1024;
 /// How often the leader looks for keys that are due.
 pub const REAP_EVERY: Duration = Duration::from_millis(100);
 
+/// Keys that one command of the leader removes to make room.
+pub const EVICTED_KEYS_MAX: usize = 1024;
+
+/// Keys that are looked at for each that goes (`maxmemory-samples`).
+pub const EVICTION_SAMPLES_DEFAULT: usize = 5;
+
+/// How often it is looked whether there is still room, if nobody asks for some.
+pub const EVICT_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a command waits for room.
+pub const ROOM_PATIENCE: Duration = Duration::from_millis(100);
+
 /// Elements that one command takes at random where one may come again.
 pub const SAMPLE_MAX: usize = 1 << 20;
 

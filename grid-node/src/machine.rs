@@ -14,6 +14,7 @@ use trimaran_replication::machine::{self, Committed, Machine, Remember, Snapshot
 use crate::command::event::doing_of_typed;
 use crate::data::{Entries, Keys, key, string};
 use crate::lineage::{Forgotten, Lineage, Place};
+use crate::memory::Share;
 use crate::pubsub::notices::Teller;
 use crate::waiters::Waiters;
 use crate::watch::Events;
@@ -33,6 +34,8 @@ pub struct GridMachine {
     lineage: Lineage,
     waiters: Waiters,
     teller: Teller,
+    /// Of the node's memory.
+    share: Share,
     is_frozen: bool,
 }
 
@@ -47,7 +50,7 @@ pub enum Placed {
 
 impl GridMachine {
     /// An empty partition.
-    pub fn new(partition: &Partition, teller: Teller) -> Self {
+    pub fn new(partition: &Partition, teller: Teller, share: Share) -> Self {
         let keys = Keys::new(Token(partition.first_token), Token(partition.last_token));
         Self {
             partition: partition.id,
@@ -56,6 +59,7 @@ impl GridMachine {
             lineage: Lineage::default(),
             waiters: Waiters::default(),
             teller,
+            share,
             is_frozen: false,
         }
     }
@@ -102,6 +106,10 @@ impl GridMachine {
             return Ok(wrong_partition());
         }
         let keys = &mut self.keys;
+        keys.clock_ms = now_ms;
+        if keys.is_full && body.as_ref().is_some_and(needs_memory) {
+            return Ok(Reply { outcome: Outcome::Full.into(), ..Reply::default() });
+        }
         if let (true, Some(body)) = (keys.notices.are_wanted(), &body) {
             keys.notices.announce(doing_of_typed(body));
         }
@@ -112,6 +120,7 @@ impl GridMachine {
             Some(Body::CompareAndSwap(swap)) => string::compare_and_swap(keys, &swap, now_ms),
             Some(Body::Delete(delete)) => key::delete(keys, &delete, now_ms),
             Some(Body::Expire(expire)) => key::expire(keys, &expire, now_ms),
+            Some(Body::Evict(evict)) => key::evict(keys, &evict),
             Some(Body::Reap(reap)) => key::reap(keys, &reap, now_ms),
             Some(Body::Run(command)) => run::run(keys, &command, now_ms),
             Some(Body::Transaction(transaction)) => run::transaction(keys, &transaction, now_ms),
@@ -137,6 +146,7 @@ impl Machine for GridMachine {
         self.events.tell(&self.keys.changes);
         self.keys.changes.clear();
         self.teller.tell(self.partition, self.keys.notices.take());
+        self.share.is(self.keys.bytes());
         Ok(replies)
     }
 
@@ -163,6 +173,9 @@ impl Machine for GridMachine {
         let events = self.events.split(Token(at));
         let keys = self.keys.split(Token(at));
         self.waiters.disperse();
+        self.share.is(self.keys.bytes());
+        let mut share = self.share.another();
+        share.is(keys.bytes());
         Ok(Self {
             partition: group,
             keys,
@@ -170,6 +183,7 @@ impl Machine for GridMachine {
             lineage,
             waiters: Waiters::default(),
             teller: self.teller.clone(),
+            share,
             is_frozen: false,
         })
     }
@@ -190,6 +204,7 @@ impl Machine for GridMachine {
         let version = keys.version();
         let behind = lineage(&mut head);
         self.keys.merge(keys);
+        self.share.is(self.keys.bytes());
         let next_version = self.keys.version();
         self.lineage.merge(
             behind,
@@ -216,6 +231,7 @@ impl Machine for GridMachine {
             partition: self.partition,
             changes: self.is_frozen.then(|| self.events.newest_changes()),
             libraries: snapshot::libraries(&self.keys.libraries),
+            is_full: self.keys.is_full,
         };
         Box::new(chunks(head, self.keys.entries()))
     }
@@ -226,9 +242,15 @@ impl Machine for GridMachine {
         self.lineage = lineage(&mut head);
         self.events.forget_until(keys.version());
         self.keys = keys;
+        self.share.is(self.keys.bytes());
         self.waiters.disperse();
         Ok(())
     }
+}
+
+/// Those of gRPC and of older releases; commands of Redis are each asked by themselves.
+fn needs_memory(body: &Body) -> bool {
+    matches!(body, Body::Set(_) | Body::MultiSet(_) | Body::Increment(_) | Body::CompareAndSwap(_))
 }
 
 fn wrong_partition() -> Reply {
@@ -249,6 +271,7 @@ fn read(chunks: &mut SnapshotChunks) -> Result<(SnapshotHead, Keys), Stop> {
         if let Some(head) = chunk.head {
             let mut keys = Keys::new(Token(head.first_token), Token(head.last_token));
             keys.libraries = snapshot::restore_libraries(&head.libraries);
+            keys.is_full = head.is_full;
             read = Some((head, keys));
         }
         let (_, keys) = read.as_mut().ok_or_else(|| Stop::new("a snapshot without its head"))?;
@@ -271,7 +294,7 @@ fn is_here(keys: &Keys, body: &Body) -> bool {
         Body::CompareAndSwap(swap) => here(&swap.key),
         Body::Delete(delete) => delete.keys.iter().all(here),
         Body::Expire(expire) => here(&expire.key),
-        Body::Reap(_) => true,
+        Body::Reap(_) | Body::Evict(_) => true,
         Body::Run(command) => run::is_here(keys, command),
         Body::Pipeline(pipeline) => run::are_here(keys, pipeline),
         Body::Transaction(transaction) => {

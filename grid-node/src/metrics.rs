@@ -11,6 +11,7 @@ pub fn describe() {
         "trimaran_grid_notices_lost_total",
         "Events of keys that subscribers were not told of: too many waited."
     );
+    describe_counter!("trimaran_grid_evicted_total", "Keys removed to make room, at this node's word.");
     describe_gauge!("trimaran_grid_connections", "Open connections, by front.");
     describe_gauge!("trimaran_grid_keys", "Keys in memory, by partition.");
     describe_gauge!("trimaran_grid_bytes", "Bytes of keys and values in memory, by partition.");
@@ -34,6 +35,11 @@ pub fn published() -> Counter {
 /// Events of keys that were lost on the way to their subscribers.
 pub fn notices_lost() -> Counter {
     counter!("trimaran_grid_notices_lost_total")
+}
+
+/// Keys removed to make room.
+pub fn evicted() -> Counter {
+    counter!("trimaran_grid_evicted_total")
 }
 
 /// Open connections of a front ("resp", "http").

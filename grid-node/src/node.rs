@@ -32,10 +32,11 @@ use crate::config::{self, Durability, Options};
 use crate::front;
 use crate::front::resp::Front;
 use crate::machine::GridMachine;
+use crate::memory::{Memory, Policy};
 use crate::pubsub::notices::{self, Teller};
 use crate::pubsub::{Hub, link};
 use crate::router::Router;
-use crate::{expiry, metrics};
+use crate::{eviction, expiry, metrics};
 
 /// How long connections have to end when the node stops.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -91,6 +92,9 @@ impl Node {
         if options.data_folder.is_none() && options.durability != Durability::Memory {
             return Err(Error::Options("without a data folder the durability can only be \"memory\""));
         }
+        let policy = Policy::parse(&options.maxmemory_policy).ok_or(Error::Options(
+            "maxmemory_policy is none that there is: see CONFIG SET maxmemory-policy",
+        ))?;
         metrics::describe();
         // Ports first: a taken one is the commonest mistake, and nothing has happened yet.
         let resp_listener = listen::listen(options.resp_listen, "--resp-listen")?;
@@ -196,9 +200,15 @@ impl Node {
         let leaving = CancellationToken::new();
         let (teller, told) = Teller::new();
         let hub = Hub::new(teller.clone());
-        let machine = move |partition: &Partition| GridMachine::new(partition, teller.clone());
+        let memory = Memory::default();
+        memory.limit(options.maxmemory_mib << 20);
+        memory.choose_by(policy);
+        let account = memory.clone();
+        let machine =
+            move |partition: &Partition| GridMachine::new(partition, teller.clone(), account.share());
         let replicas = Replicas::keep(cluster.clone(), data_durability, machine);
-        let router = Router::new(cluster.clone(), replicas, clock, random.random(), leaving.clone());
+        let router =
+            Router::new(cluster.clone(), replicas, clock, random.random(), leaving.clone(), memory.clone());
 
         // Other nodes must reach this one before it can enter; clients are told to wait until it has.
         let (health, health_service) = health::health().await;
@@ -221,6 +231,8 @@ impl Node {
             () = stop.cancelled() => return Err(Error::Options("stopped before the node was a member of a cluster")),
         }
         tokio::spawn(expiry::run(router.clone()));
+        let chance = StdRng::from_rng(&mut random);
+        tokio::spawn(eviction::run(router.clone(), memory, chance));
         tokio::spawn(notices::run(told, hub.clone(), router.clone()));
         let links = StdRng::from_rng(&mut random);
         tokio::spawn(link::run(hub.clone(), router.clone(), links, ending.clone()));

@@ -34,6 +34,7 @@ use crate::data::{Value, key};
 use crate::error::Error;
 use crate::limits::REQUEST_TIMEOUT;
 use crate::machine::{GridMachine, run};
+use crate::memory::Memory;
 
 /// How long one attempt at another node may take before it is tried elsewhere.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
@@ -52,6 +53,7 @@ struct Inner {
     waiting: Mutex<HashMap<u64, (String, Channel)>>,
     /// What every node of the cluster knows; it grows.
     format: AtomicU32,
+    memory: Memory,
 }
 
 impl std::fmt::Debug for Router {
@@ -68,6 +70,7 @@ impl Router {
         clock: Arc<dyn Clock>,
         seed: u64,
         leaving: CancellationToken,
+        memory: Memory,
     ) -> Self {
         let routes = Routes::new(cluster, replicas, seed, leaving);
         Self {
@@ -77,6 +80,7 @@ impl Router {
                 links: Mutex::default(),
                 waiting: Mutex::default(),
                 format: AtomicU32::new(0),
+                memory,
             }),
         }
     }
@@ -118,6 +122,11 @@ impl Router {
     /// Copies of the partition that has fewest.
     pub fn least_copies(&self) -> usize {
         self.table().partitions().map(|found| found.wanted_nodes().count()).min().unwrap_or(0)
+    }
+
+    /// The memory of this node's keys.
+    pub fn memory(&self) -> &Memory {
+        &self.inner.memory
     }
 
     /// Milliseconds since 1970, as this node's clock has them.
@@ -287,7 +296,7 @@ impl Router {
             };
             let reply = attempted.and_then(|mut replies| Reply::decode(replies.pop()?).ok());
             if let Some(reply) = reply.filter(|reply| reply.outcome() != Outcome::WrongPartition) {
-                return Ok(reply);
+                return carried_out(reply);
             }
         }
         let pieces = [Piece { token: write.tokens.0, session: id.session, what: numbered }];
@@ -316,7 +325,7 @@ impl Router {
         let mut next = || {
             let reply = replies.next().and_then(|reply| Reply::decode(reply).ok());
             let reply = reply.ok_or(Error::TimedOut { partition })?;
-            Ok((reply.outcome() != Outcome::WrongPartition).then_some(Ok(reply)))
+            Ok((reply.outcome() != Outcome::WrongPartition).then(|| carried_out(reply)))
         };
         apart.into_iter().map(|apart| if apart { Ok(Some(Err(Error::CrossSlot))) } else { next() }).collect()
     }
@@ -475,6 +484,7 @@ impl Router {
         let first = commands.first().map(|(command, _)| command.clone());
         let token = || Command::decode(first?).ok()?.body.as_ref().and_then(first_token);
         self.inner.routes.note(group.id(), commands.len(), token);
+        self.inner.memory.room().await;
         Ok(group.propose_many(commands).await?)
     }
 
@@ -628,6 +638,11 @@ pub fn token_of(key: &[u8]) -> Token {
     token::slot_start(token::slot(key))
 }
 
+/// A reply, unless nothing was done for want of memory.
+fn carried_out(reply: Reply) -> Result<Reply, Error> {
+    if reply.outcome() == Outcome::Full { Err(Error::Full) } else { Ok(reply) }
+}
+
 fn first_token(body: &Body) -> Option<Token> {
     Some(token::grid(match body {
         Body::Set(set) => &set.key,
@@ -637,6 +652,7 @@ fn first_token(body: &Body) -> Option<Token> {
         Body::Delete(delete) => delete.keys.first()?,
         Body::Expire(expire) => &expire.key,
         Body::Reap(reap) => reap.keys.first()?,
+        Body::Evict(evict) => &evict.victims.first()?.key,
         Body::Run(command) => return run_token(command),
         Body::Transaction(transaction) => return transaction.commands.iter().find_map(run_token),
         Body::Pipeline(pipeline) => return pipeline_token(pipeline),

@@ -11,6 +11,7 @@ mod dynamodb;
 mod functions;
 mod grpc;
 mod http;
+mod memory;
 mod pubsub;
 mod redis_py;
 mod redis_rs;

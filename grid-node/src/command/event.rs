@@ -72,6 +72,7 @@ pub(crate) fn doing_of_typed(body: &Body) -> Doing {
         Body::Increment(_) => Doing::new(Classes::STRING, "incrby"),
         Body::Delete(_) => Doing::DEL,
         Body::Expire(_) => Doing::EXPIRE,
+        Body::Evict(_) => Doing::EVICTED,
         Body::Reap(_) => Doing::new(Classes::HASH, "hexpired"),
         Body::Run(_) | Body::Transaction(_) | Body::Pipeline(_) => Doing::SILENT,
     }

@@ -232,11 +232,10 @@ pub(super) fn object(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
         ("encoding" | "refcount", None) => on.out.null(),
         ("encoding", Some(entry)) => on.out.bulk(entry.value.encoding(on.encodings).as_bytes()),
         ("refcount", Some(_)) => on.out.integer(1),
-        (name @ ("freq" | "idletime"), _) => {
-            return refuse(format!(
-                "ERR OBJECT {} is not offered: keys are not evicted",
-                name.to_uppercase()
-            ));
+        ("freq" | "idletime", None) => on.out.null(),
+        ("freq", Some(entry)) => on.out.integer(i64::from(entry.access.frequency(on.now_ms))),
+        ("idletime", Some(entry)) => {
+            on.out.integer(i64::try_from(entry.access.idle_s(on.now_ms)).unwrap_or(i64::MAX));
         }
         (name, _) => return refuse(format!("ERR unknown subcommand '{name}'. Try OBJECT HELP.")),
     }
@@ -328,6 +327,7 @@ pub(super) fn dump(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
 pub(super) fn restore(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
     let (key, payload) = (&arguments[1], &arguments[3]);
     let (mut replaces, mut is_absolute) = (false, false);
+    let (mut used_ms, mut frequency) = (on.now_ms, None);
     let mut rest = &arguments[4..];
     loop {
         rest = match rest {
@@ -340,7 +340,6 @@ pub(super) fn restore(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
                 is_absolute = true;
                 more
             }
-            // Keys are not evicted, so it is not kept when they were used.
             [word, value, more @ ..] if is(word, "idletime") || is(word, "freq") => {
                 let value = integer(value)?;
                 if value < 0 {
@@ -348,6 +347,11 @@ pub(super) fn restore(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
                 }
                 if is(word, "freq") && value > 255 {
                     return refuse("ERR Invalid FREQ value, must be >= 0 and <= 255");
+                }
+                let value = value.unsigned_abs();
+                match is(word, "freq") {
+                    true => frequency = u8::try_from(value).ok(),
+                    false => used_ms = on.now_ms.saturating_sub(value.saturating_mul(1000)),
                 }
                 more
             }
@@ -370,6 +374,7 @@ pub(super) fn restore(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
         }
     } else {
         on.keys.put(key, value, end);
+        on.keys.was_used(key, used_ms, frequency);
     }
     on.out.ok();
     Ok(())

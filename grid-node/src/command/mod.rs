@@ -178,6 +178,7 @@ pub fn write(context: &mut Write<'_>, spec: &Spec, arguments: &[Bytes]) {
         context.keys.notices.announce(event::doing(spec, arguments));
     }
     let done = match spec.run {
+        Run::Write(_) if spec.needs_memory && context.keys.is_full => refuse(NO_MEMORY),
         Run::Write(run) => run(context, arguments),
         Run::Read(run) => run(&mut context.reading(), arguments),
         Run::Front => refuse(NOT_HERE),
@@ -198,6 +199,9 @@ pub fn read(context: &mut Read<'_>, spec: &Spec, arguments: &[Bytes]) {
         context.out.refused(position, &refusal);
     }
 }
+
+/// Said of what may need more memory.
+const NO_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
 
 const NOT_HERE: &str = "ERR this command is not one of a partition";
 

@@ -114,6 +114,8 @@ pub struct Spec {
     pub run: Run,
     /// It may wait for an element: one of its flags, at hand.
     pub blocks: bool,
+    /// It may need more memory: one of its flags, at hand.
+    pub needs_memory: bool,
     /// What it does depends on the seed that it is given, or on who runs it.
     pub is_seeded: bool,
     /// From which format of the cluster on every node knows it.
@@ -151,6 +153,14 @@ const fn is_one_of(text: &str, words: &[&str]) -> bool {
 const fn ends_with(text: &str, word: &str) -> bool {
     match text.as_bytes().split_at_checked(text.len().wrapping_sub(word.len())) {
         Some((_, end)) => is_word(end, word.as_bytes()),
+        None => false,
+    }
+}
+
+/// True if a text begins with another (the table has the words there).
+const fn has_prefix(text: &str, words: &str) -> bool {
+    match text.as_bytes().split_at_checked(words.len()) {
+        Some((begin, _)) => is_word(begin, words.as_bytes()),
         None => false,
     }
 }
@@ -291,6 +301,7 @@ const fn c(
         summary,
         run,
         blocks: ends_with(flags, "blocking"),
+        needs_memory: has_prefix(flags, "write denyoom") || has_prefix(flags, "noscript write denyoom"),
         is_seeded: is_one_of(group, &["scripting"])
             || is_one_of(name, &["hrandfield", "randomkey", "spop", "srandmember", "zrandmember"]),
         format: if is_newer { LIBRARIES_FORMAT } else { RUN_FORMAT },
@@ -529,6 +540,7 @@ mod tests {
         for spec in TABLE {
             assert_eq!(find(spec.name.to_uppercase().as_bytes()).unwrap().name, spec.name);
             assert_eq!(spec.blocks, spec.is("blocking"), "{}", spec.name);
+            assert_eq!(spec.needs_memory, spec.is("denyoom"), "{}", spec.name);
         }
         assert!(find(b"a name that is much longer than all of them").is_none());
     }

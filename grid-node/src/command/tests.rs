@@ -16,12 +16,14 @@ use super::*;
 use crate::data::Entry;
 use crate::data::notice::{Classes, Notice};
 use crate::machine::{GridMachine, run};
+use crate::memory::Memory;
 use crate::pubsub::notices::Teller;
 
 fn machine() -> GridMachine {
     GridMachine::new(
         &Partition { id: 1, first_token: 0, last_token: u64::MAX, ..Partition::default() },
         Teller::default(),
+        Memory::default().share(),
     )
 }
 
@@ -272,7 +274,7 @@ fn pipeline(commands: &[&Vec<Bytes>]) -> Pipeline {
 fn a_pipeline_is_carried_out_whole_or_not_at_all() {
     let half = token::slot_start(8192).0;
     let partition = Partition { id: 1, first_token: 0, last_token: half - 1, ..Partition::default() };
-    let mut machine = GridMachine::new(&partition, Teller::default());
+    let mut machine = GridMachine::new(&partition, Teller::default(), Memory::default().share());
     // Their slots are 5,061 and 12,182.
     let commands = [words("SET bar 1"), words("SET foo 1"), words("INCR bar")];
     let reply = apply(&mut machine, 1000, Body::Pipeline(pipeline(&commands.iter().collect::<Vec<_>>())));

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use trimaran_placement::token::{self, Token};
 use trimaran_proto::state::grid::expire::Condition;
 use trimaran_proto::state::grid::reply::Outcome;
-use trimaran_proto::state::grid::{Delete, Expire, Reap, Reply};
+use trimaran_proto::state::grid::{Delete, Evict, Expire, Reap, Reply};
 
 use super::{Change, Keys, Value, expires_at};
 
@@ -59,6 +59,22 @@ pub fn expire(keys: &mut Keys, expire: &Expire, now_ms: u64) -> Reply {
         keys.set_expiry(&expire.key, wanted);
     }
     Reply { integer: 1, version: keys.version(), ..Reply::default() }
+}
+
+/// Removes keys to make room, those that have not changed since they were chosen, and says whether there is any.
+pub fn evict(keys: &mut Keys, evict: &Evict) -> Reply {
+    let mut removed = 0;
+    for victim in &evict.victims {
+        let held =
+            keys.position(&victim.key).and_then(|position| keys.slots[position].entries.get(&victim.key[..]));
+        if held.is_some_and(|entry| entry.version == victim.version)
+            && keys.remove(&victim.key, Change::Deleted).is_some()
+        {
+            removed += 1;
+        }
+    }
+    keys.is_full = evict.is_full;
+    Reply { integer: removed, version: keys.version(), ..Reply::default() }
 }
 
 /// Removes those of the named keys that are due at the stamp: one may have got another time to live meanwhile.

@@ -31,6 +31,8 @@ pub mod stream;
 
 pub mod key;
 
+pub mod access;
+
 pub mod byte_string;
 
 pub mod changes;
@@ -42,6 +44,7 @@ pub mod notice;
 mod encodings;
 mod value;
 
+use access::Access;
 pub use byte_string::ByteString;
 use changes::Changes;
 pub use encodings::Encodings;
@@ -58,6 +61,8 @@ pub struct Entry {
     pub version: u64,
     /// Since 1970; 0 = never.
     pub expires_at_ms: u64,
+    /// When it was used.
+    pub access: Access,
 }
 
 impl Entry {
@@ -118,6 +123,10 @@ pub struct Keys {
     pub notices: Notices,
     /// Functions that clients have loaded; the same in every partition.
     pub libraries: Libraries,
+    /// There is no memory for more: what may need some is refused.
+    pub is_full: bool,
+    /// The stamp of the command that is being carried out, for what eviction chooses by.
+    pub clock_ms: u64,
 }
 
 /// The keys of one slot.
@@ -166,6 +175,8 @@ impl Keys {
             changes: Changes::default(),
             notices: Notices::default(),
             libraries: Libraries::default(),
+            is_full: false,
+            clock_ms: 0,
         }
     }
 
@@ -207,8 +218,12 @@ impl Keys {
 
     /// About how many bytes a key takes with its value.
     pub fn bytes_of(&self, key: &[u8], now_ms: u64) -> Option<usize> {
-        let entry = self.get(key, now_ms)?;
-        Some(key.len() + ENTRY_OVERHEAD_BYTES + entry.value.bytes())
+        Some(self.bytes_of_entry(key, self.get(key, now_ms)?))
+    }
+
+    /// The same of one that was found.
+    pub fn bytes_of_entry(&self, key: &[u8], entry: &Entry) -> usize {
+        key.len() + ENTRY_OVERHEAD_BYTES + entry.value.bytes()
     }
 
     /// Keys of the slot that begins with a token.
@@ -258,10 +273,16 @@ impl Keys {
         }
         let slot = Arc::make_mut(&mut self.slots[position]);
         let mut added = value.bytes();
-        let entry = Entry { value, version: self.version, expires_at_ms };
+        let mut entry =
+            Entry { value, version: self.version, expires_at_ms, access: Access::new(self.clock_ms) };
         let next_end = entry.next_end();
         let before = match slot.entries.get_mut(key) {
-            Some(held) => Some(std::mem::replace(held, entry)),
+            Some(held) => {
+                // A key that gets another value is used as often as it was.
+                std::mem::swap(&mut entry.access, &mut held.access);
+                entry.access.note(self.clock_ms);
+                Some(std::mem::replace(held, entry))
+            }
             None => slot.entries.insert(key.into(), entry),
         };
         if before.is_none() {
@@ -384,7 +405,10 @@ impl Keys {
     pub fn look<T: Container>(&self, key: &[u8], now_ms: u64) -> Result<Option<&T>, WrongType> {
         match self.get(key, now_ms) {
             None => Ok(None),
-            Some(entry) => T::of(&entry.value).map(Some).ok_or(WrongType),
+            Some(entry) => {
+                entry.access.note(now_ms);
+                T::of(&entry.value).map(Some).ok_or(WrongType)
+            }
         }
     }
 
@@ -420,6 +444,15 @@ impl Keys {
         }
     }
 
+    /// Says of a key when it was used, and how often.
+    pub(crate) fn was_used(&mut self, key: &[u8], used_ms: u64, frequency: Option<u8>) {
+        if let Some(position) = self.position(key)
+            && let Some(entry) = Arc::make_mut(&mut self.slots[position]).entries.get_mut(key)
+        {
+            entry.access = Access::of(used_ms, frequency);
+        }
+    }
+
     /// Removes all keys.
     pub fn clear(&mut self) {
         let mut keys: Vec<ByteString> =
@@ -438,6 +471,40 @@ impl Keys {
     pub fn iter(&self, now_ms: u64) -> impl Iterator<Item = (&[u8], &Entry)> {
         let entries = self.slots.iter().flat_map(|slot| slot.entries.iter());
         entries.filter(move |(_, entry)| !entry.is_due(now_ms)).map(|(key, entry)| (&**key, entry))
+    }
+
+    /// A key by a random number, whether it is due or not. Not the same on every replica.
+    pub fn some(&self, random: u64) -> Option<(&[u8], &Entry)> {
+        if self.count == 0 {
+            return None;
+        }
+        let first = usize::try_from(random % self.slots.len() as u64).unwrap_or(0);
+        let (before, from) = self.slots.split_at(first);
+        let slot = from.iter().chain(before).find(|slot| !slot.entries.is_empty())?;
+        let place = usize::try_from((random >> 32) % slot.entries.len() as u64).unwrap_or(0);
+        slot.entries.iter().nth(place).map(|(key, entry)| (&**key, entry))
+    }
+
+    /// Keys with a time to live, soonest first.
+    pub fn soonest(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
+        self.due.iter().filter_map(|(_, key)| self.volatile(key))
+    }
+
+    /// Of those, one by a random number.
+    pub fn some_volatile(&self, random: u64) -> Option<(&[u8], &Entry)> {
+        let (first, last) = (self.due.first()?.0, self.due.last()?.0);
+        let from = first + random % (last - first + 1);
+        let place: (u64, Box<[u8]>) = (from, Box::default());
+        let behind = self.due.range(place..).filter_map(|(_, key)| self.volatile(key));
+        // Of the next few, so that one behind a gap is not taken each time.
+        let next: SmallVec<[(&[u8], &Entry); 8]> = behind.take(8).collect();
+        next.get(usize::try_from((random >> 32) % next.len().max(1) as u64).unwrap_or(0)).copied()
+    }
+
+    /// A key that has a time to live itself, not only a field of it.
+    fn volatile(&self, key: &[u8]) -> Option<(&[u8], &Entry)> {
+        let (key, entry) = self.slots.get(self.position(key)?)?.entries.get_key_value(key)?;
+        (entry.expires_at_ms != 0).then_some((&**key, entry))
     }
 
     /// A key by a random number: first a slot, then one of its keys, so that not each is as likely. `None` if there is none
@@ -518,12 +585,15 @@ impl Keys {
             changes: Changes::default(),
             notices: Notices::default(),
             libraries: self.libraries.clone(),
+            is_full: self.is_full,
+            clock_ms: self.clock_ms,
         }
     }
 
     /// Takes over the keys of the partition behind. Versions go on behind both.
     pub fn merge(&mut self, behind: Self) {
-        let Self { last, slots, due, version, count, bytes, libraries, .. } = behind;
+        let Self { last, slots, due, version, count, bytes, libraries, is_full, .. } = behind;
+        self.is_full |= is_full;
         self.last = last;
         self.slots.extend(slots);
         self.libraries.merge(libraries);

@@ -131,6 +131,8 @@ impl Doing {
     pub const PERSIST: Self = Self::new(Classes::GENERIC, "persist");
     /// A time to live was over.
     pub const EXPIRED: Self = Self::new(Classes::EXPIRED, "expired");
+    /// A key made room for others.
+    pub const EVICTED: Self = Self::new(Classes::EVICTED, "evicted");
     /// Fields of a hash have ended.
     pub const FIELD_EXPIRED: Self = Self::new(Classes::HASH, "hexpired");
     /// A key gets another name; it is told of the old one.
@@ -208,7 +210,7 @@ impl Notices {
     pub(super) fn removed(&mut self, key: &[u8], is_due: bool) {
         let doing = match self.doing {
             _ if is_due => Doing::EXPIRED,
-            Doing::RENAME_FROM => Doing::RENAME_FROM,
+            doing @ (Doing::RENAME_FROM | Doing::EVICTED) => doing,
             _ => Doing::DEL,
         };
         self.note(doing, key);

@@ -8,6 +8,7 @@ use trimaran_proto::state::grid::item::Kind;
 use trimaran_proto::state::grid::{self, Element, Item, LibraryFunction, StreamState};
 use trimaran_replication::error::Stop;
 
+use crate::data::access::Access;
 use crate::data::dict::Blob;
 use crate::data::hash::Hash;
 use crate::data::library::{Libraries, Library, Registered};
@@ -147,7 +148,7 @@ impl Restored {
         if goes_on {
             self.open = Some(value);
         } else {
-            keys.restore(&key, Entry { value, version, expires_at_ms });
+            keys.restore(&key, Entry { value, version, expires_at_ms, access: Access::default() });
         }
         Ok(())
     }

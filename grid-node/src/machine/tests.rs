@@ -4,17 +4,19 @@ use proptest::prelude::*;
 use trimaran_proto::state::grid::expiry::When;
 use trimaran_proto::state::grid::reply::Outcome;
 use trimaran_proto::state::grid::{
-    CompareAndSwap, Delete, Expire, Expiry, Increment, MultiSet, Pair, Reap, Set,
+    CompareAndSwap, Delete, Evict, Expire, Expiry, Increment, MultiSet, Pair, Reap, Run, Set, Victim,
 };
 
 use super::*;
 use crate::data::{Change, Entry, Value};
+use crate::memory::Memory;
 use crate::watch::Asked;
 
 fn machine() -> GridMachine {
     GridMachine::new(
         &Partition { id: 1, first_token: 0, last_token: u64::MAX, ..Partition::default() },
         Teller::default(),
+        Memory::default().share(),
     )
 }
 
@@ -54,6 +56,36 @@ fn a_key_is_gone_when_its_time_is_over_even_before_it_is_reaped() {
     apply(&mut machine, 1500, Body::Reap(Reap { keys: vec![text("k")] }));
     assert!(machine.keys().is_empty());
     assert_eq!(machine.keys().bytes(), 0);
+}
+
+#[test]
+fn what_is_evicted_is_what_was_chosen_and_a_full_partition_takes_no_more() {
+    let mut machine = machine();
+    let first = apply(&mut machine, 1, Body::Set(set("a", "1"))).version;
+    let second = apply(&mut machine, 1, Body::Set(set("b", "1"))).version;
+    apply(&mut machine, 1, Body::Set(set("b", "2")));
+    let victim = |key, version| Victim { key: text(key), version };
+    let victims = vec![victim("a", first), victim("b", second), victim("c", 7)];
+    let evicted = apply(&mut machine, 1, Body::Evict(Evict { victims, is_full: true }));
+    assert_eq!(evicted.integer, 1, "what has changed since stays");
+    assert_eq!((value(&machine, "a", 1), value(&machine, "b", 1).as_deref()), (None, Some("2")));
+
+    assert_eq!(apply(&mut machine, 1, Body::Set(set("b", "3"))).outcome(), Outcome::Full);
+    let run = |line: &str| {
+        let arguments = line.split(' ').map(text).collect();
+        Body::Run(Run { arguments, ..Run::default() })
+    };
+    assert!(apply(&mut machine, 1, run("APPEND b x")).said[0].starts_with(b"-OOM "));
+    let script = "return(redis.pcall('lpush',KEYS[1],'x'))";
+    assert!(apply(&mut machine, 1, run(&format!("EVAL {script} 1 b"))).said[0].starts_with(b"-OOM "));
+    // A copy that is filled now refuses the same.
+    let mut other = self::machine();
+    other.restore(&mut machine.snapshot()).unwrap();
+    assert_eq!(apply(&mut other, 1, Body::Set(set("b", "3"))).outcome(), Outcome::Full);
+
+    assert_eq!(apply(&mut machine, 1, run("DEL b")).said[0], ":1\r\n");
+    apply(&mut machine, 1, Body::Evict(Evict { victims: Vec::new(), is_full: false }));
+    assert_eq!(apply(&mut machine, 1, Body::Set(set("b", "3"))).outcome(), Outcome::Applied);
 }
 
 #[test]

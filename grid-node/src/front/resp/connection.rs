@@ -182,6 +182,7 @@ fn info(front: &Front, redirect: bool, asked: &[Bytes]) -> String {
         });
         led += usize::from(group.is_leader());
     }
+    let memory = front.router.memory();
     let (connected, blocked) = front.clients.count();
     let (awaited, minded) = front.clients.awaited_keys();
     let mode = if redirect { "cluster" } else { "standalone" };
@@ -214,7 +215,14 @@ fn info(front: &Front, redirect: bool, asked: &[Bytes]) -> String {
                 front.clients.subscribers(),
             ),
         ),
-        ("Memory", format!("used_memory:{bytes}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n")),
+        (
+            "Memory",
+            format!(
+                "used_memory:{bytes}\r\nmaxmemory:{}\r\nmaxmemory_policy:{}\r\n",
+                memory.most(),
+                memory.policy().name()
+            ),
+        ),
         ("Persistence", format!("loading:0\r\nasync_loading:0\r\nrdb_changes_since_last_save:{changes}\r\n")),
         (
             "Replication",
@@ -223,7 +231,12 @@ fn info(front: &Front, redirect: bool, asked: &[Bytes]) -> String {
                 groups.len()
             ),
         ),
-        ("Stats", subscriptions::statistics(front) + &front.access_log.lines()),
+        (
+            "Stats",
+            format!("evicted_keys:{}\r\n", memory.evicted())
+                + &subscriptions::statistics(front)
+                + &front.access_log.lines(),
+        ),
         ("CPU", processors),
         ("Commandstats", front.statistics.lines()),
         ("Cluster", format!("cluster_enabled:{}\r\ncluster_slots:{SLOTS}\r\n", u8::from(redirect))),

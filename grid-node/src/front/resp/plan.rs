@@ -193,6 +193,7 @@ pub(super) fn error_text(error: &Error) -> String {
     match error {
         Error::CrossSlot => "CROSSSLOT Keys in request don't hash to the same slot".to_owned(),
         Error::NotReady => format!("LOADING {error}"),
+        Error::Full => "OOM command not allowed when used memory > 'maxmemory'.".to_owned(),
         Error::PartitionLost { .. } | Error::Elsewhere { .. } => format!("CLUSTERDOWN {error}"),
         Error::TimedOut { .. } | Error::Replication(_) => format!("TRYAGAIN {error}"),
         Error::Limit { .. } | Error::Invalid { .. } | Error::Operand(_) | Error::Compacted { .. } => {

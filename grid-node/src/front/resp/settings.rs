@@ -17,6 +17,7 @@ use crate::command::arguments::lower;
 use crate::command::reply::Answer;
 use crate::command::{Done, matches, refuse};
 use crate::data::notice::Classes;
+use crate::memory::{Memory, Policy, parse_bytes};
 
 /// What setting an option does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ enum Effect {
     Layout,
     /// Which events of keys clients of this node are told of.
     Notices,
+    /// What keys may take, and which go.
+    Memory,
     /// There is nothing that it could change: any value of its kind is kept and told.
     Kept,
     /// It has this value and no other.
@@ -55,8 +58,11 @@ const OPTIONS: &[(&str, &str, Effect)] = &[
     ("list-max-ziplist-size", "-2", Effect::Layout),
     ("lua-time-limit", "5000", Effect::Kept),
     ("busy-reply-threshold", "5000", Effect::Kept),
-    ("maxmemory", "0", Effect::Fixed),
-    ("maxmemory-policy", "noeviction", Effect::Fixed),
+    ("lfu-decay-time", "1", Effect::Fixed),
+    ("lfu-log-factor", "10", Effect::Fixed),
+    ("maxmemory", "0", Effect::Memory),
+    ("maxmemory-policy", "noeviction", Effect::Memory),
+    ("maxmemory-samples", "5", Effect::Memory),
     ("notify-keyspace-events", "", Effect::Notices),
     ("proto-max-bulk-len", "16777216", Effect::Fixed),
     ("save", "", Effect::Fixed),
@@ -107,12 +113,16 @@ impl Settings {
         self.told.lock().get(name).and_then(|value| value.parse().ok())
     }
 
-    fn get(&self, patterns: &[Bytes]) -> Vec<(&'static str, String)> {
+    fn get(&self, patterns: &[Bytes], memory: &Memory) -> Vec<(&'static str, String)> {
         let told = self.told.lock();
         let is_asked = |name: &str| {
             patterns.iter().any(|pattern| matches(pattern.to_ascii_lowercase().as_slice(), name.as_bytes()))
         };
         let value = |name: &str, default: &str| match find(name) {
+            // It may come from the options of the node.
+            Some(("maxmemory", ..)) => memory.most().to_string(),
+            Some(("maxmemory-policy", ..)) => memory.policy().name().to_owned(),
+            Some(("maxmemory-samples", ..)) => memory.samples().to_string(),
             Some((known, ..)) => told.get(known).cloned().unwrap_or_else(|| default.to_owned()),
             None => default.to_owned(),
         };
@@ -120,7 +130,8 @@ impl Settings {
         asked.map(|(name, default, _)| (*name, value(name, default))).collect()
     }
 
-    fn set(&self, pairs: &[[Bytes; 2]]) -> Done {
+    fn set(&self, pairs: &[[Bytes; 2]], memory: &Memory) -> Done {
+        let (mut most, mut policy, mut samples) = (None, None, None);
         let mut wanted = Vec::new();
         for [name, value] in pairs {
             let name = lower(name);
@@ -137,6 +148,24 @@ impl Settings {
             match effect {
                 Effect::Fixed if value == *default => continue,
                 Effect::Fixed => return failed(&format!("it is always '{default}' here")),
+                Effect::Memory if *known == "maxmemory" => match parse_bytes(&value) {
+                    Some(bytes) => most = Some(bytes),
+                    None => return failed("argument must be a memory value"),
+                },
+                Effect::Memory if *known == "maxmemory-policy" => {
+                    match Policy::parse(&value.to_lowercase()) {
+                        Some(chosen) => policy = Some(chosen),
+                        None => {
+                            return failed(
+                                "argument(s) must be one of the following: volatile-lru, volatile-lfu, volatile-random, volatile-ttl, allkeys-lru, allkeys-lfu, allkeys-random, noeviction",
+                            );
+                        }
+                    }
+                }
+                Effect::Memory => match value.parse().ok().filter(|count| (1..=64).contains(count)) {
+                    Some(count) => samples = Some(count),
+                    None => return failed("argument must be between 1 and 64 inclusive"),
+                },
                 _ if is_number && value.parse::<i64>().is_err() => {
                     return failed("argument couldn't be parsed into an integer");
                 }
@@ -150,6 +179,9 @@ impl Settings {
                 Effect::Layout | Effect::Kept => wanted.push((*known, value)),
             }
         }
+        policy.into_iter().for_each(|policy| memory.choose_by(policy));
+        samples.into_iter().for_each(|samples| memory.look_at(samples));
+        most.into_iter().for_each(|most| memory.limit(most));
         let mut told = self.told.lock();
         told.extend(wanted);
         let number = |name: &str| told.get(name).and_then(|value| value.parse::<u64>().ok());
@@ -175,7 +207,7 @@ impl Settings {
 pub(super) fn plan(front: &Front, arguments: &[Bytes]) -> Done<Step> {
     match (lower(&arguments[1]).as_str(), &arguments[2..]) {
         ("get", patterns) if !patterns.is_empty() => Ok(said(|out: &mut Answer| {
-            let found = front.settings.get(patterns);
+            let found = front.settings.get(patterns, front.router.memory());
             out.map(found.len());
             for (name, value) in found {
                 out.bulk(name.as_bytes());
@@ -184,7 +216,7 @@ pub(super) fn plan(front: &Front, arguments: &[Bytes]) -> Done<Step> {
         })),
         ("set", pairs) => match pairs.as_chunks() {
             (pairs, []) if !pairs.is_empty() => {
-                front.settings.set(pairs)?;
+                front.settings.set(pairs, front.router.memory())?;
                 front.hub.set_classes(front.settings.classes());
                 if let Some(most) = front.settings.number("acllog-max-len") {
                     front.access_log.keep(most);
@@ -193,8 +225,11 @@ pub(super) fn plan(front: &Front, arguments: &[Bytes]) -> Done<Step> {
             }
             _ => refuse("ERR wrong number of arguments for 'config|set' command"),
         },
-        // Counters are those of the process, which metrics has.
-        ("resetstat", []) => Ok(said(Answer::ok)),
+        // The other counters are those of the process, which metrics has.
+        ("resetstat", []) => {
+            front.router.memory().forget_evicted();
+            Ok(said(Answer::ok))
+        }
         ("rewrite", []) => refuse("ERR The server is running without a config file"),
         _ => refuse("ERR unknown subcommand or wrong number of arguments for 'config'. Try CONFIG HELP."),
     }
