@@ -21,5 +21,5 @@ test *args:
 
 # Side by side with redis-server, etcd, PostgreSQL and wasmtime serve (tests/performance says what each needs); `just bench shard` is one
 bench *args:
-    cargo build --release
-    cargo run --release --package trimaran-tests --bin performance -- {{args}}
+    cargo build --profile dist --package trimaran-cli
+    cargo run --profile dist --package trimaran-tests --bin performance -- {{args}}

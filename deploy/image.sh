@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Builds the image "trimaran": deploy/image.sh [BINARY]
 #
-# Without BINARY the release binary is built first. BASE_IMAGE names another base (its glibc must not be older than the
+# Without BINARY it is built first, as it is shipped (profile `dist`). BASE_IMAGE names another base (its glibc must not be older than the
 # one of the machine that builds); where no registry is reachable, deploy/base-image.sh makes the default one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 binary="${1:-}"
 if [ -z "$binary" ]; then
-  cargo build --release --package trimaran-cli
-  binary="$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/trimaran"
+  cargo build --profile dist --package trimaran-cli
+  binary="$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/dist/trimaran"
 fi
 context="$(mktemp -d)"
 trap 'rm -rf "$context"' EXIT

@@ -1,7 +1,7 @@
 //! A cache that is full: `maxmemory` at three nodes, and what goes first.
 
 use redis::aio::MultiplexedConnection;
-use redis::{Client, cmd, pipe};
+use redis::{Client, RedisError, RedisResult, cmd, pipe};
 use trimaran_tests::harness::process::Cluster;
 use trimaran_tests::harness::until;
 
@@ -23,8 +23,8 @@ async fn configure(nodes: &mut [MultiplexedConnection], name: &str, value: &str)
     }
 }
 
-/// Sets so many keys of about a kibibyte; how many of them were refused, and with what.
-async fn fill(redis: &mut MultiplexedConnection, name: &str, count: usize) -> Vec<String> {
+/// Sets so many keys of about a kibibyte; the errors of those that were refused.
+async fn fill(redis: &mut MultiplexedConnection, name: &str, count: usize) -> Vec<RedisError> {
     let mut refused = Vec::new();
     for some in (0..count).collect::<Vec<_>>().chunks(100) {
         let mut commands = pipe();
@@ -32,8 +32,8 @@ async fn fill(redis: &mut MultiplexedConnection, name: &str, count: usize) -> Ve
             commands.cmd("SET").arg(format!("{name}{number}")).arg(vec![b'x'; 1000]);
         }
         commands.ignore_errors();
-        let answers: Vec<redis::RedisResult<String>> = commands.query_async(redis).await.unwrap();
-        refused.extend(answers.into_iter().filter_map(|answer| answer.err().map(|error| error.to_string())));
+        let answers: Vec<RedisResult<String>> = commands.query_async(redis).await.unwrap();
+        refused.extend(answers.into_iter().filter_map(|answer| answer.err()));
     }
     refused
 }
@@ -47,7 +47,7 @@ async fn a_full_cache_makes_room_or_says_that_it_is_full() {
     }
     configure(&mut nodes, "maxmemory-policy", "allkeys-lru").await;
     configure(&mut nodes, "maxmemory", "2mb").await;
-    assert_eq!(fill(&mut nodes[0], "old", 6000).await, Vec::<String>::new(), "room is made for all of them");
+    assert!(fill(&mut nodes[0], "old", 6000).await.is_empty(), "room is made for all of them");
     let mut evicted = 0;
     for node in &mut nodes {
         // Each has a copy of everything, and what it took meanwhile was what was on its way.
@@ -74,10 +74,8 @@ async fn a_full_cache_makes_room_or_says_that_it_is_full() {
     // Without a policy nothing goes: what needs memory is refused, what needs none is not.
     configure(&mut nodes, "maxmemory-policy", "noeviction").await;
     let refused = fill(&mut nodes[2], "new", 2000).await;
-    assert!(
-        refused.len() > 500 && refused.iter().all(|text| text.contains("OOM command not allowed")),
-        "{refused:?}"
-    );
+    let is_oom = |error: &RedisError| error.code() == Some("OOM");
+    assert!(refused.len() > 500 && refused.iter().all(is_oom), "{}", refused.len());
     let is_there: bool = cmd("EXISTS").arg("used").query_async(&mut nodes[2]).await.unwrap();
     assert!(is_there);
     let () = cmd("FLUSHALL").query_async(&mut nodes[0]).await.unwrap();

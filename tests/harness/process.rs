@@ -35,8 +35,9 @@ pub fn binary() -> &'static Path {
         }
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--bin", "trimaran"]);
-        if folder.ends_with("release") {
-            build.args(["--release", "--package", "trimaran-cli"]);
+        if folder.ends_with("release") || folder.ends_with("dist") {
+            let profile = folder.file_name().unwrap_or_default();
+            build.arg("--profile").arg(profile).args(["--package", "trimaran-cli"]);
         } else {
             // With the dependencies that the tests were built with.
             build.arg("--workspace");

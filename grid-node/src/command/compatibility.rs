@@ -75,7 +75,6 @@ const PARTLY: &[(&str, &str)] = &[
     ),
     ("MEMORY", "USAGE"),
     ("MGET", "keys of different slots are not read at the same instant"),
-    ("OBJECT", "ENCODING, REFCOUNT"),
     ("PFCOUNT", "the estimate is not cached in the value"),
     ("PUBLISH", "within a script it is answered with 0: nobody has it before the script's entry is applied"),
     ("SELECT", "there is database 0 only"),

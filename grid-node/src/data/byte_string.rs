@@ -5,44 +5,64 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-/// Bytes of the longest one that is short: with it, one is as large as one that is shared.
-const SHORT_BYTES_MAX: usize = 23;
+/// Bytes of the longest one that is short: with it, one takes three words, and a [`Value`](super::Value) no more.
+const SHORT_BYTES_MAX: usize = 22;
 
-/// See the module. A copy of a long one shares its bytes.
+/// Bytes from which on one is changed in place, and handed on without being copied.
+const LARGE_BYTES: usize = 4 << 10;
+
+/// See the module. A copy of one that is not short shares its bytes.
 #[derive(Clone)]
 pub struct ByteString(Held);
 
 #[derive(Clone)]
 enum Held {
     Short { len: u8, bytes: [u8; SHORT_BYTES_MAX] },
-    Long(Bytes),
+    Long(Arc<[u8]>),
+    Large(Box<Bytes>),
 }
 
 impl ByteString {
     /// On their own, as they are sent to somebody.
     pub fn to_bytes(&self) -> Bytes {
-        match &self.0 {
-            Held::Short { .. } => Bytes::copy_from_slice(self),
-            Held::Long(bytes) => bytes.clone(),
+        match self.shared() {
+            Some(bytes) => bytes.clone(),
+            None => Bytes::copy_from_slice(self),
         }
     }
 
-    /// What is shared already, if it is.
+    /// Those of a large one, which need not be copied.
     pub fn shared(&self) -> Option<&Bytes> {
         match &self.0 {
-            Held::Short { .. } => None,
-            Held::Long(bytes) => Some(bytes),
+            Held::Short { .. } | Held::Long(_) => None,
+            Held::Large(bytes) => Some(bytes),
         }
     }
 
-    /// Changes them: in place, unless they are short or somebody else has them too.
+    /// Bytes in memory beside its three words.
+    pub fn allocated(&self) -> usize {
+        Self::allocated_for(self.len())
+    }
+
+    /// Those of one with so many bytes.
+    pub fn allocated_for(len: usize) -> usize {
+        match len {
+            0..=SHORT_BYTES_MAX => 0,
+            // Two counts.
+            ..LARGE_BYTES => len + 16,
+            _ => len + size_of::<Bytes>(),
+        }
+    }
+
+    /// Changes them: large ones in place, unless somebody else has them too.
     pub fn edit(&mut self, change: impl FnOnce(&mut BytesMut)) {
         let mut bytes = match std::mem::take(self).0 {
-            Held::Short { len, bytes } => BytesMut::from(&bytes[..usize::from(len).min(SHORT_BYTES_MAX)]),
-            Held::Long(bytes) => bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..])),
+            Held::Large(bytes) => bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..])),
+            held => BytesMut::from(&Self(held)[..]),
         };
         change(&mut bytes);
         *self = bytes.freeze().into();
@@ -62,6 +82,7 @@ impl Deref for ByteString {
         match &self.0 {
             Held::Short { len, bytes } => &bytes[..usize::from(*len).min(SHORT_BYTES_MAX)],
             Held::Long(bytes) => bytes,
+            Held::Large(bytes) => bytes,
         }
     }
 }
@@ -80,15 +101,16 @@ impl From<&[u8]> for ByteString {
                 place.copy_from_slice(slice);
                 Self(Held::Short { len, bytes })
             }
-            _ => Self(Held::Long(Bytes::copy_from_slice(slice))),
+            _ if slice.len() < LARGE_BYTES => Self(Held::Long(slice.into())),
+            _ => Self(Held::Large(Box::new(Bytes::copy_from_slice(slice)))),
         }
     }
 }
 
-/// Long ones are shared: what is still a part of the message that it came in is to be copied first.
+/// Large ones are shared: what is still a part of the message that it came in is to be copied first.
 impl From<Bytes> for ByteString {
     fn from(bytes: Bytes) -> Self {
-        if bytes.len() > SHORT_BYTES_MAX { Self(Held::Long(bytes)) } else { Self::from(&bytes[..]) }
+        if bytes.len() < LARGE_BYTES { Self::from(&bytes[..]) } else { Self(Held::Large(Box::new(bytes))) }
     }
 }
 
@@ -133,16 +155,18 @@ impl fmt::Debug for ByteString {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{Entry, Value};
 
     #[test]
-    fn it_is_what_it_was_made_of_and_no_larger_than_one_that_is_shared() {
-        assert_eq!(size_of::<ByteString>(), size_of::<Bytes>());
-        for len in 0..64_u8 {
-            let bytes: Vec<u8> = (0..len).collect();
+    fn it_is_what_it_was_made_of_and_small() {
+        assert_eq!((size_of::<ByteString>(), size_of::<Value>(), size_of::<Entry>()), (24, 24, 48));
+        for len in (0..64).chain([LARGE_BYTES - 5, LARGE_BYTES - 1, LARGE_BYTES, LARGE_BYTES * 2]) {
+            let bytes: Vec<u8> = (0..len).map(|place| place as u8).collect();
             let mut string = ByteString::from(&bytes[..]);
             assert_eq!((&string[..], string.to_bytes()), (&bytes[..], Bytes::from(bytes.clone())));
             assert_eq!(string, ByteString::from(bytes.clone()));
-            assert_eq!(string.shared().is_some(), bytes.len() > SHORT_BYTES_MAX);
+            assert_eq!(string.shared().is_some(), bytes.len() >= LARGE_BYTES);
+            assert_eq!(string.allocated() == 0, bytes.len() <= SHORT_BYTES_MAX);
             string.edit(|held| held.extend_from_slice(b"more"));
             assert_eq!(string[..], [&bytes[..], b"more"].concat());
             string.edit(|held| held.truncate(1));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::{Change, Event};
 
 /// A value that is longer is shared with the key, not copied.
-const COPIED_BYTES_MAX: usize = 1 << 10;
+const COPIED_BYTES_MAX: usize = 4 << 10;
 
 /// Version, kind, length of the key, length of the value or its place among the long ones.
 const HEAD_BYTES: usize = 8 + 1 + 4 + 4;

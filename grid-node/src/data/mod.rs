@@ -146,8 +146,9 @@ const TOLD_BYTES_MAX: usize = 4 << 10;
 /// A split leaves each part at least one such share of the bytes, or is none.
 const LEAST_PART: usize = 10;
 
-/// What a key costs in memory beside its bytes and its value's: its place in the table, two allocations.
-const ENTRY_OVERHEAD_BYTES: usize = 112;
+/// What a key costs in memory beside what it and its value have allocated: its place in the table, of which two thirds are
+/// taken on the average, and its mark there.
+const ENTRY_OVERHEAD_BYTES: usize = (size_of::<(ByteString, Entry)>() + 1) * 3 / 2;
 
 /// Keys that are looked for at the same time: about as many as a processor can wait for.
 const REACHED_TOGETHER: usize = 32;
@@ -158,6 +159,11 @@ fn reach(places: &[(&Slot, &[u8])]) {
         black_box(places.iter().map(|(slot, _)| slot.bytes).fold(0, usize::wrapping_add));
         black_box(places.iter().filter(|(slot, key)| slot.entries.contains_key(*key)).count());
     }
+}
+
+/// What a key has allocated.
+fn key_bytes(key: &[u8]) -> usize {
+    ByteString::allocated_for(key.len())
 }
 
 impl Keys {
@@ -223,7 +229,7 @@ impl Keys {
 
     /// The same of one that was found.
     pub fn bytes_of_entry(&self, key: &[u8], entry: &Entry) -> usize {
-        key.len() + ENTRY_OVERHEAD_BYTES + entry.value.bytes()
+        key_bytes(key) + ENTRY_OVERHEAD_BYTES + entry.value.bytes()
     }
 
     /// Keys of the slot that begins with a token.
@@ -287,7 +293,7 @@ impl Keys {
         };
         if before.is_none() {
             self.count += 1;
-            added += key.len() + ENTRY_OVERHEAD_BYTES;
+            added += key_bytes(key) + ENTRY_OVERHEAD_BYTES;
             self.notices.note(Doing::NEW, key);
         }
         self.notices.changed(key);
@@ -310,7 +316,7 @@ impl Keys {
         }
         let slot = Arc::make_mut(&mut self.slots[position]);
         let before = slot.entries.remove(key)?;
-        let removed = key.len() + ENTRY_OVERHEAD_BYTES;
+        let removed = key_bytes(key) + ENTRY_OVERHEAD_BYTES;
         slot.bytes -= removed;
         self.bytes -= removed;
         self.version += 1;

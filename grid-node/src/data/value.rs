@@ -94,7 +94,7 @@ impl Value {
     /// About how many bytes it takes.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::String(bytes) => bytes.len(),
+            Self::String(bytes) => bytes.allocated(),
             Self::List(list) => list.bytes(),
             Self::Hash(hash) => hash.bytes(),
             Self::Set(set) => set.bytes(),
