@@ -18,7 +18,7 @@ use trimaran_proto::state::grid::{Command, Evict, Victim};
 use trimaran_replication::group::Group;
 
 use crate::data::{Entry, Keys};
-use crate::limits::{EVICT_EVERY, EVICTED_KEYS_MAX};
+use crate::limits::{EVICT_AGAIN_AFTER, EVICT_EVERY, EVICTED_KEYS_MAX};
 use crate::machine::GridMachine;
 use crate::memory::{First, Memory, Policy};
 use crate::metrics;
@@ -31,7 +31,12 @@ pub async fn run(router: Router, memory: Memory, mut random: StdRng) {
             () = memory.wanted() => {}
             () = tokio::time::sleep(EVICT_EVERY) => {}
         }
-        while memory.excess() > 0 && evict(&router, &memory, &mut random).await {}
+        while memory.excess() > 0 && evict(&router, &memory, &mut random).await {
+            // What others lead is theirs to make room in: they are given a moment.
+            if memory.excess() > 0 && router.replicas().iter().any(|(_, group)| !group.is_leader()) {
+                tokio::time::sleep(EVICT_AGAIN_AFTER).await;
+            }
+        }
         let is_full = memory.excess() > 0;
         for group in led(&router) {
             if group.read_now(|machine| machine.keys().is_full) != is_full {
@@ -56,7 +61,8 @@ async fn evict(router: &Router, memory: &Memory, random: &mut StdRng) -> bool {
         .map(|group| (group.read_now(|machine| machine.keys().bytes() as u64), group))
         .collect();
     groups.sort_by_key(|(bytes, _)| Reverse(*bytes));
-    let all: u64 = groups.iter().map(|(bytes, _)| bytes).sum();
+    // Of what is led elsewhere, whoever leads it has some removed.
+    let all = memory.used();
     let mut went = false;
     for (bytes, group) in groups {
         // Of those that hold much, more goes.

@@ -80,6 +80,9 @@ pub const EVICTION_SAMPLES_DEFAULT: usize = 5;
 /// How often it is looked whether there is still room, if nobody asks for some.
 pub const EVICT_EVERY: Duration = Duration::from_millis(100);
 
+/// How long the leaders of other partitions are given before more is removed here.
+pub const EVICT_AGAIN_AFTER: Duration = Duration::from_millis(5);
+
 /// How long a command waits for room.
 pub const ROOM_PATIENCE: Duration = Duration::from_millis(100);
 

@@ -177,16 +177,21 @@ impl Memory {
         self.inner.wanted.notify_one();
     }
 
+    /// True if partitions do not know yet that there is room, or that there is none.
+    fn is_to_be_told(&self) -> bool {
+        (self.excess() > 0) != self.inner.is_stuck.load(Ordering::Relaxed)
+    }
+
     /// Returns when there is room, or none can be made, or not soon: what needs it is refused by the partition then.
     pub async fn room(&self) {
-        if self.excess() == 0 || self.inner.is_stuck.load(Ordering::Relaxed) {
+        if !self.is_to_be_told() {
             return;
         }
         let made = async {
             loop {
                 let made = self.inner.made.notified();
                 self.inner.wanted.notify_one();
-                if self.excess() == 0 || self.inner.is_stuck.load(Ordering::Relaxed) {
+                if !self.is_to_be_told() {
                     return;
                 }
                 made.await;

@@ -53,7 +53,7 @@ impl ByteString {
         match len {
             0..=SHORT_BYTES_MAX => 0,
             // Two counts.
-            ..LARGE_BYTES => len + 16,
+            len if len < LARGE_BYTES => len + 16,
             _ => len + size_of::<Bytes>(),
         }
     }
