@@ -17,6 +17,7 @@ use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::{Command, Evict, Victim};
 use trimaran_replication::group::Group;
 
+use crate::command::table::PIPELINE_FORMAT;
 use crate::data::{Entry, Keys};
 use crate::limits::{EVICT_AGAIN_AFTER, EVICT_EVERY, EVICTED_KEYS_MAX};
 use crate::machine::GridMachine;
@@ -30,6 +31,11 @@ pub async fn run(router: Router, memory: Memory, mut random: StdRng) {
         tokio::select! {
             () = memory.wanted() => {}
             () = tokio::time::sleep(EVICT_EVERY) => {}
+        }
+        // Older nodes would stop at what they do not know.
+        if router.format() < PIPELINE_FORMAT {
+            memory.tell(memory.excess() > 0);
+            continue;
         }
         while memory.excess() > 0 && evict(&router, &memory, &mut random).await {
             // What others lead is theirs to make room in: they are given a moment.
@@ -138,7 +144,7 @@ fn choose(
 }
 
 /// Keys that are looked at for one command.
-const SAMPLES_MAX: usize = 64 << 10;
+const SAMPLES_MAX: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {

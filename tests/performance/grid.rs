@@ -38,7 +38,7 @@ pub(crate) async fn run(rounds: usize, requests_of_a_case: usize) {
     let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
     let redis_arguments = text(&["--port", &redis_port.to_string(), "--save", "", "--appendonly", "no"]);
     let redis = start("redis-server".as_ref(), redis_port, &redis_arguments).await;
-    let grid = Cluster::grid_with(1, 1, &["--in-memory", "--threads", "1"]).await;
+    let grid = Cluster::grid_with(1, 1, &["--durability", "memory", "--threads", "1"]).await;
     let grid_port = grid.nodes[0].front.rsplit(':').next().unwrap().parse().unwrap();
 
     println!("| case | redis-server, requests/s | grid-node, requests/s | grid / redis |\n|---|---|---|---|");

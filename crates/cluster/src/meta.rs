@@ -23,7 +23,7 @@ mod splits;
 pub const META_GROUP: u64 = 0;
 
 /// The newest format of commands, of this group and of partitions' logs, that this release knows: 2 has splits, 3 has
-/// merges, 4 has the commands of Redis, 5 their functions, DUMP and RESTORE, 6 pipelines. A cluster uses it once every member
+/// merges, 4 has the commands of Redis, 5 their functions, DUMP and RESTORE, 6 pipelines and eviction. A cluster uses it once every member
 /// knows it; from then on a node that does not is refused.
 pub const FORMAT: u32 = 6;
 

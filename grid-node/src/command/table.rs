@@ -88,7 +88,7 @@ pub const RUN_FORMAT: u32 = 4;
 /// The one from which on they know libraries of functions, and what else came with them.
 pub const LIBRARIES_FORMAT: u32 = 5;
 
-/// The one from which on they take the commands of a pipeline as one.
+/// The one from which on they take the commands of a pipeline as one, and evict.
 pub const PIPELINE_FORMAT: u32 = 6;
 
 /// One command.
