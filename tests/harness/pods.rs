@@ -28,7 +28,7 @@ use super::process::free_port;
 const SET: &str = "grid";
 const NAMESPACE: &str = "default";
 
-/// Where the engine's first network has this machine: reached from all others.
+/// Where a network has this machine.
 const MACHINE_FORMAT: &str = "{{(index .IPAM.Config 0).Gateway}}";
 
 /// What a set is called in the API.
@@ -114,7 +114,8 @@ impl Pods {
         let image = Image::build()?;
         let prefix = format!("trimaran-pods-{}-{}", std::process::id(), free_port());
         docker(&["network", "create", &prefix]).unwrap();
-        let machine = docker(&["network", "inspect", "bridge", "-f", MACHINE_FORMAT]).unwrap();
+        // The engine does not always say it of its own network.
+        let machine = docker(&["network", "inspect", &prefix, "-f", MACHINE_FORMAT]).unwrap();
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
         let server = SocketAddr::new(machine.parse().unwrap(), listener.local_addr().unwrap().port());
         let config = tempfile::NamedTempFile::new().unwrap();
