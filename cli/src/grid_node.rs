@@ -125,11 +125,11 @@ pub(crate) struct Args {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u32>,
-    /// Threads that serve requests; not in the file of --config. The network's share of the work is done beside them, by the
-    /// system [default: half of the processors]
-    #[arg(long, value_name = "N", env = "TRIMARAN_GRID_THREADS")]
-    #[serde(skip)]
-    threads: Option<NonZeroUsize>,
+    /// Threads that serve requests; the network's share of the work is done beside them, by the system [default: 0, half of the
+    /// processors]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threads: Option<usize>,
     /// What to log, as in RUST_LOG [default: info]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,9 +144,12 @@ impl Args {
     /// Threads of the runtime. Each more that has nothing to do costs those that have: measured on two processors, one thread
     /// serves a fifth more requests than two do, where clients send one at a time.
     pub(crate) fn threads(&self) -> NonZeroUsize {
+        // What is wrong with the options is said when the node starts with them.
+        let options: Result<Options, _> = config::load(self.config.as_deref(), ENV_PREFIX, self);
+        let told = options.ok().and_then(|options| NonZeroUsize::new(options.threads));
         let half =
             || std::thread::available_parallelism().ok().and_then(|all| NonZeroUsize::new(all.get() / 2));
-        self.threads.or_else(half).unwrap_or(NonZeroUsize::MIN)
+        told.or_else(half).unwrap_or(NonZeroUsize::MIN)
     }
 }
 

@@ -77,6 +77,8 @@ pub struct Options {
     pub zone: String,
     /// Share of the copies that this node should have, against others.
     pub weight: u32,
+    /// Threads that serve requests; 0 = half of the processors.
+    pub threads: usize,
     /// As in RUST_LOG.
     pub log: String,
     /// Text or JSON.
@@ -110,6 +112,7 @@ impl Default for Options {
             drain: false,
             zone: String::new(),
             weight: 1,
+            threads: 0,
             log: "info".to_owned(),
             log_format: LogFormat::Text,
         }
