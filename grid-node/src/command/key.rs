@@ -35,6 +35,15 @@ pub(super) fn exists(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
     Ok(())
 }
 
+pub(super) fn touch(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
+    let is_there = |key: &&Bytes| {
+        let entry = on.keys.get(key, on.now_ms);
+        entry.inspect(|entry| entry.access.note(on.now_ms)).is_some()
+    };
+    on.out.count(arguments[1..].iter().filter(is_there).count());
+    Ok(())
+}
+
 pub(super) fn type_(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
     on.out.simple(on.keys.get(&arguments[1], on.now_ms).map_or("none", |entry| entry.value.type_name()));
     Ok(())

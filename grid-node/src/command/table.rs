@@ -473,7 +473,7 @@ pub static TABLE: &[Spec] = &[
     c("sunionstore", -3, "write denyoom", Keys::Range { first: 1, last: -1, step: 1 }, "set", "1.0.0", "destination key [key ...]", "Keeps the union of sets.", Run::Write(set::sunionstore)),
     c("sunsubscribe", -1, "pubsub noscript loading stale", Keys::Range { first: 1, last: -1, step: 1 }, "pubsub", "7.0.0", "[shardchannel [shardchannel ...]]", "Ends what SSUBSCRIBE began.", Run::Front),
     c("time", 1, "loading stale fast", Keys::None, "server", "2.6.0", "", "The time of this node.", Run::Front),
-    c("touch", -2, "readonly fast", Keys::Range { first: 1, last: -1, step: 1 }, "generic", "3.2.1", "key [key ...]", "Counts keys that are there.", Run::Read(key::exists)),
+    c("touch", -2, "readonly fast", Keys::Range { first: 1, last: -1, step: 1 }, "generic", "3.2.1", "key [key ...]", "Counts keys that are there, and uses them.", Run::Read(key::touch)),
     c("ttl", 2, "readonly fast", one(1), "generic", "1.0.0", "key", "Seconds that a key has left.", Run::Read(key::ttl)),
     c("type", 2, "readonly fast", one(1), "generic", "1.0.0", "key", "The data type of a key.", Run::Read(key::type_)),
     c("unlink", -2, "write fast", Keys::Range { first: 1, last: -1, step: 1 }, "generic", "4.0.0", "key [key ...]", "Deletes keys.", Run::Write(key::del)),

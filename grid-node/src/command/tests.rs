@@ -284,6 +284,44 @@ fn a_pipeline_is_carried_out_whole_or_not_at_all() {
     assert_eq!((&reply.said[0][..], &reply.lengths[..]), (&b"+OK\r\n:2\r\n"[..], &[5, 4][..]));
 }
 
+/// What eviction chooses by: whatever uses a key, by reading or by changing it, and nothing that only looks at it.
+#[test]
+fn a_key_is_idle_until_it_is_used() {
+    let made = ["SET s v", "HSET h f v", "RPUSH l a b", "SADD m a", "ZADD z 1 a", "XADD x 1-1 f v"];
+    let using = [
+        "GET s",
+        "APPEND s w",
+        "SET s v",
+        "EXPIRE s 1000",
+        "TOUCH s",
+        "HGET h f",
+        "HSET h g v",
+        "HDEL h g",
+        "LRANGE l 0 1",
+        "LPUSH l c",
+        "LPOP l",
+        "SCARD m",
+        "SADD m b",
+        "ZSCORE z a",
+        "ZADD z 2 b",
+        "XADD x * f v",
+        "XLEN x",
+    ];
+    let looking = ["TTL s", "TYPE h", "OBJECT ENCODING l", "EXISTS m", "DBSIZE", "OBJECT FREQ z"];
+    for (line, is_use) in using.map(|line| (line, true)).into_iter().chain(looking.map(|line| (line, false)))
+    {
+        let mut machine = machine();
+        for made in made {
+            ask(&mut machine, 1000, message(words(made), 0));
+        }
+        ask(&mut machine, 61_000, message(words(line), 0));
+        let key = line.split(' ').next_back().filter(|_| line.starts_with("OBJECT"));
+        let key = key.or_else(|| line.split(' ').nth(1)).unwrap_or("s");
+        let idle = ask(&mut machine, 71_000, message(words(&format!("OBJECT IDLETIME {key}")), 0));
+        assert_eq!(idle, if is_use { ":10" } else { ":70" }, "{line}");
+    }
+}
+
 fn snapshot(machine: &GridMachine) -> Vec<Bytes> {
     machine.snapshot().map(|chunk| chunk.unwrap()).collect()
 }

@@ -387,7 +387,9 @@ impl Keys {
             self.reap_fields(key, now_ms);
             held = self.get(key, now_ms);
         }
-        if held.is_none() {
+        if let Some(entry) = held {
+            entry.access.note(now_ms);
+        } else {
             let mut fresh = T::default();
             let (_, result) = change(&mut fresh);
             let value: Value = fresh.into();
@@ -438,6 +440,7 @@ impl Keys {
         let Some(entry) = Arc::make_mut(&mut self.slots[position]).entries.get_mut(key) else { return };
         self.version += 1;
         entry.version = self.version;
+        entry.access.note(self.clock_ms);
         self.notices.note(if expires_at_ms == 0 { Doing::PERSIST } else { Doing::EXPIRE }, key);
         let before = entry.next_end();
         entry.expires_at_ms = expires_at_ms;
