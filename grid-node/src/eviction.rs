@@ -62,15 +62,11 @@ fn led(router: &Router) -> Vec<Group<GridMachine>> {
 /// Has some keys removed, of each partition that is led here by what it holds. False if there was nothing that could go.
 async fn evict(router: &Router, memory: &Memory, random: &mut StdRng) -> bool {
     let excess = memory.excess();
-    let mut groups: Vec<(u64, Group<GridMachine>)> = led(router)
-        .into_iter()
-        .map(|group| (group.read_now(|machine| machine.keys().bytes() as u64), group))
-        .collect();
-    groups.sort_by_key(|(bytes, _)| Reverse(*bytes));
     // Of what is led elsewhere, whoever leads it has some removed.
     let all = memory.used();
     let mut went = false;
-    for (bytes, group) in groups {
+    for group in led(router) {
+        let bytes = group.read_now(|machine| machine.keys().bytes() as u64);
         // Of those that hold much, more goes.
         let share =
             u64::try_from(u128::from(excess) * u128::from(bytes) / u128::from(all.max(1))).unwrap_or(excess);

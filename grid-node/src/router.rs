@@ -283,9 +283,12 @@ impl Router {
 
     /// The same for one command.
     pub async fn write_one(&self, write: Write, request_id: Option<RequestId>) -> Result<Reply, Error> {
+        if let Some(id) = request_id {
+            return self.write_numbered(Numbered { write, id }).await;
+        }
         let partition = self.inner.routes.partition_id_at(write.tokens.0).unwrap_or(0);
         let requests = self.inner.routes.session(partition).begin(1);
-        self.write_numbered(Numbered { write, id: request_id.unwrap_or_else(|| requests.id(0)) }).await
+        self.write_numbered(Numbered { write, id: requests.id(0) }).await
     }
 
     /// Where it is led here, it is done at once. Whatever goes wrong with that, it is done as any other, with the same id.

@@ -1,15 +1,13 @@
 //! A cache that is full: `maxmemory` at three nodes, and what goes first.
 
 use redis::aio::MultiplexedConnection;
-use redis::{Client, RedisError, RedisResult, cmd, pipe};
+use redis::{RedisError, RedisResult, cmd, pipe};
 use trimaran_tests::harness::process::Cluster;
 use trimaran_tests::harness::until;
 
-const MIB: u64 = 1 << 20;
+use crate::pubsub::connect;
 
-async fn connect(address: &str) -> MultiplexedConnection {
-    Client::open(format!("redis://{address}")).unwrap().get_multiplexed_async_connection().await.unwrap()
-}
+const MIB: u64 = 1 << 20;
 
 async fn info(redis: &mut MultiplexedConnection, field: &str) -> u64 {
     let text: String = cmd("INFO").query_async(redis).await.unwrap();

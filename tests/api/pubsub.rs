@@ -18,7 +18,7 @@ async fn subscriber(address: &str) -> PubSub {
     Client::open(format!("redis://{address}")).unwrap().get_async_pubsub().await.unwrap()
 }
 
-async fn connect(address: &str) -> MultiplexedConnection {
+pub(crate) async fn connect(address: &str) -> MultiplexedConnection {
     Client::open(format!("redis://{address}")).unwrap().get_multiplexed_async_connection().await.unwrap()
 }
 

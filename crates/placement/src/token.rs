@@ -74,8 +74,8 @@ pub fn partition_point(partition: u64) -> u64 {
     mix(partition)
 }
 
-/// Finaliser of splitmix64 (Steele, Lea, Flood 2014).
-pub(crate) fn mix(value: u64) -> u64 {
+/// What looks like chance and follows from a number: the finaliser of splitmix64 (Steele, Lea, Flood 2014).
+pub fn mix(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

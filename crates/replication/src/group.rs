@@ -218,7 +218,8 @@ impl<M: Machine> Group<M> {
             Ok(Ok(_)) => {
                 if let Some(term) = term_before.filter(|&term| self.leading_term() == Some(term)) {
                     self.inner.ready_term.store(term, Ordering::Release);
-                    if is_alone {
+                    // Before and after it, so that it was checked against no other.
+                    if is_alone && self.is_only_voter() {
                         let began_ms = u64::try_from(began.as_millis()).unwrap_or(u64::MAX - 1) + 1;
                         self.inner.alone_ms.fetch_max(began_ms, Ordering::AcqRel);
                     }

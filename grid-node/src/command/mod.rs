@@ -201,7 +201,7 @@ pub fn read(context: &mut Read<'_>, spec: &Spec, arguments: &[Bytes]) {
 }
 
 /// Said of what may need more memory.
-const NO_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
+pub(crate) const NO_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
 
 const NOT_HERE: &str = "ERR this command is not one of a partition";
 

@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use trimaran_placement::token;
+
 /// What a key begins with, so that it is not the first one to go (`LFU_INIT_VAL`).
 const FREQUENCY_AT_FIRST: u8 = 5;
 
@@ -55,7 +57,7 @@ impl Access {
         let uses = (before >> 8) as u32 + 1;
         let mut frequency = decayed(before, now_ms);
         let steps = u64::from(frequency.saturating_sub(FREQUENCY_AT_FIRST)) * LOG_FACTOR + 1;
-        if frequency < u8::MAX && mix(before ^ now_ms).is_multiple_of(steps) {
+        if frequency < u8::MAX && token::mix(before ^ now_ms).is_multiple_of(steps) {
             frequency += 1;
         }
         self.0.store(pack(seconds(now_ms), uses, frequency), Ordering::Relaxed);
@@ -81,13 +83,6 @@ fn decayed(packed: u64, now_ms: u64) -> u8 {
     let minutes = (now_ms / 1000).saturating_sub(packed >> 32) / 60;
     let frequency = (packed & 0xff) as u8;
     frequency.saturating_sub(u8::try_from(minutes / DECAY_MINUTES).unwrap_or(u8::MAX))
-}
-
-/// Looks like chance: the finaliser of SplitMix64.
-fn mix(value: u64) -> u64 {
-    let mixed = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

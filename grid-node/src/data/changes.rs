@@ -8,6 +8,9 @@ use super::{Change, Event};
 /// A value that is longer is shared with the key, not copied.
 const COPIED_BYTES_MAX: usize = 4 << 10;
 
+/// Bytes of memory that are kept for the next ones.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+
 /// Version, kind, length of the key, length of the value or its place among the long ones.
 const HEAD_BYTES: usize = 8 + 1 + 4 + 4;
 
@@ -25,7 +28,7 @@ const EXPIRED: u8 = 4;
 pub struct Changes {
     packed: Vec<u8>,
     /// Where each begins.
-    starts: Vec<u32>,
+    starts: Vec<usize>,
     /// Values that are not copied.
     long: Vec<Bytes>,
     bytes: usize,
@@ -97,7 +100,7 @@ impl Changes {
     fn write(&mut self, version: u64, key: &[u8], kind: u8, value: &[u8], shared: Option<&Bytes>) {
         // Lengths are those of keys and short values; a place is below the number of changes.
         let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
-        self.starts.push(u32::from_le_bytes(narrow(self.packed.len())));
+        self.starts.push(self.packed.len());
         self.packed.reserve(HEAD_BYTES + key.len() + value.len().min(COPIED_BYTES_MAX));
         self.packed.extend_from_slice(&version.to_le_bytes());
         self.packed.push(kind);
@@ -132,8 +135,12 @@ impl Changes {
         self.bytes
     }
 
-    /// Forgets all of them, and keeps the memory.
+    /// Forgets all of them, and keeps the memory, unless they were very many (FLUSHALL).
     pub fn clear(&mut self) {
+        if self.packed.capacity() > KEPT_BYTES_MAX {
+            *self = Self::default();
+            return;
+        }
         self.packed.clear();
         self.starts.clear();
         self.long.clear();
@@ -145,12 +152,11 @@ impl Changes {
         self.starts.last().map(|&start| self.version_at(start))
     }
 
-    fn version_at(&self, start: u32) -> u64 {
-        u64::from_le_bytes(number(&self.packed, start as usize))
+    fn version_at(&self, start: usize) -> u64 {
+        u64::from_le_bytes(number(&self.packed, start))
     }
 
-    fn at(&self, start: u32) -> Packed<'_> {
-        let start = start as usize;
+    fn at(&self, start: usize) -> Packed<'_> {
         let head = self.packed.get(start..start + HEAD_BYTES).unwrap_or(&[0; HEAD_BYTES]);
         let kind = head[8];
         let length = u32::from_le_bytes(number(head, 9)) as usize;

@@ -109,53 +109,44 @@ pub(crate) fn are_here(keys: &Keys, pipeline: &Pipeline) -> bool {
     )
 }
 
-/// Carries out the commands of a pipeline, of which each may change something.
-pub(crate) fn pipeline(keys: &mut Keys, pipeline: &Pipeline, now_ms: u64) -> Reply {
+/// Has each command of a pipeline say something: all of it, whether something in it is typed, and how long each answer is.
+fn say_each(
+    pipeline: &Pipeline,
+    mut say: impl FnMut(&Spec, &[Bytes], &Encodings, &mut Answer),
+) -> (Bytes, bool, Vec<u32>) {
     let encodings = pipeline.encodings.as_ref().map_or_else(Encodings::default, Encodings::from);
     let mut out = Answer::default();
     let mut lengths = Vec::with_capacity(pipeline.counts.len());
     for (spec, arguments) in commands(pipeline) {
         let before = out.position();
         match spec {
-            Some(spec) => {
-                let (format, random) = (pipeline.format, Random::new(0));
-                let (keys, encodings, out) = (&mut *keys, &encodings, &mut out);
-                let mut context = Write { keys, now_ms, encodings, format, actor: None, random, out };
-                command::write(&mut context, spec, arguments);
-            }
+            Some(spec) => say(spec, arguments, &encodings, &mut out),
             None => out.error(UNKNOWN),
         }
-        lengths.push(length(before, &out));
+        lengths.push(u32::try_from(out.position() - before).unwrap_or(u32::MAX));
     }
     let (said, typed) = out.finish();
-    Reply { said: vec![said.freeze()], typed, lengths, version: keys.version(), ..Reply::default() }
+    (said.freeze(), typed, lengths)
+}
+
+/// Carries out the commands of a pipeline, of which each may change something.
+pub(crate) fn pipeline(keys: &mut Keys, pipeline: &Pipeline, now_ms: u64) -> Reply {
+    let (format, random) = (pipeline.format, Random::new(0));
+    let (said, typed, lengths) = say_each(pipeline, |spec, arguments, encodings, out| {
+        let mut context = Write { keys: &mut *keys, now_ms, encodings, format, actor: None, random, out };
+        command::write(&mut context, spec, arguments);
+    });
+    Reply { said: vec![said], typed, lengths, version: keys.version(), ..Reply::default() }
 }
 
 /// Answers the commands of a pipeline that changes nothing.
 pub(crate) fn answers(keys: &Keys, pipeline: &Pipeline, now_ms: u64) -> QueryReply {
-    let encodings = pipeline.encodings.as_ref().map_or_else(Encodings::default, Encodings::from);
-    let mut out = Answer::default();
-    let mut lengths = Vec::with_capacity(pipeline.counts.len());
-    for (spec, arguments) in commands(pipeline) {
-        let before = out.position();
-        match spec {
-            Some(spec) => {
-                let (format, random) = (pipeline.format, Random::new(0));
-                let (encodings, out) = (&encodings, &mut out);
-                let mut context = Read { keys, now_ms, encodings, format, actor: None, random, out };
-                command::read(&mut context, spec, arguments);
-            }
-            None => out.error(UNKNOWN),
-        }
-        lengths.push(length(before, &out));
-    }
-    let (said, typed) = out.finish();
-    QueryReply { said: vec![said.freeze()], typed, lengths, ..QueryReply::default() }
-}
-
-/// How long what was said since is.
-fn length(before: usize, out: &Answer) -> u32 {
-    u32::try_from(out.position() - before).unwrap_or(u32::MAX)
+    let (format, random) = (pipeline.format, Random::new(0));
+    let (said, typed, lengths) = say_each(pipeline, |spec, arguments, encodings, out| {
+        let mut context = Read { keys, now_ms, encodings, format, actor: None, random, out };
+        command::read(&mut context, spec, arguments);
+    });
+    QueryReply { said: vec![said], typed, lengths, ..QueryReply::default() }
 }
 
 /// Answers a command that changes nothing.

@@ -172,12 +172,11 @@ fn hello(front: &Front, session: &mut Session, arguments: &[Bytes]) -> Done<Step
 /// The sections that are asked for, all if none is named.
 fn info(front: &Front, redirect: bool, asked: &[Bytes]) -> String {
     let groups = front.router.replicas();
-    let (mut keys, mut expires, mut bytes, mut led, mut changes) = (0, 0, 0, 0, 0);
+    let (mut keys, mut expires, mut led, mut changes) = (0, 0, 0, 0);
     for (_, group) in &groups {
         group.read_now(|machine| {
             keys += machine.keys().len();
             expires += machine.keys().with_end();
-            bytes += machine.keys().bytes();
             changes += machine.keys().version();
         });
         led += usize::from(group.is_leader());
@@ -218,7 +217,8 @@ fn info(front: &Front, redirect: bool, asked: &[Bytes]) -> String {
         (
             "Memory",
             format!(
-                "used_memory:{bytes}\r\nmaxmemory:{}\r\nmaxmemory_policy:{}\r\n",
+                "used_memory:{}\r\nmaxmemory:{}\r\nmaxmemory_policy:{}\r\n",
+                memory.used(),
                 memory.most(),
                 memory.policy().name()
             ),

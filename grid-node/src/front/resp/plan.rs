@@ -18,7 +18,7 @@ use crate::access::User;
 use crate::command::reply::{Answer, Protocol};
 use crate::command::scripting::function;
 use crate::command::table::{self, Keys, PIPELINE_FORMAT, Run, Spec};
-use crate::command::{Done, Refusal, refuse};
+use crate::command::{Done, NO_MEMORY, Refusal, refuse};
 use crate::error::Error;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::pubsub::Subscriber;
@@ -193,7 +193,7 @@ pub(super) fn error_text(error: &Error) -> String {
     match error {
         Error::CrossSlot => "CROSSSLOT Keys in request don't hash to the same slot".to_owned(),
         Error::NotReady => format!("LOADING {error}"),
-        Error::Full => "OOM command not allowed when used memory > 'maxmemory'.".to_owned(),
+        Error::Full => NO_MEMORY.to_owned(),
         Error::PartitionLost { .. } | Error::Elsewhere { .. } => format!("CLUSTERDOWN {error}"),
         Error::TimedOut { .. } | Error::Replication(_) => format!("TRYAGAIN {error}"),
         Error::Limit { .. } | Error::Invalid { .. } | Error::Operand(_) | Error::Compacted { .. } => {
