@@ -242,9 +242,9 @@ impl<M: Machine> Routes<M> {
                 Err(_elapsed) => return Err(Unanswered::TimedOut),
             };
             match error.class() {
-                Class::Elsewhere | Class::Later | Class::Unknown => {}
                 // Its replica here was closed just now.
                 _ if self.is_merged_away(partition) => return Err(Unanswered::Merged),
+                Class::Elsewhere | Class::Later | Class::Unknown => {}
                 _ => return Err(Unanswered::Refused(error)),
             }
             let wait = backoff.next(&mut *self.inner.random.lock());

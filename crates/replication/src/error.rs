@@ -72,7 +72,8 @@ pub enum Error {
         /// The limit, bytes.
         max: usize,
     },
-    /// This copy has stopped for good; the reason is for the operator.
+    /// This copy has stopped for good; the reason is for the operator. Others go on, and what was on its way may be carried out
+    /// by them: retry with the same request id.
     #[error("group {group} has stopped on this node: {reason}")]
     Stopped {
         /// The group.
@@ -97,10 +98,10 @@ impl Classified for Error {
         match self {
             Self::NotLeader { .. } => Class::Elsewhere,
             Self::NoQuorum { .. } => Class::Later,
-            Self::Unknown { .. } => Class::Unknown,
+            Self::Unknown { .. } | Self::Stopped { .. } => Class::Unknown,
             Self::Busy { .. } => Class::Exhausted,
             Self::TooLarge { .. } => Class::Invalid,
-            Self::Stopped { .. } | Self::Refused { .. } => Class::Broken,
+            Self::Refused { .. } => Class::Broken,
         }
     }
 
@@ -115,5 +116,18 @@ impl Classified for Error {
             Self::Refused { .. } => "GROUP_REFUSED",
         };
         ErrorDetail { code: code.into(), ..ErrorDetail::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A caller that gave up here would take the end of one copy for the end of the group.
+    #[test]
+    fn a_copy_that_stopped_is_no_refusal() {
+        let stopped = Error::Stopped { group: 2, reason: "No space left on device".into() };
+        assert_eq!(stopped.class(), Class::Unknown);
+        assert_eq!(stopped.detail().code, "GROUP_STOPPED");
     }
 }
