@@ -9,6 +9,7 @@ const FILES: &[&str] = &[
     "api/placement.proto",
     "api/cluster.proto",
     "api/grid.proto",
+    "api/coordination.proto",
     "api/database.proto",
     "api/functions.proto",
     "internal/replication.proto",

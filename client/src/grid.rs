@@ -121,6 +121,7 @@ impl Grid {
                 _ => None,
             },
             keep_ttl: false,
+            fence: None,
         };
         match self.call(&key, call::Body::Set(request)).await? {
             answer::Body::Set(reply) => Ok(reply.applied.then_some(reply.version)),
@@ -131,7 +132,7 @@ impl Grid {
     /// Deletes a key; false if there was none.
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<bool, Error> {
         let key = key.into();
-        let request = DeleteRequest { key: key.clone(), if_version: None };
+        let request = DeleteRequest { key: key.clone(), if_version: None, fence: None };
         match self.call(&key, call::Body::Delete(request)).await? {
             answer::Body::Delete(reply) => Ok(reply.deleted),
             other => Err(unexpected(&other)),
@@ -141,7 +142,7 @@ impl Grid {
     /// Adds to the integer that a key holds (0 if there is none) and returns the sum.
     pub async fn increment(&self, key: impl Into<Bytes>, by: i64) -> Result<i64, Error> {
         let key = key.into();
-        let request = IncrementRequest { key: key.clone(), by, ttl_ms: None };
+        let request = IncrementRequest { key: key.clone(), by, ttl_ms: None, fence: None };
         match self.call(&key, call::Body::Increment(request)).await? {
             answer::Body::Increment(reply) => Ok(reply.value),
             other => Err(unexpected(&other)),
@@ -157,7 +158,7 @@ impl Grid {
         value: Option<Bytes>,
     ) -> Result<(bool, Option<Bytes>), Error> {
         let key = key.into();
-        let request = CompareAndSwapRequest { key: key.clone(), expected, value };
+        let request = CompareAndSwapRequest { key: key.clone(), expected, value, fence: None };
         match self.call(&key, call::Body::CompareAndSwap(request)).await? {
             answer::Body::CompareAndSwap(reply) => Ok((reply.swapped, reply.previous)),
             other => Err(unexpected(&other)),
@@ -167,7 +168,7 @@ impl Grid {
     /// Gives a key another time to live (`None` = for ever); false if there is no such key.
     pub async fn expire(&self, key: impl Into<Bytes>, ttl: Option<Duration>) -> Result<bool, Error> {
         let key = key.into();
-        let request = ExpireRequest { key: key.clone(), ttl_ms: ttl_ms(ttl) };
+        let request = ExpireRequest { key: key.clone(), ttl_ms: ttl_ms(ttl), fence: None };
         match self.call(&key, call::Body::Expire(request)).await? {
             answer::Body::Expire(reply) => Ok(reply.applied),
             other => Err(unexpected(&other)),

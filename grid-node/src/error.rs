@@ -35,6 +35,14 @@ pub enum Error {
     /// There is no memory for more, and nothing may be evicted: delete something, or raise `maxmemory`.
     #[error("the partition's leader has no memory for more (maxmemory)")]
     Full,
+    /// The lease is over, or was given back: acquire it again.
+    #[error("the holding of the lock or semaphore is over")]
+    LeaseLost,
+    /// Others have named another number of permits for the same semaphore, or the holder itself another one to take.
+    #[error(
+        "permits: others have named another number for this semaphore, or the holder another one to take"
+    )]
+    PermitsDiffer,
     /// A watch cannot go back that far.
     #[error("changes up to version {oldest} of partition {partition} are not remembered any more")]
     Compacted {
@@ -57,6 +65,9 @@ pub enum Error {
         /// The partition.
         partition: u64,
     },
+    /// Upgrade the nodes that do not know it.
+    #[error("there are nodes of a release in the cluster that does not know this yet: upgrade them all")]
+    NotKnownYet,
     /// The node has not joined its cluster yet, or is stopping.
     #[error("the node does not take requests yet")]
     NotReady,
@@ -75,10 +86,12 @@ impl Classified for Error {
     fn class(&self) -> Class {
         match self {
             Self::Limit { .. } | Self::Invalid { .. } | Self::CrossSlot => Class::Invalid,
-            Self::Operand(_) | Self::Compacted { .. } => Class::Conflict,
+            Self::Operand(_) | Self::Compacted { .. } | Self::LeaseLost | Self::PermitsDiffer => {
+                Class::Conflict
+            }
             Self::Elsewhere { .. } => Class::Elsewhere,
             Self::PartitionLost { .. } => Class::Broken,
-            Self::NotReady => Class::Later,
+            Self::NotReady | Self::NotKnownYet => Class::Later,
             Self::Full => Class::Exhausted,
             Self::TimedOut { .. } => Class::Unknown,
             Self::Replication(inner) => inner.class(),
@@ -91,10 +104,13 @@ impl Classified for Error {
             Self::Invalid { .. } => "INVALID_REQUEST",
             Self::Operand(_) => "WRONG_OPERAND",
             Self::CrossSlot => "CROSS_SLOT",
+            Self::LeaseLost => "LEASE_LOST",
+            Self::PermitsDiffer => "PERMITS_DIFFER",
             Self::Compacted { .. } => "REVISION_COMPACTED",
             Self::Elsewhere { .. } => "WRONG_NODE",
             Self::PartitionLost { .. } => "PARTITION_LOST",
             Self::NotReady => "NOT_READY",
+            Self::NotKnownYet => "NOT_KNOWN_YET",
             Self::Full => "OUT_OF_MEMORY",
             Self::TimedOut { .. } => "TIMED_OUT",
             Self::Replication(inner) => return inner.detail(),

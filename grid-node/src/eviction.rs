@@ -85,7 +85,7 @@ async fn evict(router: &Router, memory: &Memory, random: &mut StdRng) -> bool {
 }
 
 async fn propose(group: &Group<GridMachine>, victims: Vec<Victim>, is_full: bool) -> bool {
-    let command = Command { body: Some(Body::Evict(Evict { victims, is_full })) };
+    let command = Command { body: Some(Body::Evict(Evict { victims, is_full })), ..Command::default() };
     let proposed = group.propose(Bytes::from(command.encode_to_vec()), None).await;
     if let Err(error) = &proposed {
         // Tried again in a moment, by whoever leads then.

@@ -1,4 +1,4 @@
-//! Removes keys whose time is over: where this node leads, it proposes their removal, so that every replica does it at
+//! Removes keys whose time is over, and ends leases: where this node leads, it proposes their removal, so that every replica does it at
 //! the same place in the log. Nobody sees them meanwhile: a key that is due counts as absent.
 
 use std::collections::HashMap;
@@ -21,17 +21,19 @@ pub async fn run(router: Router) {
         tokio::time::sleep(REAP_EVERY).await;
         for (partition, group) in router.replicas() {
             let now_ms = router.now_ms(&group);
-            let (due, keys, bytes) = group.read_now(|machine| {
+            let (reap, keys, bytes) = group.read_now(|machine| {
                 let keys = machine.keys();
-                (keys.due(now_ms, REAP_KEYS_MAX), keys.len(), keys.bytes())
+                let semaphores = keys.due_semaphores(now_ms, REAP_KEYS_MAX);
+                let reap = Reap { keys: keys.due(now_ms, REAP_KEYS_MAX), semaphores };
+                (reap, keys.len(), keys.bytes())
             });
             if told.insert(partition, (keys, bytes)) != Some((keys, bytes)) {
                 metrics::held(partition, keys, bytes);
             }
-            if due.is_empty() || !group.is_leader() {
+            if (reap.keys.is_empty() && reap.semaphores.is_empty()) || !group.is_leader() {
                 continue;
             }
-            let command = Command { body: Some(Body::Reap(Reap { keys: due })) };
+            let command = Command { body: Some(Body::Reap(reap)), ..Command::default() };
             if let Err(error) = group.propose(Bytes::from(command.encode_to_vec()), None).await {
                 // Tried again in a moment, by whoever leads then.
                 debug!(partition, %error, "keys that are due were not removed yet");

@@ -119,6 +119,30 @@ pub const STREAM_TRIM_LIMIT_CHUNKS: usize = 100;
 /// Clients that wait for elements of one partition's keys.
 pub const WAITING_MAX: usize = 65_536;
 
+/// Bytes of the name of a lock or a semaphore.
+pub const SEMAPHORE_NAME_BYTES_MAX: usize = 1024;
+
+/// Bytes of a holder's name.
+pub const HOLDER_BYTES_MAX: usize = 256;
+
+/// Bytes of what a holder says to others.
+pub const HOLDER_VALUE_BYTES_MAX: usize = 4096;
+
+/// Permits of a semaphore.
+pub const PERMITS_MAX: u32 = 65_536;
+
+/// A lease, least and most, milliseconds: a shorter one ends between two looks of the leader, a longer one is none.
+pub const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=86_400_000;
+
+/// Places in the queue of one semaphore.
+pub const SEMAPHORE_QUEUE_MAX: usize = 16_384;
+
+/// How long a place in it is kept for somebody who does not ask again.
+pub const PLACE_KEPT: Duration = Duration::from_secs(30);
+
+/// After which time who waits for permits is answered, to ask again.
+pub const ACQUIRE_ANSWERED_AFTER: Duration = Duration::from_secs(10);
+
 /// Bytes of messages that wait for one client that has subscribed (`client-output-buffer-limit pubsub`): one that reads more
 /// slowly is disconnected.
 pub const SUBSCRIBER_BYTES_MAX: usize = 32 << 20;

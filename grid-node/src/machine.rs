@@ -12,13 +12,14 @@ use trimaran_replication::error::Stop;
 use trimaran_replication::machine::{self, Committed, Machine, Remember, SnapshotChunks};
 
 use crate::command::event::doing_of_typed;
-use crate::data::{Entries, Keys, key, string};
+use crate::data::{Entries, Keys, key, semaphore, string};
 use crate::lineage::{Forgotten, Lineage, Place};
 use crate::memory::Share;
 use crate::pubsub::notices::Teller;
 use crate::waiters::Waiters;
 use crate::watch::Events;
 
+pub(crate) mod query;
 pub(crate) mod run;
 mod snapshot;
 
@@ -99,14 +100,21 @@ impl GridMachine {
     }
 
     fn command(&mut self, payload: &Bytes, now_ms: u64) -> Result<Reply, Stop> {
-        let body = Command::decode(payload.clone()).ok().and_then(|command| command.body);
+        let (body, fence) = match Command::decode(payload.clone()) {
+            Ok(command) => (command.body, command.fence),
+            Err(_malformed) => (None, None),
+        };
         if let Some(body) = &body
-            && !is_here(&self.keys, body)
+            && !(is_here(&self.keys, body)
+                && fence.as_ref().is_none_or(|fence| self.keys.has_place_for(&fence.name)))
         {
             return Ok(wrong_partition());
         }
         let keys = &mut self.keys;
         keys.clock_ms = now_ms;
+        if fence.is_some_and(|fence| !keys.is_held(&fence, now_ms)) {
+            return Ok(Reply { outcome: Outcome::Fenced.into(), ..Reply::default() });
+        }
         if keys.is_full && body.as_ref().is_some_and(needs_memory) {
             return Ok(Reply { outcome: Outcome::Full.into(), ..Reply::default() });
         }
@@ -125,6 +133,9 @@ impl GridMachine {
             Some(Body::Run(command)) => run::run(keys, &command, now_ms),
             Some(Body::Transaction(transaction)) => run::transaction(keys, &transaction, now_ms),
             Some(Body::Pipeline(pipeline)) => run::pipeline(keys, &pipeline, now_ms),
+            Some(Body::Acquire(acquire)) => semaphore::acquire(keys, &acquire, now_ms),
+            Some(Body::Renew(renew)) => semaphore::renew(keys, &renew, now_ms),
+            Some(Body::Release(release)) => semaphore::release(keys, &release, now_ms),
             None => return Err(Stop::new("a command of the grid that this release does not know")),
         })
     }
@@ -145,6 +156,7 @@ impl Machine for GridMachine {
         self.waiters.tell(&self.keys, run.last().map_or(0, |committed| committed.stamp_ms));
         self.events.tell(&self.keys.changes);
         self.keys.changes.clear();
+        self.keys.changed_semaphores.clear();
         self.teller.tell(self.partition, self.keys.notices.take());
         self.share.is(self.keys.bytes());
         Ok(replies)
@@ -250,7 +262,10 @@ impl Machine for GridMachine {
 
 /// Those of gRPC and of older releases; commands of Redis are each asked by themselves.
 fn needs_memory(body: &Body) -> bool {
-    matches!(body, Body::Set(_) | Body::MultiSet(_) | Body::Increment(_) | Body::CompareAndSwap(_))
+    matches!(
+        body,
+        Body::Set(_) | Body::MultiSet(_) | Body::Increment(_) | Body::CompareAndSwap(_) | Body::Acquire(_)
+    )
 }
 
 fn wrong_partition() -> Reply {
@@ -278,6 +293,9 @@ fn read(chunks: &mut SnapshotChunks) -> Result<(SnapshotHead, Keys), Stop> {
         for item in chunk.items {
             restored.take(item, keys)?;
         }
+        for semaphore in &chunk.semaphores {
+            keys.restore_semaphore(semaphore);
+        }
     }
     let (head, mut keys) = read.ok_or_else(|| Stop::new("an empty snapshot"))?;
     keys.restore_version(head.version);
@@ -297,6 +315,9 @@ fn is_here(keys: &Keys, body: &Body) -> bool {
         Body::Reap(_) | Body::Evict(_) => true,
         Body::Run(command) => run::is_here(keys, command),
         Body::Pipeline(pipeline) => run::are_here(keys, pipeline),
+        Body::Acquire(acquire) => here(&acquire.name),
+        Body::Renew(renew) => here(&renew.name),
+        Body::Release(release) => here(&release.name),
         Body::Transaction(transaction) => {
             transaction.watched.iter().all(|watched| here(&watched.key))
                 && transaction.commands.iter().all(|command| run::is_here(keys, command))
@@ -310,7 +331,7 @@ fn chunks(head: SnapshotHead, entries: Entries) -> impl Iterator<Item = Result<B
     // Of the slot that is being written.
     let mut items = Vec::new().into_iter();
     std::iter::from_fn(move || {
-        let mut chunk = SnapshotChunk { head: head.take(), items: Vec::new() };
+        let mut chunk = SnapshotChunk { head: head.take(), ..SnapshotChunk::default() };
         let mut bytes = 0;
         while bytes < CHUNK_BYTES {
             if let Some(item) = items.next() {
@@ -319,10 +340,18 @@ fn chunks(head: SnapshotHead, entries: Entries) -> impl Iterator<Item = Result<B
                 chunk.items.push(item);
                 continue;
             }
-            let Some(slot) = slots.next().and_then(|place| entries.slot(place)) else { break };
+            let Some((place, slot)) = slots.next().and_then(|place| Some((place, entries.slot(place)?)))
+            else {
+                break;
+            };
+            for (name, semaphore) in entries.semaphores(place) {
+                bytes += name.len() + semaphore.bytes();
+                chunk.semaphores.push(semaphore.state(name));
+            }
             items = slot.flat_map(|(key, entry)| snapshot::items(key, entry)).collect::<Vec<_>>().into_iter();
         }
-        (chunk.head.is_some() || !chunk.items.is_empty()).then(|| Ok(chunk.encode_to_vec().into()))
+        let is_something = chunk.head.is_some() || !chunk.items.is_empty() || !chunk.semaphores.is_empty();
+        is_something.then(|| Ok(chunk.encode_to_vec().into()))
     })
 }
 

@@ -1,4 +1,4 @@
-//! A place in the queue for an element of a key, wherever its partition is led.
+//! A place in the queue for an element of a key, or for what becomes of a semaphore, wherever its partition is led.
 
 use std::time::Duration;
 
@@ -136,6 +136,14 @@ pub async fn enter(router: &Router, token: Token, wanted: &Wanted) -> Result<Pla
             request.group = group.clone();
             queue_request::Awaited::News
         }
+        Awaited::Permit(holder) => {
+            request.holder = holder.clone();
+            queue_request::Awaited::Permit
+        }
+        Awaited::Change(version) => {
+            request.version = *version;
+            queue_request::Awaited::Change
+        }
     };
     request.set_awaited(awaited);
     let turns = GridClient::new(channel).queue(request).await.map_err(|_refused| Error::NotReady)?;
@@ -152,6 +160,8 @@ pub fn wanted(request: QueueRequest) -> Result<Wanted, Error> {
             Awaited::Entry(request.seen.iter().map(id).collect())
         }
         queue_request::Awaited::News => Awaited::News(request.group),
+        queue_request::Awaited::Permit => Awaited::Permit(request.holder),
+        queue_request::Awaited::Change => Awaited::Change(request.version),
         queue_request::Awaited::Unspecified => {
             return Err(Error::Invalid { field: "awaited", reason: "it is missing or of a newer release" });
         }

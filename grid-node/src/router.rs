@@ -24,16 +24,15 @@ use trimaran_proto::api::placement::{Node, NodeState};
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::query::Body as QueryBody;
 use trimaran_proto::state::grid::reply::Outcome;
-use trimaran_proto::state::grid::{Command, Pipeline, Query, QueryReply, Reply, Run};
+use trimaran_proto::state::grid::{Command, Fence, Pipeline, Query, QueryReply, Reply, Run};
 use trimaran_replication::Error as ReplicationError;
 use trimaran_replication::group::{Consistency, Group};
 use trimaran_replication::session::RequestId;
 
 use crate::command::table::{RUN_FORMAT, find};
-use crate::data::{Value, key};
 use crate::error::Error;
 use crate::limits::REQUEST_TIMEOUT;
-use crate::machine::{GridMachine, run};
+use crate::machine::{GridMachine, query, run};
 use crate::memory::Memory;
 
 /// How long one attempt at another node may take before it is tried elsewhere.
@@ -442,7 +441,10 @@ impl Router {
 
     fn read_here(&self, group: &Group<GridMachine>, queries: &[Query]) -> Vec<QueryReply> {
         let token = || match queries.first()?.body.as_ref()? {
-            QueryBody::Get(key) | QueryBody::Exists(key) | QueryBody::Ttl(key) => Some(token::grid(key)),
+            QueryBody::Get(key)
+            | QueryBody::Exists(key)
+            | QueryBody::Ttl(key)
+            | QueryBody::Semaphore(key) => Some(token::grid(key)),
             QueryBody::Run(run) => run_token(run),
             QueryBody::Versions(versions) => versions.keys.first().map(|key| token::grid(key)),
             QueryBody::Pipeline(pipeline) => pipeline_token(pipeline),
@@ -450,7 +452,7 @@ impl Router {
         };
         self.inner.routes.note(group.id(), queries.len(), token);
         let now_ms = self.now_ms(group);
-        group.read_now(|machine| queries.iter().map(|query| answer_query(machine, query, now_ms)).collect())
+        group.read_now(|machine| queries.iter().map(|query| query::answer(machine, query, now_ms)).collect())
     }
 
     /// `None` if there is no such partition any more.
@@ -504,8 +506,14 @@ pub struct Write {
 impl Write {
     /// A command on one key.
     pub fn of(key: &[u8], body: Body) -> Self {
+        Self::fenced(key, body, None)
+    }
+
+    /// The same, as long as a holding in the same slot lasts.
+    pub fn fenced(key: &[u8], body: Body, fence: Option<Fence>) -> Self {
         let token = token_of(key);
-        Self { tokens: (token, token), command: Command { body: Some(body) }.encode_to_vec().into() }
+        let command = Command { body: Some(body), fence };
+        Self { tokens: (token, token), command: command.encode_to_vec().into() }
     }
 }
 
@@ -531,9 +539,13 @@ pub fn token_of(key: &[u8]) -> Token {
     token::slot_start(token::slot(key))
 }
 
-/// A reply, unless nothing was done for want of memory.
+/// A reply, unless nothing was done for want of memory or because somebody's lease is over.
 fn carried_out(reply: Reply) -> Result<Reply, Error> {
-    if reply.outcome() == Outcome::Full { Err(Error::Full) } else { Ok(reply) }
+    match reply.outcome() {
+        Outcome::Full => Err(Error::Full),
+        Outcome::Fenced => Err(Error::LeaseLost),
+        _ => Ok(reply),
+    }
 }
 
 fn first_token(body: &Body) -> Option<Token> {
@@ -545,6 +557,9 @@ fn first_token(body: &Body) -> Option<Token> {
         Body::Delete(delete) => delete.keys.first()?,
         Body::Expire(expire) => &expire.key,
         Body::Reap(reap) => reap.keys.first()?,
+        Body::Acquire(acquire) => &acquire.name,
+        Body::Renew(renew) => &renew.name,
+        Body::Release(release) => &release.name,
         Body::Evict(evict) => &evict.victims.first()?.key,
         Body::Run(command) => return run_token(command),
         Body::Transaction(transaction) => return transaction.commands.iter().find_map(run_token),
@@ -658,58 +673,5 @@ async fn forwarded(partition: u64, link: &Link, body: call::Body) -> Result<Vec<
         },
         Ok(Err(_down)) => Err(unknown("the connection to the partition's leader broke")),
         Err(_elapsed) => Err(unknown("the partition's leader did not answer")),
-    }
-}
-
-fn answer_query(machine: &GridMachine, query: &Query, now_ms: u64) -> QueryReply {
-    let held = |key: &Bytes, with_value: bool| {
-        let mut reply = QueryReply { now_ms, ..QueryReply::default() };
-        if let Some(entry) = machine.keys().get(key, now_ms) {
-            reply.found = true;
-            reply.version = entry.version;
-            reply.expires_at_ms = entry.expires_at_ms;
-            match &entry.value {
-                Value::String(value) if with_value => reply.value = value.to_bytes(),
-                Value::String(_) => {}
-                _ => reply.wrong_type = true,
-            }
-        }
-        reply
-    };
-    let elsewhere = || QueryReply { wrong_partition: true, ..QueryReply::default() };
-    let (first, last) = machine.keys().range();
-    match &query.body {
-        _ if machine.is_elsewhere() => elsewhere(),
-        Some(QueryBody::Get(key) | QueryBody::Exists(key) | QueryBody::Ttl(key))
-            if !machine.keys().has_place_for(key) =>
-        {
-            elsewhere()
-        }
-        Some(QueryBody::Run(command)) if !run::is_here(machine.keys(), command) => elsewhere(),
-        Some(QueryBody::Pipeline(pipeline)) if !run::are_here(machine.keys(), pipeline) => elsewhere(),
-        Some(QueryBody::Versions(versions))
-            if !versions.keys.iter().all(|key| machine.keys().has_place_for(key)) =>
-        {
-            elsewhere()
-        }
-        Some(QueryBody::Run(command)) => run::query(machine.keys(), command, now_ms),
-        Some(QueryBody::Pipeline(pipeline)) => run::answers(machine.keys(), pipeline, now_ms),
-        Some(QueryBody::Versions(query)) => run::versions(machine.keys(), query, now_ms),
-        Some(QueryBody::Scan(scan)) if scan.cursor < first.0 || scan.cursor > last.0 => elsewhere(),
-        Some(QueryBody::Get(key)) => held(key, true),
-        Some(QueryBody::Exists(key) | QueryBody::Ttl(key)) => held(key, false),
-        Some(QueryBody::Scan(scan)) => {
-            let count = usize::try_from(scan.count).unwrap_or(usize::MAX);
-            let kind = Some(&scan.kind[..]).filter(|kind| !kind.is_empty());
-            let (keys, next) = key::scan(machine.keys(), Token(scan.cursor), count, kind, now_ms);
-            QueryReply {
-                keys,
-                cursor: next.map_or(0, |next| next.0),
-                last_token: Some(last.0),
-                now_ms,
-                ..QueryReply::default()
-            }
-        }
-        None => QueryReply::default(),
     }
 }

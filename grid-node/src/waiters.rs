@@ -28,11 +28,25 @@ pub enum Awaited {
     Entry(Vec<Id>),
     /// An entry of a stream that no consumer of the group has had; or the end of the group.
     News(Bytes),
+    /// That somebody is no longer in the queue of the semaphore with that name. It is taken from nobody: the semaphore has an
+    /// order of its own.
+    Permit(Bytes),
+    /// That the semaphore with that name is no longer as at a version; 0 = nobody had anything to do with it.
+    Change(u64),
 }
 
 impl Awaited {
     /// True if there is something under a key, which is that of a place among those that are waited for.
     fn is_there(&self, keys: &Keys, (place, key): (usize, &[u8]), now_ms: u64) -> bool {
+        match self {
+            Self::Permit(holder) => {
+                return keys.semaphore(key).is_none_or(|semaphore| !semaphore.has_waiting(holder));
+            }
+            Self::Change(version) => {
+                return keys.semaphore(key).map_or(0, |semaphore| semaphore.version()) != *version;
+            }
+            Self::List | Self::SortedSet | Self::Entry(_) | Self::News(_) => {}
+        }
         match (self, keys.get(key, now_ms).map(|entry| &entry.value)) {
             (Self::List, Some(Value::List(_))) | (Self::SortedSet, Some(Value::SortedSet(_))) => true,
             (Self::Entry(seen), Some(Value::Stream(stream))) => {
@@ -51,7 +65,7 @@ impl Awaited {
 
     /// True if who has its turn takes away what the next one waits for.
     fn takes(&self) -> bool {
-        !matches!(self, Self::Entry(_))
+        !matches!(self, Self::Entry(_) | Self::Permit(_) | Self::Change(_))
     }
 }
 
@@ -179,6 +193,9 @@ impl Waiters {
         let mut queue = self.queue.lock();
         for change in keys.changes.iter() {
             queue.give(keys, change.key, now_ms);
+        }
+        for name in &keys.changed_semaphores {
+            queue.give(keys, name, now_ms);
         }
     }
 

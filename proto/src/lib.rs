@@ -11,6 +11,7 @@ mod generated {
 /// What users call.
 pub mod api {
     pub use crate::generated::trimaran::cluster::v1 as cluster;
+    pub use crate::generated::trimaran::coordination::v1 as coordination;
     pub use crate::generated::trimaran::database::v1 as database;
     pub use crate::generated::trimaran::error::v1 as error;
     pub use crate::generated::trimaran::functions::v1 as functions;

@@ -75,5 +75,7 @@ pub(crate) fn doing_of_typed(body: &Body) -> Doing {
         Body::Evict(_) => Doing::EVICTED,
         Body::Reap(_) => Doing::new(Classes::HASH, "hexpired"),
         Body::Run(_) | Body::Transaction(_) | Body::Pipeline(_) => Doing::SILENT,
+        // They are about no keys.
+        Body::Acquire(_) | Body::Renew(_) | Body::Release(_) => Doing::SILENT,
     }
 }

@@ -91,6 +91,9 @@ pub const LIBRARIES_FORMAT: u32 = 5;
 /// The one from which on they take the commands of a pipeline as one, and evict.
 pub const PIPELINE_FORMAT: u32 = 6;
 
+/// The one from which on they know semaphores, and writes that depend on a holding of one.
+pub const SEMAPHORE_FORMAT: u32 = 7;
+
 /// One command.
 #[derive(Clone, Debug)]
 pub struct Spec {

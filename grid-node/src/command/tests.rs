@@ -48,7 +48,7 @@ fn message(arguments: Vec<Bytes>, seed: u64) -> RunMessage {
 }
 
 fn apply(machine: &mut GridMachine, now_ms: u64, body: Body) -> Reply {
-    let payload = Bytes::from(Command { body: Some(body) }.encode_to_vec());
+    let payload = Bytes::from(Command { body: Some(body), ..Command::default() }.encode_to_vec());
     let replies = machine.apply(&[Committed { stamp_ms: now_ms, payload: &payload }]).unwrap();
     Reply::decode(replies[0].clone().into_bytes()).unwrap()
 }
@@ -173,7 +173,8 @@ fn clients_are_told_of_changes_as_redis_tells_them() {
     run::run(&mut keys, &message(words("SET k v PX 1"), 7), 1000);
     keys.notices.want(Classes::parse("x").unwrap());
     keys.notices.take();
-    let reap = trimaran_proto::state::grid::Reap { keys: vec![Bytes::from_static(b"k")] };
+    let reap =
+        trimaran_proto::state::grid::Reap { keys: vec![Bytes::from_static(b"k")], ..Default::default() };
     crate::data::key::reap(&mut keys, &reap, 2000);
     assert_eq!(keys.notices.take().len(), 1, "expired");
 }

@@ -91,6 +91,9 @@ pub fn reap(keys: &mut Keys, reap: &Reap, now_ms: u64) -> Reply {
         // Its hash may have fields that are due.
         keys.reap_fields(key, now_ms);
     }
+    for name in &reap.semaphores {
+        keys.reap_semaphore(name, now_ms);
+    }
     Reply { integer: removed, version: keys.version(), ..Reply::default() }
 }
 

@@ -4,7 +4,7 @@
 //! is below the large ones. A new type is a variant of [`Value`] and a file; its commands are in [`crate::command`].
 //! Nothing here knows a clock: `now_ms` is the stamp of the command, or the leader's time for a read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -41,6 +41,8 @@ pub mod library;
 
 pub mod notice;
 
+pub mod semaphore;
+
 mod encodings;
 mod value;
 
@@ -50,6 +52,7 @@ use changes::Changes;
 pub use encodings::Encodings;
 use library::Libraries;
 use notice::{Classes, Doing, Notices};
+use semaphore::Semaphore;
 pub use value::{Container, Value, WrongType};
 
 /// What a key leads to.
@@ -127,12 +130,18 @@ pub struct Keys {
     pub is_full: bool,
     /// The stamp of the command that is being carried out, for what eviction chooses by.
     pub clock_ms: u64,
+    /// Semaphores of which a lease or a place ends, soonest first.
+    due_semaphores: BTreeSet<(u64, Box<[u8]>)>,
+    /// Those that are not as they were when this was last forgotten.
+    pub changed_semaphores: Vec<Bytes>,
 }
 
 /// The keys of one slot.
 #[derive(Clone, Debug, Default)]
 struct Slot {
     entries: HashMap<ByteString, Entry>,
+    /// By name: they are no keys.
+    semaphores: BTreeMap<Box<[u8]>, Arc<Semaphore>>,
     /// About how many they take.
     bytes: usize,
 }
@@ -183,6 +192,8 @@ impl Keys {
             libraries: Libraries::default(),
             is_full: false,
             clock_ms: 0,
+            due_semaphores: BTreeSet::new(),
+            changed_semaphores: Vec::new(),
         }
     }
 
@@ -578,8 +589,12 @@ impl Keys {
         let count: usize = slots.iter().map(|slot| slot.entries.len()).sum();
         let bytes: usize = slots.iter().map(|slot| slot.bytes).sum();
         let due = std::mem::take(&mut self.due);
-        let (stays, goes) = due.into_iter().partition(|(_, key)| token::slot(key) < token::slot_of(at));
+        let is_before = |(_, key): &(u64, Box<[u8]>)| token::slot(key) < token::slot_of(at);
+        let (stays, goes) = due.into_iter().partition(is_before);
         self.due = stays;
+        let due = std::mem::take(&mut self.due_semaphores);
+        let (stays, semaphores_go) = due.into_iter().partition(is_before);
+        self.due_semaphores = stays;
         let last = std::mem::replace(&mut self.last, Token(at.0 - 1));
         self.count -= count;
         self.bytes -= bytes;
@@ -596,17 +611,20 @@ impl Keys {
             libraries: self.libraries.clone(),
             is_full: self.is_full,
             clock_ms: self.clock_ms,
+            due_semaphores: semaphores_go,
+            changed_semaphores: Vec::new(),
         }
     }
 
     /// Takes over the keys of the partition behind. Versions go on behind both.
     pub fn merge(&mut self, behind: Self) {
-        let Self { last, slots, due, version, count, bytes, libraries, is_full, .. } = behind;
+        let Self { last, slots, due, version, count, bytes, libraries, is_full, due_semaphores, .. } = behind;
         self.is_full |= is_full;
         self.last = last;
         self.slots.extend(slots);
         self.libraries.merge(libraries);
         self.due.extend(due);
+        self.due_semaphores.extend(due_semaphores);
         self.version = self.version.max(version) + 1;
         self.count += count;
         self.bytes += bytes;
@@ -643,6 +661,12 @@ impl Entries {
     pub fn slot(&self, place: usize) -> Option<impl Iterator<Item = (&[u8], &Entry)>> {
         let slot = self.slots.get(place)?;
         Some(slot.entries.iter().map(|(key, entry)| (&**key, entry)))
+    }
+
+    /// The semaphores of that slot.
+    pub fn semaphores(&self, place: usize) -> impl Iterator<Item = (&[u8], &Semaphore)> {
+        let slot = self.slots.get(place).into_iter();
+        slot.flat_map(|slot| slot.semaphores.iter().map(|(name, semaphore)| (&**name, &**semaphore)))
     }
 }
 

@@ -14,9 +14,10 @@ use trimaran_placement::token::Token;
 use trimaran_proto::api::grid::grid_server::{Grid, GridServer};
 use trimaran_proto::api::grid::{
     Answer, Call, CompareAndSwapReply, CompareAndSwapRequest, DeleteReply, DeleteRequest, ExpireReply,
-    ExpireRequest, Failure, ForwardReply, GetReply, GetRequest, Heard, IncrementReply, IncrementRequest,
-    Interest, Message, PipelineReply, PipelineRequest, PublishReply, PublishRequest, QueueRequest, QueueTurn,
-    ScanReply, ScanRequest, SetReply, SetRequest, SubscribeRequest, WatchEvents, WatchRequest, answer, call,
+    ExpireRequest, Failure, Fence, ForwardReply, GetReply, GetRequest, Heard, IncrementReply,
+    IncrementRequest, Interest, Message, PipelineReply, PipelineRequest, PublishReply, PublishRequest,
+    QueueRequest, QueueTurn, ScanReply, ScanRequest, SetReply, SetRequest, SubscribeRequest, WatchEvents,
+    WatchRequest, answer, call,
 };
 use trimaran_proto::state::grid as state;
 use trimaran_proto::state::grid::command::Body;
@@ -26,6 +27,7 @@ use trimaran_proto::state::grid::reply::Outcome;
 use trimaran_proto::state::grid::{Expiry, Reply, ScanQuery};
 use trimaran_replication::session::RequestId;
 
+use crate::command::table::SEMAPHORE_FORMAT;
 use crate::error::Error;
 use crate::front::{check_key, check_value, watch};
 use crate::limits::{MESSAGE_BYTES_MAX, SCAN_COUNT_DEFAULT, SCAN_COUNT_MAX, SUBSCRIPTIONS_MAX};
@@ -58,8 +60,30 @@ struct Service {
 }
 
 impl Service {
-    async fn write(&self, key: &[u8], body: Body, id: Option<RequestId>) -> Result<Reply, Error> {
-        self.router.write_one(Write::of(key, body), id).await
+    async fn write(
+        &self,
+        key: &[u8],
+        body: Body,
+        fence: Option<Fence>,
+        id: Option<RequestId>,
+    ) -> Result<Reply, Error> {
+        let fence = fence.map(|fence| self.fence(key, fence)).transpose()?;
+        self.router.write_one(Write::fenced(key, body, fence), id).await
+    }
+
+    /// What a write depends on, as it goes into the log.
+    fn fence(&self, key: &[u8], fence: Fence) -> Result<state::Fence, Error> {
+        if fence.token == 0 {
+            return Err(Error::Invalid { field: "fence.token", reason: "it must be that of a holding" });
+        }
+        if token_of(&fence.name) != token_of(key) {
+            // In one partition by chance would be in two some day.
+            return Err(Error::CrossSlot);
+        }
+        if self.router.format() < SEMAPHORE_FORMAT {
+            return Err(Error::NotKnownYet);
+        }
+        Ok(state::Fence { name: fence.name, token: fence.token })
     }
 
     async fn get(&self, request: GetRequest) -> Result<GetReply, Error> {
@@ -104,7 +128,7 @@ impl Service {
             if_version: request.if_version,
             want_previous: false,
         };
-        let reply = self.write(&key, Body::Set(set), id).await?;
+        let reply = self.write(&key, Body::Set(set), request.fence, id).await?;
         Ok(SetReply { applied: reply.outcome() == Outcome::Applied, version: reply.version })
     }
 
@@ -113,7 +137,7 @@ impl Service {
         let key = request.key.clone();
         let delete =
             state::Delete { keys: vec![request.key], if_version: request.if_version, want_previous: false };
-        let reply = self.write(&key, Body::Delete(delete), id).await?;
+        let reply = self.write(&key, Body::Delete(delete), request.fence, id).await?;
         Ok(DeleteReply { deleted: reply.integer > 0 })
     }
 
@@ -126,7 +150,7 @@ impl Service {
         let key = request.key.clone();
         let expiry = time_to_live(request.ttl_ms)?;
         let increment = state::Increment { key: request.key, by: request.by, expiry };
-        let reply = self.write(&key, Body::Increment(increment), id).await?;
+        let reply = self.write(&key, Body::Increment(increment), request.fence, id).await?;
         match reply.outcome() {
             Outcome::NotAnInteger => Err(Error::Operand("the value is not a 64-bit integer")),
             Outcome::Overflow => Err(Error::Operand("the result would not fit 64 bits")),
@@ -145,7 +169,7 @@ impl Service {
         let key = request.key.clone();
         let swap =
             state::CompareAndSwap { key: request.key, expected: request.expected, value: request.value };
-        let reply = self.write(&key, Body::CompareAndSwap(swap), id).await?;
+        let reply = self.write(&key, Body::CompareAndSwap(swap), request.fence, id).await?;
         if reply.outcome() == Outcome::WrongType {
             return Err(WRONG_TYPE);
         }
@@ -161,7 +185,7 @@ impl Service {
         let key = request.key.clone();
         let expiry = time_to_live(request.ttl_ms)?.or(Some(Expiry { when: Some(When::Never(true)) }));
         let expire = state::Expire { key: request.key, expiry, ..state::Expire::default() };
-        let reply = self.write(&key, Body::Expire(expire), id).await?;
+        let reply = self.write(&key, Body::Expire(expire), request.fence, id).await?;
         Ok(ExpireReply { applied: reply.integer > 0 })
     }
 

@@ -2,6 +2,8 @@
 
 pub mod grpc;
 
+pub mod coordination;
+
 pub mod resp;
 
 mod watch;

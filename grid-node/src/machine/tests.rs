@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use trimaran_proto::state::grid::expiry::When;
 use trimaran_proto::state::grid::reply::Outcome;
 use trimaran_proto::state::grid::{
-    CompareAndSwap, Delete, Evict, Expire, Expiry, Increment, MultiSet, Pair, Reap, Run, Set, Victim,
+    self as state, Acquire, CompareAndSwap, Delete, Evict, Expire, Expiry, Fence, Increment, MultiSet, Pair,
+    Reap, Release, Run, Set, Victim,
 };
 
 use super::*;
@@ -25,7 +26,7 @@ fn text(text: &str) -> Bytes {
 }
 
 fn apply(machine: &mut GridMachine, now_ms: u64, body: Body) -> Reply {
-    let payload = Bytes::from(Command { body: Some(body) }.encode_to_vec());
+    let payload = Bytes::from(Command { body: Some(body), ..Command::default() }.encode_to_vec());
     let replies = machine.apply(&[Committed { stamp_ms: now_ms, payload: &payload }]).unwrap();
     Reply::decode(replies[0].clone().into_bytes()).unwrap()
 }
@@ -51,9 +52,9 @@ fn a_key_is_gone_when_its_time_is_over_even_before_it_is_reaped() {
     assert_eq!(value(&machine, "k", 1499).as_deref(), Some("v"));
     assert_eq!(value(&machine, "k", 1500), None);
     assert_eq!(machine.keys().due(1500, 10), [text("k")]);
-    let reaped = apply(&mut machine, 1400, Body::Reap(Reap { keys: vec![text("k")] }));
+    let reaped = apply(&mut machine, 1400, Body::Reap(Reap { keys: vec![text("k")], ..Reap::default() }));
     assert_eq!(reaped.integer, 0, "not due at the stamp, whatever the proposer thought");
-    apply(&mut machine, 1500, Body::Reap(Reap { keys: vec![text("k")] }));
+    apply(&mut machine, 1500, Body::Reap(Reap { keys: vec![text("k")], ..Reap::default() }));
     assert!(machine.keys().is_empty());
     assert_eq!(machine.keys().bytes(), 0);
 }
@@ -180,7 +181,22 @@ fn any_body() -> impl Strategy<Value = Body> {
             expiry,
             condition
         })),
-        key.prop_map(|key| Body::Reap(Reap { keys: vec![key] })),
+        key.clone().prop_map(|key| Body::Reap(Reap { keys: vec![key.clone()], semaphores: vec![key] })),
+        // A semaphore may have the name of a key: they have nothing to do with each other.
+        (key.clone(), 0..4_u8, 1..3_u32, 1..80_u64, 0..60_u64).prop_map(
+            |(name, holder, take, lease_ms, place_ms)| Body::Acquire(Acquire {
+                name,
+                holder: text(&holder.to_string()),
+                permits: 2,
+                take,
+                lease_ms,
+                place_ms,
+                ..Acquire::default()
+            })
+        ),
+        (key, 0..4_u8).prop_map(|(name, holder)| {
+            Body::Release(Release { name, holder: text(&holder.to_string()), ..Release::default() })
+        }),
     ]
 }
 
@@ -188,6 +204,43 @@ fn dump(machine: &GridMachine) -> BTreeMap<Vec<u8>, Entry> {
     let entries = machine.keys().entries();
     let slots = (0..).map_while(|place| entries.slot(place));
     slots.flatten().map(|(key, entry)| (key.to_vec(), entry.clone())).collect()
+}
+
+#[test]
+fn a_write_whose_holding_is_over_changes_nothing() {
+    let mut machine = machine();
+    let holder = text("a");
+    let acquire =
+        Acquire { name: text("lock"), holder, permits: 1, take: 1, lease_ms: 500, ..Acquire::default() };
+    let token = apply(&mut machine, 1000, Body::Acquire(acquire)).acquired.unwrap().token;
+    let fenced = |machine: &mut GridMachine, now_ms, token| {
+        let fence = Some(Fence { name: text("lock"), token });
+        let command = Command { body: Some(Body::Set(set("k", "v"))), fence };
+        let payload = Bytes::from(command.encode_to_vec());
+        let replies = machine.apply(&[Committed { stamp_ms: now_ms, payload: &payload }]).unwrap();
+        Reply::decode(replies[0].clone().into_bytes()).unwrap().outcome()
+    };
+    assert_eq!(fenced(&mut machine, 1001, token + 1), Outcome::Fenced);
+    assert_eq!(
+        fenced(&mut machine, 1500, token),
+        Outcome::Fenced,
+        "its lease has not been ended yet, but is over"
+    );
+    assert_eq!(value(&machine, "k", 1500), None);
+    assert_eq!(fenced(&mut machine, 1499, token), Outcome::Applied);
+    assert_eq!(value(&machine, "k", 1500).as_deref(), Some("v"));
+}
+
+/// Semaphores, by slot and name.
+fn semaphores(machine: &GridMachine) -> Vec<state::Semaphore> {
+    let entries = machine.keys().entries();
+    let slots = (0..).take_while(|place| entries.slot(*place).is_some());
+    slots
+        .flat_map(|place| {
+            let of_slot = entries.semaphores(place);
+            of_slot.map(|(name, semaphore)| semaphore.state(name)).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 #[test]
@@ -272,8 +325,21 @@ proptest! {
         prop_assert_eq!(together, values(&whole));
         prop_assert_eq!(parts.iter().map(|part| part.keys().bytes()).sum::<usize>(), whole.keys().bytes());
         prop_assert_eq!(parts.iter().map(|part| part.keys().len()).sum::<usize>(), whole.keys().len());
-        let due = |machine: &GridMachine| machine.keys().due(u64::MAX, usize::MAX).len();
-        prop_assert_eq!(parts.iter().map(due).sum::<usize>(), due(&whole));
+        let due = |machine: &GridMachine| {
+            let semaphores = machine.keys().due_semaphores(u64::MAX, usize::MAX).len();
+            (machine.keys().due(u64::MAX, usize::MAX).len(), semaphores)
+        };
+        let dues = parts.iter().map(due).fold((0, 0), |sum, due| (sum.0 + due.0, sum.1 + due.1));
+        prop_assert_eq!(dues, due(&whole));
+        // Tokens are counted apart.
+        let claims = |machine: &GridMachine| -> Vec<Vec<(Bytes, u64)>> {
+            let claims = |semaphore: state::Semaphore| {
+                let claims = semaphore.holdings.into_iter().chain(semaphore.queue);
+                claims.map(|claim| (claim.holder, claim.ends_at_ms)).collect()
+            };
+            semaphores(machine).into_iter().map(claims).collect()
+        };
+        prop_assert_eq!(parts.iter().flat_map(claims).collect::<Vec<_>>(), claims(&whole));
     }
 
     /// A replica restored from a snapshot at any point answers everything after as one that saw it all.
@@ -296,6 +362,7 @@ proptest! {
         // It is empty if the cut is behind the end.
         if restored.keys().version() != 0 {
             prop_assert_eq!(dump(&restored), dump(&whole));
+            prop_assert_eq!(semaphores(&restored), semaphores(&whole));
             prop_assert_eq!(restored.keys().bytes(), whole.keys().bytes());
         }
     }

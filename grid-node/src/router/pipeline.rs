@@ -48,7 +48,8 @@ impl Router {
     pub async fn write_pipeline(&self, tokens: (Token, Token), pipeline: Pipeline) -> Result<Said, Error> {
         let count = pipeline.counts.len();
         let write = |pipeline, tokens| {
-            let command = Command { body: Some(Body::Pipeline(pipeline)) }.encode_to_vec();
+            let command =
+                Command { body: Some(Body::Pipeline(pipeline)), ..Command::default() }.encode_to_vec();
             Write { tokens, command: Bytes::from(command) }
         };
         let whole = write(pipeline, tokens);

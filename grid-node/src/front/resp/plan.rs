@@ -196,9 +196,13 @@ pub(super) fn error_text(error: &Error) -> String {
         Error::Full => NO_MEMORY.to_owned(),
         Error::PartitionLost { .. } | Error::Elsewhere { .. } => format!("CLUSTERDOWN {error}"),
         Error::TimedOut { .. } | Error::Replication(_) => format!("TRYAGAIN {error}"),
-        Error::Limit { .. } | Error::Invalid { .. } | Error::Operand(_) | Error::Compacted { .. } => {
-            format!("ERR {error}")
-        }
+        Error::Limit { .. }
+        | Error::Invalid { .. }
+        | Error::Operand(_)
+        | Error::LeaseLost
+        | Error::NotKnownYet
+        | Error::PermitsDiffer
+        | Error::Compacted { .. } => format!("ERR {error}"),
     }
 }
 
@@ -345,7 +349,7 @@ pub(super) fn part(
     let run = run(front, spec, arguments, actor);
     match spec.run {
         Run::Write(_) => {
-            let command = Command { body: Some(Body::Run(run)) }.encode_to_vec().into();
+            let command = Command { body: Some(Body::Run(run)), ..Command::default() }.encode_to_vec().into();
             Part::Write(Write { tokens, command })
         }
         _ => Part::Read(Question { tokens, query: Query { body: Some(QueryBody::Run(run)) } }),

@@ -136,7 +136,9 @@ pub(super) async fn exec(
         let tokens = range.unwrap_or((Token(0), Token(0)));
         let watched = watched.into_iter().map(|(key, version)| Watched { key, version }).collect();
         let transaction = Transaction { watched, commands };
-        let command = Command { body: Some(Body::Transaction(transaction)) }.encode_to_vec().into();
+        let command = Command { body: Some(Body::Transaction(transaction)), ..Command::default() }
+            .encode_to_vec()
+            .into();
         let reply = front.router.write_one(Write { tokens, command }, None).await?;
         if reply.outcome() == Outcome::ConditionFailed {
             out.null_array();

@@ -209,7 +209,7 @@ fn multi_set(name: &str, pairs: &[Bytes], if_none_exists: bool) -> Done<Write> {
     let (Some(first), Some(last)) = (first, last) else {
         return refuse(format!("ERR wrong number of arguments for '{name}' command"));
     };
-    let command = Command { body: Some(Body::MultiSet(set)) }.encode_to_vec().into();
+    let command = Command { body: Some(Body::MultiSet(set)), ..Command::default() }.encode_to_vec().into();
     Ok(Write { tokens: (first, last), command })
 }
 
