@@ -7,9 +7,12 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use serde::Serialize;
 use trimaran_client::grid::{Condition, Grid, SetOptions};
+use trimaran_proto::api::grid::Fence;
 use trimaran_proto::api::grid::watch_event::Kind;
 
 use crate::output::Format;
+
+mod lock;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -51,11 +54,15 @@ enum Command {
         /// Only if the key has this version; exit code 1 if it has not
         #[arg(long)]
         if_version: Option<u64>,
+        #[command(flatten)]
+        fenced: Fenced,
     },
     /// Delete a key; exit code 1 if there is none
     Delete {
         /// The key
         key: String,
+        #[command(flatten)]
+        fenced: Fenced,
     },
     /// Add to the integer that a key holds
     Increment {
@@ -64,6 +71,8 @@ enum Command {
         /// What to add
         #[arg(long, default_value_t = 1, allow_negative_numbers = true)]
         by: i64,
+        #[command(flatten)]
+        fenced: Fenced,
     },
     /// Print all keys
     Scan {
@@ -79,6 +88,35 @@ enum Command {
         #[arg(long)]
         prefix: bool,
     },
+    /// Run a command while a lock, or a permit of a semaphore, is held; its exit code is that of the command
+    Lock(lock::Args),
+    /// Print who holds a lock or a semaphore, and who waits for it
+    Holders {
+        /// Its name
+        name: String,
+        /// Go on as that changes, until Ctrl-C
+        #[arg(long)]
+        follow: bool,
+    },
+}
+
+#[derive(clap::Args)]
+struct Fenced {
+    /// Only as long as a lock in the same slot is held, NAME:TOKEN (what `grid lock` gives its command in TRIMARAN_FENCE)
+    #[arg(long, value_name = "NAME:TOKEN", value_parser = fence)]
+    fence: Option<Fence>,
+}
+
+impl Fenced {
+    fn of(self, grid: &Grid) -> Grid {
+        self.fence.map_or_else(|| grid.clone(), |fence| grid.fenced(fence))
+    }
+}
+
+fn fence(text: &str) -> Result<Fence, String> {
+    let parsed = text.rsplit_once(':').and_then(|(name, token)| Some((name, token.parse().ok()?)));
+    let (name, token) = parsed.ok_or("it must be the name of a lock, a colon and a fencing token")?;
+    Ok(Fence { name: name.to_owned().into(), token })
 }
 
 #[derive(Serialize)]
@@ -120,7 +158,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             args.output.show(&value, |value| value.value.clone())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Set { key, value, ttl_ms, if_absent, if_version } => {
+        Command::Set { key, value, ttl_ms, if_absent, if_version, fenced } => {
+            let grid = fenced.of(&grid);
             let condition = match (if_absent, if_version) {
                 (true, _) => Condition::IfAbsent,
                 (_, Some(version)) => Condition::IfVersion(version),
@@ -137,15 +176,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             })?;
             Ok(code(applied.applied))
         }
-        Command::Delete { key } => {
-            let applied = Applied { applied: grid.delete(key).await?, version: None };
+        Command::Delete { key, fenced } => {
+            let applied = Applied { applied: fenced.of(&grid).delete(key).await?, version: None };
             args.output.show(&applied, |applied| {
                 if applied.applied { "deleted" } else { "no such key" }.to_owned()
             })?;
             Ok(code(applied.applied))
         }
-        Command::Increment { key, by } => {
-            let sum = grid.increment(key, by).await?;
+        Command::Increment { key, by, fenced } => {
+            let sum = fenced.of(&grid).increment(key, by).await?;
             args.output.show(&sum, ToString::to_string)?;
             Ok(ExitCode::SUCCESS)
         }
@@ -163,6 +202,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 }
             }
         }
+        Command::Lock(lock) => lock::run(&grid, lock).await,
+        Command::Holders { name, follow } => lock::holders(&grid, name, follow, args.output).await,
         Command::Watch { key, prefix } => {
             let mut watch = grid.watch(key, prefix, Vec::new()).await?;
             loop {

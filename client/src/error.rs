@@ -15,6 +15,9 @@ pub enum Error {
     /// Something stands in the way: the key holds no integer, a condition does not hold, say.
     #[error("conflict: {0}")]
     Conflict(String),
+    /// A lock or a semaphore is not held any more, or may not be: what it was for must stop.
+    #[error("the lease is lost: {0}")]
+    LeaseLost(String),
     /// A watch cannot go back that far: read the keys again and begin anew.
     #[error("too late: {0}")]
     Compacted(String),

@@ -6,12 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng as _;
 use tokio::time::{Instant, sleep, timeout_at};
-use tonic::Code;
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
 use trimaran_net::retry::Backoff;
 use trimaran_placement::token;
 use trimaran_proto::api::grid::grid_client::GridClient;
 use trimaran_proto::api::grid::{
-    Call, CompareAndSwapRequest, DeleteRequest, ExpireRequest, GetRequest, IncrementRequest, Position,
+    Call, CompareAndSwapRequest, DeleteRequest, ExpireRequest, Fence, GetRequest, IncrementRequest, Position,
     ScanRequest, SetRequest, answer, call,
 };
 
@@ -22,10 +23,15 @@ use crate::watch::Watch;
 /// How long a request is tried.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What one page of a scan may take longer.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(8);
+
 /// A client of a grid. Clones share its connections.
 #[derive(Clone)]
 pub struct Grid {
     pub(crate) routes: Arc<Routes>,
+    /// What its writes depend on.
+    fence: Option<Fence>,
 }
 
 impl std::fmt::Debug for Grid {
@@ -75,7 +81,15 @@ impl Grid {
         routes.refresh().await?;
         let routes = Arc::new(routes);
         routes.follow();
-        Ok(Self { routes })
+        Ok(Self { routes, fence: None })
+    }
+
+    /// The same grid, but what is written through it is refused with [`Error::Conflict`] once a holding of a lock is over:
+    /// whoever has held it since is not disturbed, however late a write comes. Keys must be in the slot of the lock's name,
+    /// which a common hash tag does: "{order-17}/lock" for "{order-17}/state".
+    #[must_use]
+    pub fn fenced(&self, fence: Fence) -> Self {
+        Self { fence: Some(fence), ..self.clone() }
     }
 
     /// The value of a key; never older than any write acknowledged before.
@@ -121,7 +135,7 @@ impl Grid {
                 _ => None,
             },
             keep_ttl: false,
-            fence: None,
+            fence: self.fence.clone(),
         };
         match self.call(&key, call::Body::Set(request)).await? {
             answer::Body::Set(reply) => Ok(reply.applied.then_some(reply.version)),
@@ -132,7 +146,7 @@ impl Grid {
     /// Deletes a key; false if there was none.
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<bool, Error> {
         let key = key.into();
-        let request = DeleteRequest { key: key.clone(), if_version: None, fence: None };
+        let request = DeleteRequest { key: key.clone(), if_version: None, fence: self.fence.clone() };
         match self.call(&key, call::Body::Delete(request)).await? {
             answer::Body::Delete(reply) => Ok(reply.deleted),
             other => Err(unexpected(&other)),
@@ -142,7 +156,7 @@ impl Grid {
     /// Adds to the integer that a key holds (0 if there is none) and returns the sum.
     pub async fn increment(&self, key: impl Into<Bytes>, by: i64) -> Result<i64, Error> {
         let key = key.into();
-        let request = IncrementRequest { key: key.clone(), by, ttl_ms: None, fence: None };
+        let request = IncrementRequest { key: key.clone(), by, ttl_ms: None, fence: self.fence.clone() };
         match self.call(&key, call::Body::Increment(request)).await? {
             answer::Body::Increment(reply) => Ok(reply.value),
             other => Err(unexpected(&other)),
@@ -158,7 +172,7 @@ impl Grid {
         value: Option<Bytes>,
     ) -> Result<(bool, Option<Bytes>), Error> {
         let key = key.into();
-        let request = CompareAndSwapRequest { key: key.clone(), expected, value, fence: None };
+        let request = CompareAndSwapRequest { key: key.clone(), expected, value, fence: self.fence.clone() };
         match self.call(&key, call::Body::CompareAndSwap(request)).await? {
             answer::Body::CompareAndSwap(reply) => Ok((reply.swapped, reply.previous)),
             other => Err(unexpected(&other)),
@@ -168,7 +182,7 @@ impl Grid {
     /// Gives a key another time to live (`None` = for ever); false if there is no such key.
     pub async fn expire(&self, key: impl Into<Bytes>, ttl: Option<Duration>) -> Result<bool, Error> {
         let key = key.into();
-        let request = ExpireRequest { key: key.clone(), ttl_ms: ttl_ms(ttl), fence: None };
+        let request = ExpireRequest { key: key.clone(), ttl_ms: ttl_ms(ttl), fence: self.fence.clone() };
         match self.call(&key, call::Body::Expire(request)).await? {
             answer::Body::Expire(reply) => Ok(reply.applied),
             other => Err(unexpected(&other)),
@@ -183,20 +197,43 @@ impl Grid {
         prefix: impl Into<Bytes>,
     ) -> Result<(Vec<Bytes>, u64), Error> {
         let request = ScanRequest { cursor, count, prefix: prefix.into() };
-        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let scan = |channel| {
+            let (mut client, request) = (GridClient::new(channel), request.clone());
+            async move { client.scan(request).await }
+        };
+        let reply = self.asked(token::Token(cursor), SCAN_TIMEOUT, scan).await?;
+        Ok((reply.keys, reply.cursor))
+    }
+
+    /// Asks where a token is led, and again elsewhere until it is answered; each attempt may take `within` longer than it
+    /// would else.
+    pub(crate) async fn asked<T, F>(
+        &self,
+        token: token::Token,
+        within: Duration,
+        mut ask: impl FnMut(Channel) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let deadline = Instant::now() + within + REQUEST_TIMEOUT;
         let mut backoff = Backoff::default();
         let mut attempt = 0;
         loop {
-            let error = match self.client(token::Token(cursor), attempt) {
-                Err(error) => error,
-                Ok(mut client) => match timeout_at(deadline, client.scan(request.clone())).await {
-                    Ok(Ok(reply)) => {
-                        let reply = reply.into_inner();
-                        return Ok((reply.keys, reply.cursor));
+            let attempt_deadline = deadline.min(Instant::now() + within + attempt_timeout(attempt));
+            let error = match self.routes.address(token, attempt) {
+                None => no_address(),
+                Some(address) => {
+                    let channel = self.routes.channel(&address)?;
+                    match timeout_at(attempt_deadline, ask(channel)).await {
+                        Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                        Ok(Err(status)) => Error::from_status(&status),
+                        Err(_elapsed) => {
+                            self.routes.shun(&address);
+                            Error::Unavailable(format!("{address} does not answer"))
+                        }
                     }
-                    Ok(Err(status)) => Error::from_status(&status),
-                    Err(_elapsed) => Error::Unavailable("the scan took too long".to_owned()),
-                },
+                }
             };
             attempt += 1;
             self.pause(error, deadline, &mut backoff).await?;
@@ -213,16 +250,8 @@ impl Grid {
         Watch::begin(self.clone(), key.into(), prefix, from).await
     }
 
-    pub(crate) fn client_for(&self, key: &[u8]) -> Result<GridClient<tonic::transport::Channel>, Error> {
-        self.client(token::grid(key), 0)
-    }
-
-    fn client(
-        &self,
-        token: token::Token,
-        attempt: u32,
-    ) -> Result<GridClient<tonic::transport::Channel>, Error> {
-        let address = self.routes.address(token, attempt).ok_or_else(no_address)?;
+    pub(crate) fn client_for(&self, key: &[u8]) -> Result<GridClient<Channel>, Error> {
+        let address = self.routes.address(token::grid(key), 0).ok_or_else(no_address)?;
         Ok(GridClient::new(self.routes.channel(&address)?))
     }
 

@@ -64,6 +64,8 @@ pub mod functions;
 
 pub mod grid;
 
+pub mod coordination;
+
 pub mod watch;
 
 pub mod database;

@@ -44,12 +44,13 @@ async fn a_request_that_is_sent_again_with_its_id_is_applied_once() {
     let cluster = Cluster::grid(1, "memory", 1).await;
     let mut client = client(&cluster.nodes[0].grpc);
     for expected in [5, 5, 5] {
-        let mut request = Request::new(IncrementRequest { key: "n".into(), by: 5, ttl_ms: None });
+        let mut request =
+            Request::new(IncrementRequest { key: "n".into(), by: 5, ttl_ms: None, fence: None });
         let id = "0123456789abcdef0123456789abcdef".parse().unwrap();
         request.metadata_mut().insert("trimaran-request-id", id);
         assert_eq!(client.increment(request).await.unwrap().into_inner().value, expected);
     }
-    let mut request = Request::new(IncrementRequest { key: "n".into(), by: 5, ttl_ms: None });
+    let mut request = Request::new(IncrementRequest { key: "n".into(), by: 5, ttl_ms: None, fence: None });
     request.metadata_mut().insert("trimaran-request-id", "nonsense".parse().unwrap());
     let refused = client.increment(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);

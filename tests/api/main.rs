@@ -6,6 +6,7 @@
 )]
 
 mod access;
+mod coordination;
 mod database;
 mod dynamodb;
 mod functions;

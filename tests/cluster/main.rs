@@ -12,6 +12,7 @@ mod grid_kill;
 mod grow_and_shrink;
 mod hibernation;
 mod kubernetes;
+mod locks;
 mod merges;
 mod network;
 mod shard_kill;

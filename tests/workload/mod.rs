@@ -1,6 +1,7 @@
 //! Loads that record a history.
 
 pub mod foreign;
+pub mod locks;
 pub mod registers;
 
 pub mod watches;

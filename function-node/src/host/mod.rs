@@ -11,7 +11,9 @@ fn error(error: Error) -> data::Error {
     match error {
         Error::Invalid(text) | Error::Address(text) => data::Error::Invalid(text),
         Error::NotFound(text) => data::Error::NotFound(text),
-        Error::Conflict(text) | Error::Compacted(text) => data::Error::Conflict(text),
+        Error::Conflict(text) | Error::Compacted(text) | Error::LeaseLost(text) => {
+            data::Error::Conflict(text)
+        }
         Error::Exhausted(text) => data::Error::Exhausted(text),
         Error::Unavailable(text) => data::Error::Unavailable(text),
         Error::Broken(text) => data::Error::Broken(text),
