@@ -67,9 +67,9 @@ const HIBERNATE_AFTER: Duration = Duration::from_millis(600);
 const TROUBLE: Duration = Duration::from_secs(30);
 const PEACE: Duration = Duration::from_secs(40);
 
-/// How far the clock of a node may be ahead of others at its start, and how much faster or slower it may go: as much as one
-/// that somebody sets is followed.
-const AHEAD_MAX: Duration = Duration::from_secs(30);
+/// How far the clock of a node may be ahead of others at its start: for longer than answers are remembered. How much faster or
+/// slower it may go: as much as one that somebody sets is followed.
+const AHEAD_MAX: Duration = Duration::from_hours(2);
 const DRIFT_MAX: f64 = 0.125;
 
 /// A node that lives at a place.

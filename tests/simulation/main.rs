@@ -143,6 +143,11 @@ fn a_snapshot_without_the_answered_requests_is_caught() {
 }
 
 #[test]
+fn a_leader_that_forgets_answers_by_a_clock_that_is_ahead_is_caught() {
+    must_be_caught(Bug::ForgottenByTheClock);
+}
+
+#[test]
 fn a_snapshot_that_lacks_its_end_is_caught() {
     must_be_caught(Bug::SnapshotCutShort);
 }

@@ -22,7 +22,7 @@ use tracing::info;
 use trimaran_proto::state::log as state;
 
 use crate::codec;
-use crate::dedup::Dedup;
+use crate::dedup::{Dedup, forgotten_at};
 use crate::error::Stop;
 use crate::machine::{Committed, Machine, Recovered, Remember, Reply, SnapshotChunks};
 use crate::merge::{Merge, Merged};
@@ -43,6 +43,8 @@ type OpenraftSnapshot = openraft::alias::SnapshotOf<Config, Chunks>;
 pub(crate) struct State<M> {
     pub(crate) machine: M,
     pub(crate) stamp_ms: u64,
+    /// Answers to requests of entries with stamps up to this one were forgotten, as entries have said.
+    pub(crate) forgotten_upto_ms: u64,
     applied: Option<LogId>,
     membership: StoredMembership,
     dedup: Dedup,
@@ -101,6 +103,7 @@ impl<M: Machine> Applier<M> {
                 let mut state = State {
                     machine,
                     stamp_ms: 0,
+                    forgotten_upto_ms: 0,
                     applied: None,
                     membership: StoredMembership::default(),
                     dedup: Dedup::default(),
@@ -192,8 +195,15 @@ impl<M: Machine> State<M> {
                 _ => after,
             };
         }
-        self.dedup.seal(index, self.stamp_ms);
+        self.remember(index, batch.forget_upto_ms);
         Ok(replies)
+    }
+
+    /// Ends what is remembered of the entry at `index`, and forgets what it says is old.
+    fn remember(&mut self, index: u64, forget_upto_ms: Option<u64>) {
+        let upto = forget_upto_ms.unwrap_or_else(|| forgotten_at(self.stamp_ms));
+        self.forgotten_upto_ms = self.forgotten_upto_ms.max(upto);
+        self.dedup.seal(index, self.stamp_ms, upto);
     }
 
     /// Applies a split at `index`. The reply is what was agreed, or nothing if it is impossible.
@@ -225,7 +235,7 @@ impl<M: Machine> State<M> {
         };
         let dedup = if planted::is(Bug::RepliesLeftBehind) { Dedup::default() } else { self.dedup.clone() };
         let remember = Remember {
-            applied: encode_applied(&meta, self.stamp_ms, &RangeState::default()),
+            applied: encode_applied(&meta, (self.stamp_ms, self.forgotten_upto_ms), &RangeState::default()),
             answered: if M::DURABLE { dedup.encoded().collect() } else { Vec::new() },
             forget_below: 0,
         };
@@ -234,6 +244,7 @@ impl<M: Machine> State<M> {
         let state = State {
             machine,
             stamp_ms: self.stamp_ms,
+            forgotten_upto_ms: self.forgotten_upto_ms,
             applied: meta.last_log_id,
             membership: meta.last_membership,
             dedup,
@@ -247,7 +258,7 @@ impl<M: Machine> State<M> {
     fn change(
         &mut self,
         index: u64,
-        stamp_ms: u64,
+        (stamp_ms, forget_upto_ms): (u64, Option<u64>),
         change: &RangeChange,
     ) -> io::Result<(Vec<Bytes>, Option<NewGroup<M>>)> {
         let merge = match change {
@@ -268,11 +279,13 @@ impl<M: Machine> State<M> {
                 }
                 merge
             }
-            RangeChange::Merge(merge) => return Ok((self.merge(index, stamp_ms, merge)?, None)),
+            RangeChange::Merge(merge) => {
+                return Ok((self.merge(index, (stamp_ms, forget_upto_ms), merge)?, None));
+            }
         };
         self.stamp_ms = self.stamp_ms.max(stamp_ms);
         // What nobody will ask for any more need not be given to the other group.
-        self.dedup.seal(index, self.stamp_ms);
+        self.remember(index, forget_upto_ms);
         Ok((vec![state::Freeze { merge }.encode_to_vec().into()], None))
     }
 
@@ -281,7 +294,12 @@ impl<M: Machine> State<M> {
         self.machine.freeze(merge.is_some());
     }
 
-    fn merge(&mut self, index: u64, stamp_ms: u64, merge: &Merge) -> io::Result<Vec<Bytes>> {
+    fn merge(
+        &mut self,
+        index: u64,
+        (stamp_ms, forget_upto_ms): (u64, Option<u64>),
+        merge: &Merge,
+    ) -> io::Result<Vec<Bytes>> {
         let encoded = |merged: Merged| vec![codec::put_merged(merged).encode_to_vec().into()];
         if let Some(last) = self.range.last_merge.filter(|last| last.merge >= merge.merge) {
             return Ok(encoded(last));
@@ -306,7 +324,7 @@ impl<M: Machine> State<M> {
         if !planted::is(Bug::RepliesNotMerged) {
             self.dedup.absorb(&dedup);
         }
-        self.dedup.seal(index, self.stamp_ms);
+        self.remember(index, forget_upto_ms);
         Ok(encoded(merged))
     }
 
@@ -377,7 +395,7 @@ impl<M: Machine> State<M> {
             return Ok(());
         }
         self.machine.commit(Remember {
-            applied: encode_applied(&self.meta(), self.stamp_ms, &self.range),
+            applied: encode_applied(&self.meta(), (self.stamp_ms, self.forgotten_upto_ms), &self.range),
             answered,
             forget_below: self.dedup.oldest().unwrap_or(u64::MAX),
         })
@@ -390,6 +408,7 @@ impl<M: Machine> State<M> {
         let meta = codec::get_snapshot_meta(&meta).map_err(io::Error::other)?;
         (self.applied, self.membership, self.stamp_ms) =
             (meta.last_log_id, meta.last_membership, applied.stamp_ms);
+        self.forgotten_upto_ms = applied.forgotten_upto_ms;
         self.range = RangeState {
             last_split: applied.last_split.as_ref().map(codec::get_split),
             frozen_for: Some(applied.frozen_for).filter(|&merge| merge != 0),
@@ -413,6 +432,7 @@ impl<M: Machine> State<M> {
             last_split: self.range.last_split.as_ref().map(codec::put_split),
             frozen_for: self.range.frozen_for.unwrap_or(0),
             last_merge: self.range.last_merge.map(codec::put_merged),
+            forgotten_upto_ms: self.forgotten_upto_ms,
         };
         let own = std::iter::once(own.encode_to_vec());
         let answered = answered.map(|chunk| chunk.encode_to_vec());
@@ -424,7 +444,7 @@ impl<M: Machine> State<M> {
         let mut chunks = chunks.read();
         let Own { state: own, dedup, records: answered } = read_own(&mut chunks)?;
         self.machine.restore(&mut chunks).map_err(io::Error::other)?;
-        self.stamp_ms = own.stamp_ms;
+        (self.stamp_ms, self.forgotten_upto_ms) = (own.stamp_ms, own.forgotten_upto_ms);
         self.dedup = dedup;
         self.range = RangeState {
             last_split: own.last_split.as_ref().map(codec::get_split),
@@ -439,13 +459,18 @@ impl<M: Machine> State<M> {
     }
 }
 
-fn encode_applied(meta: &SnapshotMeta, stamp_ms: u64, range: &RangeState) -> Bytes {
+fn encode_applied(
+    meta: &SnapshotMeta,
+    (stamp_ms, forgotten_upto_ms): (u64, u64),
+    range: &RangeState,
+) -> Bytes {
     let applied = state::Applied {
         at: Some(codec::put_snapshot_meta(meta)),
         stamp_ms,
         last_split: range.last_split.as_ref().map(codec::put_split),
         frozen_for: range.frozen_for.unwrap_or(0),
         last_merge: range.last_merge.map(codec::put_merged),
+        forgotten_upto_ms,
     };
     applied.encode_to_vec().into()
 }
@@ -528,7 +553,8 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
                         EntryPayload::Normal(batch) => match batch.change.as_deref() {
                             None => state.apply(index, batch)?,
                             Some(change) => {
-                                let (replies, part) = state.change(index, batch.stamp_ms, change)?;
+                                let (replies, part) =
+                                    state.change(index, (batch.stamp_ms, batch.forget_upto_ms), change)?;
                                 seeds.extend(part);
                                 replies
                             }

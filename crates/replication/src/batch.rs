@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader};
 use openraft::raft::ClientWriteResult;
 use parking_lot::RwLock;
@@ -13,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use trimaran_net::clock::Clock;
 
 use crate::apply::{Applier, State};
+use crate::dedup::Forgetting;
 use crate::error::{Error, Leader};
 use crate::machine::Machine;
 use crate::types::{Batch, COMMAND_OVERHEAD_BYTES, Callback, Command, Config};
@@ -55,6 +57,7 @@ pub(crate) async fn run<M: Machine>(
 ) {
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
     let mut held: Option<Proposal> = None;
+    let mut forgetting = Forgetting::default();
     loop {
         let first = match held.take() {
             Some(held) => held,
@@ -81,8 +84,15 @@ pub(crate) async fn run<M: Machine>(
             commands.extend(next.commands);
         }
         // A hybrid clock: never behind what this replica has applied.
-        let stamp_ms = clock.now_ms().max(state.read().stamp_ms);
-        let batch = Batch { stamp_ms, commands: commands.into(), change: None };
+        let now_ms = clock.now_ms();
+        let (applied_ms, forgotten_upto_ms) = {
+            let state = state.read();
+            (state.stamp_ms, state.forgotten_upto_ms)
+        };
+        let stamp_ms = now_ms.max(applied_ms);
+        let term = raft.metrics().borrow_watched().current_term;
+        let forget_upto_ms = Some(forgetting.upto(term, now_ms, stamp_ms, forgotten_upto_ms));
+        let batch = Batch { stamp_ms, forget_upto_ms, commands: commands.into(), change: None };
         let respond = move |outcome: ClientWriteResult<Config>| {
             drop(place);
             answer(group, waiting, outcome);

@@ -10,6 +10,8 @@ pub enum Bug {
     ConfirmedBeforeAgreed,
     /// A snapshot does not carry the replies that a retry may still ask for.
     RepliesForgotten,
+    /// A leader has forgotten what was answered ten minutes before by its own clock, which may be ahead.
+    ForgottenByTheClock,
     /// A snapshot lacks its last piece.
     SnapshotCutShort,
     /// What was answered before a split is not known to the new group.
