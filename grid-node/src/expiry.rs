@@ -20,10 +20,10 @@ pub async fn run(router: Router) {
     loop {
         tokio::time::sleep(REAP_EVERY).await;
         for (partition, group) in router.replicas() {
-            let now_ms = router.now_ms(&group);
+            let (now_ms, passed_ms) = (router.now_ms(&group), group.passed_ms());
             let (reap, keys, bytes) = group.read_now(|machine| {
                 let keys = machine.keys();
-                let semaphores = keys.due_semaphores(now_ms, REAP_KEYS_MAX);
+                let semaphores = keys.due_semaphores(passed_ms, REAP_KEYS_MAX);
                 let reap = Reap { keys: keys.due(now_ms, REAP_KEYS_MAX), semaphores };
                 (reap, keys.len(), keys.bytes())
             });

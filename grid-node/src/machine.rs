@@ -99,7 +99,9 @@ impl GridMachine {
         self.is_frozen
     }
 
-    fn command(&mut self, payload: &Bytes, now_ms: u64) -> Result<Reply, Stop> {
+    fn command(&mut self, committed: &Committed<'_>) -> Result<Reply, Stop> {
+        let Committed { stamp_ms: now_ms, passed_ms, payload } = *committed;
+        self.keys.passed_ms = passed_ms;
         let (body, fence) = match Command::decode(payload.clone()) {
             Ok(command) => (command.body, command.fence),
             Err(_malformed) => (None, None),
@@ -112,7 +114,7 @@ impl GridMachine {
         }
         let keys = &mut self.keys;
         keys.clock_ms = now_ms;
-        if fence.is_some_and(|fence| !keys.is_held(&fence, now_ms)) {
+        if fence.is_some_and(|fence| !keys.is_held(&fence, passed_ms)) {
             return Ok(Reply { outcome: Outcome::Fenced.into(), ..Reply::default() });
         }
         if keys.is_full && body.as_ref().is_some_and(needs_memory) {
@@ -133,9 +135,9 @@ impl GridMachine {
             Some(Body::Run(command)) => run::run(keys, &command, now_ms),
             Some(Body::Transaction(transaction)) => run::transaction(keys, &transaction, now_ms),
             Some(Body::Pipeline(pipeline)) => run::pipeline(keys, &pipeline, now_ms),
-            Some(Body::Acquire(acquire)) => semaphore::acquire(keys, &acquire, now_ms),
-            Some(Body::Renew(renew)) => semaphore::renew(keys, &renew, now_ms),
-            Some(Body::Release(release)) => semaphore::release(keys, &release, now_ms),
+            Some(Body::Acquire(acquire)) => semaphore::acquire(keys, &acquire, passed_ms),
+            Some(Body::Renew(renew)) => semaphore::renew(keys, &renew, passed_ms),
+            Some(Body::Release(release)) => semaphore::release(keys, &release, passed_ms),
             None => return Err(Stop::new("a command of the grid that this release does not know")),
         })
     }
@@ -146,7 +148,7 @@ impl Machine for GridMachine {
         self.keys.notices.want(self.teller.wanted());
         let mut replies = Vec::with_capacity(run.len());
         for committed in run {
-            let reply = self.command(committed.payload, committed.stamp_ms)?;
+            let reply = self.command(committed)?;
             let encoded = reply.encode_to_vec().into();
             replies.push(match reply.outcome() {
                 Outcome::WrongPartition => machine::Reply::Elsewhere(encoded),
@@ -210,11 +212,12 @@ impl Machine for GridMachine {
         self.waiters.disperse();
     }
 
-    fn merge(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+    fn merge(&mut self, chunks: &mut SnapshotChunks, passed_ms: u64) -> Result<(), Stop> {
         let (mut head, keys) = read(chunks)?;
         let (own, (first, last)) = (self.keys.range(), keys.range());
         let version = keys.version();
         let behind = lineage(&mut head);
+        self.keys.passed_ms = passed_ms;
         self.keys.merge(keys);
         self.share.is(self.keys.bytes());
         let next_version = self.keys.version();
@@ -244,6 +247,7 @@ impl Machine for GridMachine {
             changes: self.is_frozen.then(|| self.events.newest_changes()),
             libraries: snapshot::libraries(&self.keys.libraries),
             is_full: self.keys.is_full,
+            passed_ms: self.keys.passed_ms,
         };
         Box::new(chunks(head, self.keys.entries()))
     }
@@ -287,6 +291,7 @@ fn read(chunks: &mut SnapshotChunks) -> Result<(SnapshotHead, Keys), Stop> {
             let mut keys = Keys::new(Token(head.first_token), Token(head.last_token));
             keys.libraries = snapshot::restore_libraries(&head.libraries);
             keys.is_full = head.is_full;
+            keys.passed_ms = head.passed_ms;
             read = Some((head, keys));
         }
         let (_, keys) = read.as_mut().ok_or_else(|| Stop::new("a snapshot without its head"))?;

@@ -451,8 +451,10 @@ impl Router {
             QueryBody::Scan(_) => None,
         };
         self.inner.routes.note(group.id(), queries.len(), token);
-        let now_ms = self.now_ms(group);
-        group.read_now(|machine| queries.iter().map(|query| query::answer(machine, query, now_ms)).collect())
+        let is_of_semaphore = |query: &Query| matches!(query.body, Some(QueryBody::Semaphore(_)));
+        let passed_ms = if queries.iter().any(is_of_semaphore) { group.passed_ms() } else { 0 };
+        let times = (self.now_ms(group), passed_ms);
+        group.read_now(|machine| queries.iter().map(|query| query::answer(machine, query, times)).collect())
     }
 
     /// `None` if there is no such partition any more.

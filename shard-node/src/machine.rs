@@ -143,7 +143,7 @@ impl Machine for ShardMachine {
         self.is_frozen = frozen;
     }
 
-    fn merge(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+    fn merge(&mut self, chunks: &mut SnapshotChunks, _passed_ms: u64) -> Result<(), Stop> {
         let mut head = None;
         let mut rows = Vec::new();
         for chunk in chunks {

@@ -160,7 +160,7 @@ impl Machine for Journal {
         self.is_frozen = frozen;
     }
 
-    fn merge(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+    fn merge(&mut self, chunks: &mut SnapshotChunks, _passed_ms: u64) -> Result<(), Stop> {
         let mut behind = Self::default();
         behind.restore(chunks)?;
         self.tokens.1 = behind.tokens.1;

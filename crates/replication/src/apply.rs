@@ -22,11 +22,12 @@ use tracing::info;
 use trimaran_proto::state::log as state;
 
 use crate::codec;
-use crate::dedup::{Dedup, forgotten_at};
+use crate::dedup::Dedup;
 use crate::error::Stop;
 use crate::machine::{Committed, Machine, Recovered, Remember, Reply, SnapshotChunks};
 use crate::merge::{Merge, Merged};
 use crate::network::Voters;
+use crate::passing::uncounted;
 use crate::planted::{self, Bug};
 use crate::snapshot::{Chunks, Origin, Store};
 use crate::split::{Seed, Seeds, Split};
@@ -43,8 +44,8 @@ type OpenraftSnapshot = openraft::alias::SnapshotOf<Config, Chunks>;
 pub(crate) struct State<M> {
     pub(crate) machine: M,
     pub(crate) stamp_ms: u64,
-    /// Answers to requests of entries with stamps up to this one were forgotten, as entries have said.
-    pub(crate) forgotten_upto_ms: u64,
+    /// The group's own time, see [`crate::passing`].
+    pub(crate) passed_ms: u64,
     applied: Option<LogId>,
     membership: StoredMembership,
     dedup: Dedup,
@@ -103,7 +104,7 @@ impl<M: Machine> Applier<M> {
                 let mut state = State {
                     machine,
                     stamp_ms: 0,
-                    forgotten_upto_ms: 0,
+                    passed_ms: 0,
                     applied: None,
                     membership: StoredMembership::default(),
                     dedup: Dedup::default(),
@@ -180,8 +181,7 @@ impl<M: Machine> Applier<M> {
 impl<M: Machine> State<M> {
     /// Applies one entry's commands; replies in order.
     fn apply(&mut self, index: u64, batch: &Batch) -> io::Result<Vec<Bytes>> {
-        // The leader's clock may have gone back between two leaders; the group's does not.
-        self.stamp_ms = self.stamp_ms.max(batch.stamp_ms);
+        self.pass(batch.stamp_ms, batch.passed_ms);
         let mut replies = Vec::with_capacity(batch.commands.len());
         let mut rest: &[Command] = &batch.commands;
         while !rest.is_empty() {
@@ -195,15 +195,23 @@ impl<M: Machine> State<M> {
                 _ => after,
             };
         }
-        self.remember(index, batch.forget_upto_ms);
+        self.seal(index);
         Ok(replies)
     }
 
-    /// Ends what is remembered of the entry at `index`, and forgets what it says is old.
-    fn remember(&mut self, index: u64, forget_upto_ms: Option<u64>) {
-        let upto = forget_upto_ms.unwrap_or_else(|| forgotten_at(self.stamp_ms));
-        self.forgotten_upto_ms = self.forgotten_upto_ms.max(upto);
-        self.dedup.seal(index, self.stamp_ms, upto);
+    /// Sets both clocks as of an entry. The leader's clock may have gone back between two leaders; the group's does not.
+    fn pass(&mut self, stamp_ms: u64, passed_ms: Option<u64>) {
+        let passed_ms = match passed_ms {
+            Some(_) if planted::is(Bug::ForgottenByTheClock) => stamp_ms,
+            Some(passed_ms) => passed_ms,
+            None => uncounted(self.passed_ms, self.stamp_ms, stamp_ms),
+        };
+        self.passed_ms = self.passed_ms.max(passed_ms);
+        self.stamp_ms = self.stamp_ms.max(stamp_ms);
+    }
+
+    fn seal(&mut self, index: u64) {
+        self.dedup.seal(index, self.stamp_ms, self.passed_ms);
     }
 
     /// Applies a split at `index`. The reply is what was agreed, or nothing if it is impossible.
@@ -235,7 +243,7 @@ impl<M: Machine> State<M> {
         };
         let dedup = if planted::is(Bug::RepliesLeftBehind) { Dedup::default() } else { self.dedup.clone() };
         let remember = Remember {
-            applied: encode_applied(&meta, (self.stamp_ms, self.forgotten_upto_ms), &RangeState::default()),
+            applied: encode_applied(&meta, (self.stamp_ms, self.passed_ms), &RangeState::default()),
             answered: if M::DURABLE { dedup.encoded().collect() } else { Vec::new() },
             forget_below: 0,
         };
@@ -244,7 +252,7 @@ impl<M: Machine> State<M> {
         let state = State {
             machine,
             stamp_ms: self.stamp_ms,
-            forgotten_upto_ms: self.forgotten_upto_ms,
+            passed_ms: self.passed_ms,
             applied: meta.last_log_id,
             membership: meta.last_membership,
             dedup,
@@ -258,7 +266,7 @@ impl<M: Machine> State<M> {
     fn change(
         &mut self,
         index: u64,
-        (stamp_ms, forget_upto_ms): (u64, Option<u64>),
+        (stamp_ms, passed_ms): (u64, Option<u64>),
         change: &RangeChange,
     ) -> io::Result<(Vec<Bytes>, Option<NewGroup<M>>)> {
         let merge = match change {
@@ -280,12 +288,12 @@ impl<M: Machine> State<M> {
                 merge
             }
             RangeChange::Merge(merge) => {
-                return Ok((self.merge(index, (stamp_ms, forget_upto_ms), merge)?, None));
+                return Ok((self.merge(index, (stamp_ms, passed_ms), merge)?, None));
             }
         };
-        self.stamp_ms = self.stamp_ms.max(stamp_ms);
+        self.pass(stamp_ms, passed_ms);
         // What nobody will ask for any more need not be given to the other group.
-        self.remember(index, forget_upto_ms);
+        self.seal(index);
         Ok((vec![state::Freeze { merge }.encode_to_vec().into()], None))
     }
 
@@ -297,7 +305,7 @@ impl<M: Machine> State<M> {
     fn merge(
         &mut self,
         index: u64,
-        (stamp_ms, forget_upto_ms): (u64, Option<u64>),
+        (stamp_ms, passed_ms): (u64, Option<u64>),
         merge: &Merge,
     ) -> io::Result<Vec<Bytes>> {
         let encoded = |merged: Merged| vec![codec::put_merged(merged).encode_to_vec().into()];
@@ -306,7 +314,7 @@ impl<M: Machine> State<M> {
         }
         let merged = Merged { merge: merge.merge, taken: !merge.state.is_empty() };
         self.range.last_merge = Some(merged);
-        self.stamp_ms = self.stamp_ms.max(stamp_ms);
+        self.pass(stamp_ms, passed_ms);
         if !merged.taken {
             return Ok(encoded(merged));
         }
@@ -320,11 +328,11 @@ impl<M: Machine> State<M> {
         let mut chunks: SnapshotChunks = Box::new(merge.state.clone().into_iter().map(Ok));
         let Own { state: own, dedup, .. } = read_own(&mut chunks)?;
         self.stamp_ms = self.stamp_ms.max(own.stamp_ms);
-        self.machine.merge(&mut chunks).map_err(io::Error::other)?;
+        self.machine.merge(&mut chunks, self.passed_ms).map_err(io::Error::other)?;
         if !planted::is(Bug::RepliesNotMerged) {
             self.dedup.absorb(&dedup);
         }
-        self.remember(index, forget_upto_ms);
+        self.seal(index);
         Ok(encoded(merged))
     }
 
@@ -361,9 +369,10 @@ impl<M: Machine> State<M> {
     }
 
     fn run(&mut self, commands: &[Command]) -> io::Result<Vec<Bytes>> {
-        let stamp_ms = self.stamp_ms;
+        let (stamp_ms, passed_ms) = (self.stamp_ms, self.passed_ms);
+        let payloads = commands.iter().map(|command| &command.payload);
         let run: Vec<Committed<'_>> =
-            commands.iter().map(|command| Committed { stamp_ms, payload: &command.payload }).collect();
+            payloads.map(|payload| Committed { stamp_ms, passed_ms, payload }).collect();
         let replies = if self.range.frozen_for.is_some() && !planted::is(Bug::NeverFrozen) {
             let elsewhere = self.machine.elsewhere();
             run.iter().map(|_| Reply::Elsewhere(elsewhere.clone())).collect()
@@ -395,7 +404,7 @@ impl<M: Machine> State<M> {
             return Ok(());
         }
         self.machine.commit(Remember {
-            applied: encode_applied(&self.meta(), (self.stamp_ms, self.forgotten_upto_ms), &self.range),
+            applied: encode_applied(&self.meta(), (self.stamp_ms, self.passed_ms), &self.range),
             answered,
             forget_below: self.dedup.oldest().unwrap_or(u64::MAX),
         })
@@ -408,7 +417,7 @@ impl<M: Machine> State<M> {
         let meta = codec::get_snapshot_meta(&meta).map_err(io::Error::other)?;
         (self.applied, self.membership, self.stamp_ms) =
             (meta.last_log_id, meta.last_membership, applied.stamp_ms);
-        self.forgotten_upto_ms = applied.forgotten_upto_ms;
+        self.passed_ms = applied.passed_ms;
         self.range = RangeState {
             last_split: applied.last_split.as_ref().map(codec::get_split),
             frozen_for: Some(applied.frozen_for).filter(|&merge| merge != 0),
@@ -432,7 +441,7 @@ impl<M: Machine> State<M> {
             last_split: self.range.last_split.as_ref().map(codec::put_split),
             frozen_for: self.range.frozen_for.unwrap_or(0),
             last_merge: self.range.last_merge.map(codec::put_merged),
-            forgotten_upto_ms: self.forgotten_upto_ms,
+            passed_ms: self.passed_ms,
         };
         let own = std::iter::once(own.encode_to_vec());
         let answered = answered.map(|chunk| chunk.encode_to_vec());
@@ -444,7 +453,7 @@ impl<M: Machine> State<M> {
         let mut chunks = chunks.read();
         let Own { state: own, dedup, records: answered } = read_own(&mut chunks)?;
         self.machine.restore(&mut chunks).map_err(io::Error::other)?;
-        (self.stamp_ms, self.forgotten_upto_ms) = (own.stamp_ms, own.forgotten_upto_ms);
+        (self.stamp_ms, self.passed_ms) = (own.stamp_ms, own.passed_ms);
         self.dedup = dedup;
         self.range = RangeState {
             last_split: own.last_split.as_ref().map(codec::get_split),
@@ -459,18 +468,14 @@ impl<M: Machine> State<M> {
     }
 }
 
-fn encode_applied(
-    meta: &SnapshotMeta,
-    (stamp_ms, forgotten_upto_ms): (u64, u64),
-    range: &RangeState,
-) -> Bytes {
+fn encode_applied(meta: &SnapshotMeta, (stamp_ms, passed_ms): (u64, u64), range: &RangeState) -> Bytes {
     let applied = state::Applied {
         at: Some(codec::put_snapshot_meta(meta)),
         stamp_ms,
         last_split: range.last_split.as_ref().map(codec::put_split),
         frozen_for: range.frozen_for.unwrap_or(0),
         last_merge: range.last_merge.map(codec::put_merged),
-        forgotten_upto_ms,
+        passed_ms,
     };
     applied.encode_to_vec().into()
 }
@@ -554,7 +559,7 @@ impl<M: Machine> RaftStateMachine<Config> for Applier<M> {
                             None => state.apply(index, batch)?,
                             Some(change) => {
                                 let (replies, part) =
-                                    state.change(index, (batch.stamp_ms, batch.forget_upto_ms), change)?;
+                                    state.change(index, (batch.stamp_ms, batch.passed_ms), change)?;
                                 seeds.extend(part);
                                 replies
                             }

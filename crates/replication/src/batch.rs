@@ -6,17 +6,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader};
 use openraft::raft::ClientWriteResult;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use trimaran_net::clock::Clock;
 
 use crate::apply::{Applier, State};
-use crate::dedup::Forgetting;
 use crate::error::{Error, Leader};
 use crate::machine::Machine;
+use crate::passing::Passing;
 use crate::types::{Batch, COMMAND_OVERHEAD_BYTES, Callback, Command, Config};
 
 /// Commands of one entry.
@@ -53,11 +52,11 @@ pub(crate) async fn run<M: Machine>(
     raft: openraft::Raft<Config, Applier<M>>,
     state: Arc<RwLock<State<M>>>,
     clock: Arc<dyn Clock>,
+    passing: Arc<Mutex<Passing>>,
     mut proposals: mpsc::Receiver<Proposal>,
 ) {
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
     let mut held: Option<Proposal> = None;
-    let mut forgetting = Forgetting::default();
     loop {
         let first = match held.take() {
             Some(held) => held,
@@ -85,14 +84,15 @@ pub(crate) async fn run<M: Machine>(
         }
         // A hybrid clock: never behind what this replica has applied.
         let now_ms = clock.now_ms();
-        let (applied_ms, forgotten_upto_ms) = {
+        let (applied_ms, counted_ms) = {
             let state = state.read();
-            (state.stamp_ms, state.forgotten_upto_ms)
+            (state.stamp_ms, state.passed_ms)
         };
         let stamp_ms = now_ms.max(applied_ms);
-        let term = raft.metrics().borrow_watched().current_term;
-        let forget_upto_ms = Some(forgetting.upto(term, now_ms, stamp_ms, forgotten_upto_ms));
-        let batch = Batch { stamp_ms, forget_upto_ms, commands: commands.into(), change: None };
+        // One that does not lead is told so: nobody sees what it says.
+        let leads = raft.as_leader().ok();
+        let passed_ms = leads.map(|leader| passing.lock().at(leader.term(), now_ms, counted_ms));
+        let batch = Batch { stamp_ms, passed_ms, commands: commands.into(), change: None };
         let respond = move |outcome: ClientWriteResult<Config>| {
             drop(place);
             answer(group, waiting, outcome);

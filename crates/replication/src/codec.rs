@@ -138,7 +138,7 @@ pub(crate) fn put_entry(entry: &Entry) -> state::Entry {
             let commands = batch.commands.iter().map(command).collect();
             let mut put = state::Batch {
                 stamp_ms: batch.stamp_ms,
-                forget_upto_ms: batch.forget_upto_ms,
+                passed_ms: batch.passed_ms,
                 commands,
                 ..state::Batch::default()
             };
@@ -156,7 +156,7 @@ pub(crate) fn get_entry(entry: state::Entry) -> Result<Entry, Malformed> {
         state::entry::Payload::Blank(_) => EntryPayload::Blank,
         state::entry::Payload::Batch(mut batch) => EntryPayload::Normal(Batch {
             stamp_ms: batch.stamp_ms,
-            forget_upto_ms: batch.forget_upto_ms,
+            passed_ms: batch.passed_ms,
             change: get_change(&mut batch).map(Arc::new),
             commands: batch
                 .commands

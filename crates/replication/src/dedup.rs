@@ -1,7 +1,7 @@
 //! Replies that a retry may still ask for. The same on every replica, because it depends on the log only.
 //!
 //! What is remembered is a queue of records, one an entry of the log: forgetting takes whole records from its front,
-//! as the leader says in the log, or by number. So a replica that was opened again or restored from a snapshot, which has read
+//! by the group's own time or by number. So a replica that was opened again or restored from a snapshot, which has read
 //! the same records in the same order, forgets and remembers exactly what the others do.
 //!
 //! A copy shares everything with the original, in parts that are copied when they are written to: a snapshot takes one while
@@ -15,55 +15,10 @@ use hashbrown::HashMap;
 use prost::Message as _;
 use trimaran_proto::state::log as state;
 
-use crate::planted::{self, Bug};
 use crate::session::RequestId;
 
-/// How long a reply is remembered at least.
+/// How long a reply is remembered, in the group's own time.
 const REMEMBER_MS: u64 = 10 * 60 * 1000;
-
-/// What a leader of an older release has forgotten at a stamp.
-pub(crate) fn forgotten_at(stamp_ms: u64) -> u64 {
-    stamp_ms.saturating_sub(REMEMBER_MS)
-}
-
-/// Up to where a leader has answers forgotten.
-///
-/// Not simply ten minutes behind its clock: that may be an hour ahead of the one that the leader before had, and an answer that was
-/// lost with that leader would be forgotten before its caller can ask for it again. So a leader goes on from what was forgotten
-/// before it, as fast as time passes, until it has led for as long as an answer is remembered: everything older than that is
-/// older than its leadership. It begins so again when the stamps jump under it, as they may when another group becomes part of
-/// this one.
-#[derive(Debug, Default)]
-pub(crate) struct Forgetting {
-    term: u64,
-    began_ms: u64,
-    before_ms: u64,
-    /// Of the entry before: this node's clock, and its stamp.
-    last_ms: (u64, u64),
-}
-
-/// What stamps may gain on a leader's clock and are not taken for a jump: parts of what [`REMEMBER_MS`] is too long.
-const STAMPS_GAIN_MS: u64 = 10_000;
-
-impl Forgetting {
-    /// Of an entry that is proposed in a term, at a time of this node's own clock, with a stamp; `forgotten_ms` is what entries have
-    /// said before, as far as they are applied here.
-    pub(crate) fn upto(&mut self, term: u64, now_ms: u64, stamp_ms: u64, forgotten_ms: u64) -> u64 {
-        let (last_ms, last_stamp_ms) = self.last_ms;
-        let allowed_ms = now_ms.saturating_sub(last_ms) + STAMPS_GAIN_MS;
-        if self.term != term || stamp_ms.saturating_sub(last_stamp_ms) > allowed_ms {
-            (self.term, self.began_ms, self.before_ms) = (term, now_ms, forgotten_ms);
-        }
-        self.last_ms = (now_ms, stamp_ms);
-        let passed_ms = now_ms.saturating_sub(self.began_ms);
-        let behind_ms = forgotten_at(stamp_ms);
-        if passed_ms >= REMEMBER_MS || planted::is(Bug::ForgottenByTheClock) {
-            behind_ms
-        } else {
-            behind_ms.min(self.before_ms + passed_ms)
-        }
-    }
-}
 
 /// Requests remembered for all sessions of a group; beyond, the oldest are forgotten.
 const REQUESTS_MAX: usize = 1 << 20;
@@ -118,6 +73,7 @@ struct Session {
 struct Record {
     index: u64,
     stamp_ms: u64,
+    passed_ms: u64,
     requests: Arc<[RequestId]>,
 }
 
@@ -174,8 +130,8 @@ impl Dedup {
         self.requests += 1;
     }
 
-    /// Ends the record of the entry at `index`, and forgets those of entries with stamps up to `forget_upto_ms`.
-    pub(crate) fn seal(&mut self, index: u64, stamp_ms: u64, forget_upto_ms: u64) {
+    /// Ends the record of the entry at `index`, with its stamp and the group's time, and forgets what is too old.
+    pub(crate) fn seal(&mut self, index: u64, stamp_ms: u64, passed_ms: u64) {
         if !self.unsealed.is_empty() {
             let requests = std::mem::take(&mut self.unsealed).into();
             let bytes = std::mem::take(&mut self.unsealed_bytes);
@@ -184,12 +140,12 @@ impl Dedup {
             }
             if let Some(block) = self.blocks.back_mut() {
                 let block = Arc::make_mut(block);
-                block.records.push_back(Record { index, stamp_ms, requests });
+                block.records.push_back(Record { index, stamp_ms, passed_ms, requests });
                 block.bytes += bytes;
             }
         }
         while let Some(oldest) = self.first() {
-            if oldest.stamp_ms > forget_upto_ms && self.requests <= REQUESTS_MAX {
+            if oldest.passed_ms + REMEMBER_MS > passed_ms && self.requests <= REQUESTS_MAX {
                 return;
             }
             let requests = Arc::clone(&oldest.requests);
@@ -255,7 +211,12 @@ impl Dedup {
             // Gone if its caller has it; then a later record says so.
             reply: self.answered(id).unwrap_or_default(),
         });
-        state::Answered { index: record.index, stamp_ms: record.stamp_ms, requests: requests.collect() }
+        state::Answered {
+            index: record.index,
+            stamp_ms: record.stamp_ms,
+            requests: requests.collect(),
+            passed_ms: record.passed_ms,
+        }
     }
 
     /// How many chunks all records of a copy are, and the chunks.
@@ -274,8 +235,7 @@ impl Dedup {
             let state::AnsweredRequest { session, sequence, answered_below, reply } = request;
             self.remember(RequestId { session, sequence, answered_below }, reply);
         }
-        // What was to be forgotten by then is not among the records.
-        self.seal(record.index, record.stamp_ms, 0);
+        self.seal(record.index, record.stamp_ms, record.passed_ms);
     }
 }
 
@@ -307,44 +267,14 @@ mod tests {
         let mut dedup = Dedup::default();
         for minute in 0..=11 {
             dedup.remember(id(2, minute, 0), Bytes::new());
-            let stamp_ms = 1000 + minute * 60_000;
-            dedup.seal(minute, stamp_ms, forgotten_at(stamp_ms));
+            dedup.seal(minute, 0, minute * 60_000);
         }
         assert!(dedup.answered(id(2, 1, 0)).is_none());
         assert!(dedup.answered(id(2, 2, 0)).is_some());
         assert_eq!(dedup.oldest(), Some(2));
-        dedup.seal(12, 1000 + 60 * 60_000, forgotten_at(1000 + 60 * 60_000));
+        dedup.seal(12, 0, 60 * 60_000);
         assert!(dedup.sessions.iter().all(|shard| shard.is_empty()) && dedup.blocks.is_empty());
         assert_eq!((dedup.requests, dedup.oldest()), (0, None));
-    }
-
-    #[test]
-    fn a_leader_whose_clock_is_ahead_forgets_no_sooner() {
-        const HOUR: u64 = 3_600_000;
-        const MINUTE: u64 = 60_000;
-        let mut forgetting = Forgetting::default();
-        // Of one that leads for long: ten minutes behind.
-        let begin = 100 * HOUR;
-        assert_eq!(forgetting.upto(1, begin, begin, 0), 0);
-        let later = begin + 11 * MINUTE;
-        assert_eq!(forgetting.upto(1, later, later, 0), later - REMEMBER_MS);
-        // The next one is an hour ahead. What was answered a moment before is remembered for as long as ever.
-        let (forgotten, mut next) = (later - REMEMBER_MS, Forgetting::default());
-        let ahead = later + HOUR;
-        assert_eq!(next.upto(2, ahead, ahead, forgotten), forgotten);
-        assert_eq!(next.upto(2, ahead + 9 * MINUTE, ahead + 9 * MINUTE, forgotten), forgotten + 9 * MINUTE);
-        // It dies, and one that is an hour behind goes on with the stamps that there are.
-        let (forgotten, stamp) = (forgotten + 9 * MINUTE, ahead + 9 * MINUTE);
-        let mut third = Forgetting::default();
-        assert_eq!(third.upto(3, later + 9 * MINUTE, stamp, forgotten), forgotten);
-        assert_eq!(third.upto(3, later + 10 * MINUTE, stamp, forgotten), forgotten + MINUTE);
-        // It has led for ten minutes: what is older than that is forgotten, whatever its stamp.
-        assert_eq!(third.upto(3, later + 19 * MINUTE, stamp, forgotten), stamp - REMEMBER_MS);
-        assert_eq!(third.upto(4, later + 20 * MINUTE, stamp, forgotten), forgotten, "another term");
-        // Another group becomes part of it, whose stamps are ahead.
-        assert_eq!(third.upto(4, later + 31 * MINUTE, stamp, forgotten), stamp - REMEMBER_MS);
-        let jumped = stamp + HOUR;
-        assert_eq!(third.upto(4, later + 31 * MINUTE, jumped, stamp - REMEMBER_MS), stamp - REMEMBER_MS);
     }
 
     /// A copy that reads the records again, from a snapshot or from its own disk, answers every question as the
@@ -374,7 +304,7 @@ mod tests {
                     }
                 }
                 for dedup in copies.iter_mut().chain([&mut first]) {
-                    dedup.seal(index, now, forgotten_at(now));
+                    dedup.seal(index, 0, now);
                 }
                 stored.extend(first.newest(index).map(|record| (index, record)));
                 while stored

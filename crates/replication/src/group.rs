@@ -9,7 +9,7 @@ use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{Fatal, LinearizableReadError, RaftError};
 use openraft::{Instant as _, ReadPolicy, ServerState};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -19,6 +19,7 @@ use crate::error::{Error, Leader};
 use crate::hibernation::Hibernation;
 use crate::machine::Machine;
 use crate::network::Lines;
+use crate::passing::Passing;
 use crate::session::RequestId;
 use crate::split::Seeds;
 use crate::types::{Command, Config, LogId, Place};
@@ -102,6 +103,8 @@ pub(crate) struct Inner<M: Machine> {
     pub(crate) seeds: Seeds<M>,
     pub(crate) proposals: mpsc::Sender<Proposal>,
     pub(crate) clock: Arc<dyn trimaran_net::clock::Clock>,
+    /// What this replica counts while it leads.
+    pub(crate) passing: Arc<Mutex<Passing>>,
     pub(crate) hibernation: Hibernation,
     pub(crate) lines: Lines,
     /// Silence after which a follower asks for votes, least and most.
@@ -126,8 +129,9 @@ pub(crate) struct Inner<M: Machine> {
 impl<M: Machine> Group<M> {
     pub(crate) fn open(inner: Inner<M>, receiver: mpsc::Receiver<Proposal>) -> Self {
         let inner = Arc::new(inner);
-        let clock = Arc::clone(&inner.clock);
-        tokio::spawn(batch::run(inner.id, inner.raft.clone(), Arc::clone(&inner.state), clock, receiver));
+        let (state, clock) = (Arc::clone(&inner.state), Arc::clone(&inner.clock));
+        let passing = Arc::clone(&inner.passing);
+        tokio::spawn(batch::run(inner.id, inner.raft.clone(), state, clock, passing, receiver));
         Self { inner }
     }
 
@@ -196,6 +200,13 @@ impl<M: Machine> Group<M> {
     /// The clock of the last applied entry, milliseconds since 1970.
     pub fn stamp_ms(&self) -> u64 {
         self.inner.state.read().stamp_ms
+    }
+
+    /// The group's own time (see [`crate::machine::Committed`]), as far as this replica has counted or heard.
+    pub fn passed_ms(&self) -> u64 {
+        let counted_ms = self.inner.state.read().passed_ms;
+        let now_ms = self.inner.clock.now_ms();
+        self.leading_term().map_or(counted_ms, |term| self.inner.passing.lock().at(term, now_ms, counted_ms))
     }
 
     /// Returns when a read of this replica is as fresh as `consistency` asks. One barrier serves any number of reads

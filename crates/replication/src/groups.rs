@@ -343,6 +343,7 @@ impl Groups {
                 lease: timing.election.1,
                 proposal_timeout: timing.proposal,
                 ready_term: AtomicU64::new(0),
+                passing: Arc::default(),
                 alone_ms: AtomicU64::new(0),
                 opened: tokio::time::Instant::now(),
                 ceded_term: AtomicU64::new(0),

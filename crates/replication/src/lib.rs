@@ -32,6 +32,7 @@ mod hibernation;
 mod log;
 mod network;
 mod pace;
+mod passing;
 mod rpc;
 mod sleepers;
 mod snapshot;

@@ -7,9 +7,12 @@ use crate::error::Stop;
 /// One committed command.
 #[derive(Clone, Copy, Debug)]
 pub struct Committed<'a> {
-    /// The leader's clock when it proposed, milliseconds since 1970. Never goes back within a group; the only time
-    /// that a machine may know.
+    /// The leader's clock when it proposed, milliseconds since 1970. Never goes back within a group, but may
+    /// jump ahead with another leader.
     pub stamp_ms: u64,
+    /// The group's own time, milliseconds since it began: it only passes, as fast as it does while somebody leads. For what must
+    /// last as long as was said, and need not end at a time of day.
+    pub passed_ms: u64,
     /// The command, as proposed.
     pub payload: &'a Bytes,
 }
@@ -90,8 +93,10 @@ pub trait Machine: Send + Sync + 'static {
     /// Takes over what the machine of the group behind it had: the tokens behind its own last one, with the state that
     /// [`Machine::snapshot`] gave there. Small enough for one entry of the log.
     ///
+    /// The other group had a time of its own; this one's is `passed_ms` now, see [`Committed`].
+    ///
     /// A durable machine writes it in the batch of the next [`Machine::commit`], before which nothing else comes.
-    fn merge(&mut self, _chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+    fn merge(&mut self, _chunks: &mut SnapshotChunks, _passed_ms: u64) -> Result<(), Stop> {
         Err(Stop::new("a machine that cannot be merged"))
     }
 

@@ -85,10 +85,8 @@ impl<M: Machine> Group<M> {
         };
         // A hybrid clock, as of every entry.
         let stamp_ms = self.inner.clock.now_ms().max(self.stamp_ms());
-        // Nothing more: who counts the time is the batcher.
-        let forget_upto_ms = Some(self.inner.state.read().forgotten_upto_ms);
-        let batch =
-            Batch { stamp_ms, forget_upto_ms, commands: Arc::default(), change: Some(Arc::new(change)) };
+        let passed_ms = Some(self.passed_ms());
+        let batch = Batch { stamp_ms, passed_ms, commands: Arc::default(), change: Some(Arc::new(change)) };
         let respond = Callback(Box::new(respond));
         self.inner.raft.client_write_ff(batch, Some(respond)).await.map_err(|_fatal| self.stopped())?;
         let replies: Vec<Bytes> = match timeout(self.inner.proposal_timeout, answer).await {

@@ -22,8 +22,8 @@ pub(crate) struct Place {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Batch {
     pub(crate) stamp_ms: u64,
-    /// See [`crate::dedup::Forgetting`]; `None` = of an older release.
-    pub(crate) forget_upto_ms: Option<u64>,
+    /// The group's own time; `None` = of an older release.
+    pub(crate) passed_ms: Option<u64>,
     pub(crate) commands: Arc<[Command]>,
     /// Then there are no commands.
     pub(crate) change: Option<Arc<RangeChange>>,

@@ -49,7 +49,8 @@ fn message(arguments: Vec<Bytes>, seed: u64) -> RunMessage {
 
 fn apply(machine: &mut GridMachine, now_ms: u64, body: Body) -> Reply {
     let payload = Bytes::from(Command { body: Some(body), ..Command::default() }.encode_to_vec());
-    let replies = machine.apply(&[Committed { stamp_ms: now_ms, payload: &payload }]).unwrap();
+    let replies =
+        machine.apply(&[Committed { stamp_ms: now_ms, passed_ms: now_ms, payload: &payload }]).unwrap();
     Reply::decode(replies[0].clone().into_bytes()).unwrap()
 }
 

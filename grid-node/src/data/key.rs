@@ -92,7 +92,7 @@ pub fn reap(keys: &mut Keys, reap: &Reap, now_ms: u64) -> Reply {
         keys.reap_fields(key, now_ms);
     }
     for name in &reap.semaphores {
-        keys.reap_semaphore(name, now_ms);
+        keys.reap_semaphore(name, keys.passed_ms);
     }
     Reply { integer: removed, version: keys.version(), ..Reply::default() }
 }

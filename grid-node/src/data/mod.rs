@@ -130,6 +130,8 @@ pub struct Keys {
     pub is_full: bool,
     /// The stamp of the command that is being carried out, for what eviction chooses by.
     pub clock_ms: u64,
+    /// The partition's own time at the command that is being carried out: leases last by it.
+    pub passed_ms: u64,
     /// Semaphores of which a lease or a place ends, soonest first.
     due_semaphores: BTreeSet<(u64, Box<[u8]>)>,
     /// Those that are not as they were when this was last forgotten.
@@ -192,6 +194,7 @@ impl Keys {
             libraries: Libraries::default(),
             is_full: false,
             clock_ms: 0,
+            passed_ms: 0,
             due_semaphores: BTreeSet::new(),
             changed_semaphores: Vec::new(),
         }
@@ -611,13 +614,15 @@ impl Keys {
             libraries: self.libraries.clone(),
             is_full: self.is_full,
             clock_ms: self.clock_ms,
+            passed_ms: self.passed_ms,
             due_semaphores: semaphores_go,
             changed_semaphores: Vec::new(),
         }
     }
 
-    /// Takes over the keys of the partition behind. Versions go on behind both.
-    pub fn merge(&mut self, behind: Self) {
+    /// Takes over the keys of the partition behind. Versions go on behind both, and leases last as long as they would have.
+    pub fn merge(&mut self, mut behind: Self) {
+        behind.keep_leases(self.passed_ms);
         let Self { last, slots, due, version, count, bytes, libraries, is_full, due_semaphores, .. } = behind;
         self.is_full |= is_full;
         self.last = last;

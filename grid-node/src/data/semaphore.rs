@@ -1,6 +1,6 @@
 //! Semaphores with leases: who holds permits, since which version, until when; and who waits for some, in which order.
 //!
-//! A lock is a semaphore of one permit. What a holder has is its own until its lease ends by the stamps of the log, and is the
+//! A lock is a semaphore of one permit. What a holder has is its own until its lease ends in the partition's own time, and is the
 //! next one's then, in the same command, so that nobody who comes just then is before who waits. The version of the partition at
 //! which permits are given is their fencing token: it only grows, in whatever partition the name comes to lie
 //! (M. Burrows, "The Chubby lock service", OSDI 2006, §2.4, calls it a sequencer).
@@ -136,39 +136,46 @@ impl Semaphore {
         self.ends.insert((end_now, place));
     }
 
+    fn move_ends(&mut self, moved: impl Fn(u64) -> u64) {
+        let claims = self.holdings.values_mut().chain(self.queue.values_mut());
+        claims.for_each(|claim| claim.ends_at_ms = moved(claim.ends_at_ms));
+        self.ends =
+            std::mem::take(&mut self.ends).into_iter().map(|(end, place)| (moved(end), place)).collect();
+    }
+
     /// Gives free permits to who waits, the first first: one that takes many is not overtaken by those that take few.
-    fn give(&mut self, now_ms: u64, version: &mut u64) {
+    fn give(&mut self, passed_ms: u64, version: &mut u64) {
         while let Some((&since, first)) = self.queue.first_key_value() {
             if self.permits - self.taken < first.take {
                 return;
             }
             let Some(claim) = self.take(Place::Waits(since)) else { return };
-            self.hold(claim, now_ms, version);
+            self.hold(claim, passed_ms, version);
         }
     }
 
-    fn hold(&mut self, mut claim: Claim, now_ms: u64, version: &mut u64) -> u64 {
+    fn hold(&mut self, mut claim: Claim, passed_ms: u64, version: &mut u64) -> u64 {
         *version += 1;
-        claim.ends_at_ms = now_ms.saturating_add(claim.lease_ms);
+        claim.ends_at_ms = passed_ms.saturating_add(claim.lease_ms);
         self.put(Place::Holds(*version), claim);
         *version
     }
 
     /// Ends what is due.
-    fn end_due(&mut self, now_ms: u64, version: &mut u64) {
+    fn end_due(&mut self, passed_ms: u64, version: &mut u64) {
         let mut ended = false;
         while let Some(&(end, place)) = self.ends.first()
-            && end <= now_ms
+            && end <= passed_ms
         {
             ended |= self.take(place).is_some();
         }
         if ended {
             *version += 1;
-            self.give(now_ms, version);
+            self.give(passed_ms, version);
         }
     }
 
-    fn acquire(&mut self, acquire: &Acquire, now_ms: u64, version: &mut u64) -> Reply {
+    fn acquire(&mut self, acquire: &Acquire, passed_ms: u64, version: &mut u64) -> Reply {
         if self.is_gone() {
             self.permits = acquire.permits;
         }
@@ -179,7 +186,7 @@ impl Semaphore {
         }
         // They are kept for long: a slice would keep the whole message in memory.
         let own = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
-        let ends_at_ms = |lasts_ms: u64| now_ms.saturating_add(lasts_ms);
+        let ends_at_ms = |lasts_ms: u64| passed_ms.saturating_add(lasts_ms);
         match place {
             Some(place @ Place::Holds(_)) => self.edit(place, |claim| {
                 claim.lease_ms = acquire.lease_ms;
@@ -195,7 +202,7 @@ impl Semaphore {
                 *version += 1;
                 self.take(place);
                 // It may have been in the way of one that takes less.
-                self.give(now_ms, version);
+                self.give(passed_ms, version);
             }
             None => {
                 let claim = Claim {
@@ -207,7 +214,7 @@ impl Semaphore {
                     attempt: acquire.attempt,
                 };
                 if self.queue.is_empty() && self.permits - self.taken >= acquire.take {
-                    self.hold(claim, now_ms, version);
+                    self.hold(claim, passed_ms, version);
                 } else if acquire.place_ms > 0 && self.queue.len() >= SEMAPHORE_QUEUE_MAX {
                     return Reply { outcome: Outcome::Crowded.into(), ..Reply::default() };
                 } else if acquire.place_ms > 0 {
@@ -232,13 +239,13 @@ impl Semaphore {
         place.filter(|place| *place == Place::Holds(token))
     }
 
-    fn renew(&mut self, renew: &Renew, now_ms: u64, version: &mut u64) -> Reply {
+    fn renew(&mut self, renew: &Renew, passed_ms: u64, version: &mut u64) -> Reply {
         let Some(place) = self.held_by(&renew.holder, renew.token) else {
             return Reply { outcome: Outcome::Fenced.into(), ..Reply::default() };
         };
         self.edit(place, |claim| {
             claim.lease_ms = renew.lease_ms;
-            claim.ends_at_ms = now_ms.saturating_add(renew.lease_ms);
+            claim.ends_at_ms = passed_ms.saturating_add(renew.lease_ms);
             if let Some(value) = &renew.value {
                 *version += u64::from(claim.value != *value);
                 claim.value = Bytes::copy_from_slice(value);
@@ -247,7 +254,7 @@ impl Semaphore {
         Reply::default()
     }
 
-    fn release(&mut self, release: &Release, now_ms: u64, version: &mut u64) -> Reply {
+    fn release(&mut self, release: &Release, passed_ms: u64, version: &mut u64) -> Reply {
         let place = self.places.get(&release.holder).copied();
         let place = place.filter(|place| release.token == 0 || *place == Place::Holds(release.token));
         let asked_since = |claim: &Claim| release.attempt.is_some_and(|attempt| claim.attempt > attempt);
@@ -255,7 +262,7 @@ impl Semaphore {
         if let Some(place) = released {
             *version += 1;
             self.take(place);
-            self.give(now_ms, version);
+            self.give(passed_ms, version);
         }
         Reply { integer: released.is_some().into(), ..Reply::default() }
     }
@@ -300,31 +307,33 @@ impl Semaphore {
 }
 
 /// Takes permits, or a place in the queue, or gives one up.
-pub fn acquire(keys: &mut Keys, acquire: &Acquire, now_ms: u64) -> Reply {
+pub fn acquire(keys: &mut Keys, acquire: &Acquire, passed_ms: u64) -> Reply {
     if acquire.permits == 0 || acquire.take == 0 || acquire.take > acquire.permits {
         // Who sent it has let through what it should not have.
         return Reply { outcome: Outcome::Differs.into(), ..Reply::default() };
     }
-    keys.edit_semaphore(&acquire.name, now_ms, |semaphore, version| {
-        semaphore.acquire(acquire, now_ms, version)
+    keys.edit_semaphore(&acquire.name, passed_ms, |semaphore, version| {
+        semaphore.acquire(acquire, passed_ms, version)
     })
 }
 
 /// Begins a lease anew.
-pub fn renew(keys: &mut Keys, renew: &Renew, now_ms: u64) -> Reply {
+pub fn renew(keys: &mut Keys, renew: &Renew, passed_ms: u64) -> Reply {
     if keys.semaphore(&renew.name).is_none() {
         return Reply { outcome: Outcome::Fenced.into(), ..Reply::default() };
     }
-    keys.edit_semaphore(&renew.name, now_ms, |semaphore, version| semaphore.renew(renew, now_ms, version))
+    keys.edit_semaphore(&renew.name, passed_ms, |semaphore, version| {
+        semaphore.renew(renew, passed_ms, version)
+    })
 }
 
 /// Gives permits back, or a place in the queue: the reply counts.
-pub fn release(keys: &mut Keys, release: &Release, now_ms: u64) -> Reply {
+pub fn release(keys: &mut Keys, release: &Release, passed_ms: u64) -> Reply {
     if keys.semaphore(&release.name).is_none() {
         return Reply::default();
     }
-    keys.edit_semaphore(&release.name, now_ms, |semaphore, version| {
-        semaphore.release(release, now_ms, version)
+    keys.edit_semaphore(&release.name, passed_ms, |semaphore, version| {
+        semaphore.release(release, passed_ms, version)
     })
 }
 
@@ -335,22 +344,33 @@ impl Keys {
     }
 
     /// True if a holding lasts.
-    pub fn is_held(&self, fence: &Fence, now_ms: u64) -> bool {
+    pub fn is_held(&self, fence: &Fence, passed_ms: u64) -> bool {
         let held = self.semaphore(&fence.name).and_then(|semaphore| semaphore.holdings.get(&fence.token));
-        held.is_some_and(|claim| claim.ends_at_ms > now_ms)
+        held.is_some_and(|claim| claim.ends_at_ms > passed_ms)
     }
 
     /// Ends what is due of a semaphore.
-    pub fn reap_semaphore(&mut self, name: &Bytes, now_ms: u64) {
-        if self.semaphore(name).is_some_and(|semaphore| semaphore.next_end() <= now_ms) {
-            self.edit_semaphore(name, now_ms, |_, _| {});
+    pub fn reap_semaphore(&mut self, name: &Bytes, passed_ms: u64) {
+        if self.semaphore(name).is_some_and(|semaphore| semaphore.next_end() <= passed_ms) {
+            self.edit_semaphore(name, passed_ms, |_, _| {});
         }
     }
 
     /// Names of semaphores of which something is due, soonest first, at most `count`.
-    pub fn due_semaphores(&self, now_ms: u64, count: usize) -> Vec<Bytes> {
-        let due = self.due_semaphores.iter().take_while(|(at_ms, _)| *at_ms <= now_ms);
+    pub fn due_semaphores(&self, passed_ms: u64, count: usize) -> Vec<Bytes> {
+        let due = self.due_semaphores.iter().take_while(|(at_ms, _)| *at_ms <= passed_ms);
         due.take(count).map(|(_, name)| Bytes::copy_from_slice(name)).collect()
+    }
+
+    /// Has leases and places last as long as they would have in a partition whose own time is another one.
+    pub(super) fn keep_leases(&mut self, passed_ms: u64) {
+        let before_ms = std::mem::replace(&mut self.passed_ms, passed_ms);
+        let moved = |end: u64| (end + passed_ms).saturating_sub(before_ms);
+        for slot in self.slots.iter_mut().filter(|slot| !slot.semaphores.is_empty()) {
+            Arc::make_mut(slot).semaphores.values_mut().for_each(|held| Arc::make_mut(held).move_ends(moved));
+        }
+        let due = std::mem::take(&mut self.due_semaphores).into_iter();
+        self.due_semaphores = due.map(|(end, name)| (moved(end), name)).collect();
     }
 
     /// Puts one of a snapshot back as it was.
@@ -370,7 +390,7 @@ impl Keys {
     fn edit_semaphore<R: Default>(
         &mut self,
         name: &Bytes,
-        now_ms: u64,
+        passed_ms: u64,
         change: impl FnOnce(&mut Semaphore, &mut u64) -> R,
     ) -> R {
         // The machine has refused it otherwise.
@@ -385,7 +405,7 @@ impl Keys {
         }
         let Some(semaphore) = semaphores.get_mut(&name[..]).map(Arc::make_mut) else { return R::default() };
         let (bytes, end, version) = (cost(semaphore), semaphore.next_end(), self.version);
-        semaphore.end_due(now_ms, &mut self.version);
+        semaphore.end_due(passed_ms, &mut self.version);
         let result = change(semaphore, &mut self.version);
         let (bytes_now, end_now) = (cost(semaphore), semaphore.next_end());
         if self.version != version {

@@ -9,7 +9,8 @@ use super::{GridMachine, run};
 use crate::data::{Value, key};
 
 /// Answers a question; `wrong_partition` if something that it is about is not here (any more).
-pub(crate) fn answer(machine: &GridMachine, query: &Query, now_ms: u64) -> QueryReply {
+/// `now_ms` tells the time of day, `passed_ms` is the partition's own time.
+pub(crate) fn answer(machine: &GridMachine, query: &Query, (now_ms, passed_ms): (u64, u64)) -> QueryReply {
     let held = |key: &Bytes, with_value: bool| {
         let mut reply = QueryReply { now_ms, ..QueryReply::default() };
         if let Some(entry) = machine.keys().get(key, now_ms) {
@@ -43,7 +44,7 @@ pub(crate) fn answer(machine: &GridMachine, query: &Query, now_ms: u64) -> Query
         Some(QueryBody::Versions(query)) => run::versions(machine.keys(), query, now_ms),
         Some(QueryBody::Semaphore(name)) => {
             let semaphore = machine.keys().semaphore(name).map(|semaphore| semaphore.state(name));
-            QueryReply { found: semaphore.is_some(), semaphore, now_ms, ..QueryReply::default() }
+            QueryReply { found: semaphore.is_some(), semaphore, now_ms: passed_ms, ..QueryReply::default() }
         }
         Some(QueryBody::Scan(scan)) if scan.cursor < first.0 || scan.cursor > last.0 => elsewhere(),
         Some(QueryBody::Get(key)) => held(key, true),

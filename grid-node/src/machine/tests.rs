@@ -27,7 +27,8 @@ fn text(text: &str) -> Bytes {
 
 fn apply(machine: &mut GridMachine, now_ms: u64, body: Body) -> Reply {
     let payload = Bytes::from(Command { body: Some(body), ..Command::default() }.encode_to_vec());
-    let replies = machine.apply(&[Committed { stamp_ms: now_ms, payload: &payload }]).unwrap();
+    let replies =
+        machine.apply(&[Committed { stamp_ms: now_ms, passed_ms: now_ms, payload: &payload }]).unwrap();
     Reply::decode(replies[0].clone().into_bytes()).unwrap()
 }
 
@@ -217,7 +218,8 @@ fn a_write_whose_holding_is_over_changes_nothing() {
         let fence = Some(Fence { name: text("lock"), token });
         let command = Command { body: Some(Body::Set(set("k", "v"))), fence };
         let payload = Bytes::from(command.encode_to_vec());
-        let replies = machine.apply(&[Committed { stamp_ms: now_ms, payload: &payload }]).unwrap();
+        let replies =
+            machine.apply(&[Committed { stamp_ms: now_ms, passed_ms: now_ms, payload: &payload }]).unwrap();
         Reply::decode(replies[0].clone().into_bytes()).unwrap().outcome()
     };
     assert_eq!(fenced(&mut machine, 1001, token + 1), Outcome::Fenced);
@@ -301,7 +303,7 @@ proptest! {
             if step >= again && parts.len() == 2 {
                 let mut behind = parts.remove(1);
                 behind.freeze(true);
-                parts[0].merge(&mut behind.snapshot()).unwrap();
+                parts[0].merge(&mut behind.snapshot(), now_ms).unwrap();
                 prop_assert!(parts[0].keys().version() > behind.keys().version());
             }
             now_ms += 7;
@@ -439,7 +441,7 @@ proptest! {
                     let place = place % (parts.len() - 1);
                     let mut behind = parts.remove(place + 1);
                     behind.freeze(true);
-                    parts[place].merge(&mut behind.snapshot()).unwrap();
+                    parts[place].merge(&mut behind.snapshot(), 0).unwrap();
                 }
                 Step::Restore(place) => {
                     // It does not remember what the others do.

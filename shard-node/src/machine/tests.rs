@@ -60,7 +60,8 @@ fn command(random: &mut StdRng) -> Bytes {
 }
 
 fn apply(machine: &mut ShardMachine, index: u64, entry: &[Bytes]) -> Vec<Bytes> {
-    let run: Vec<_> = entry.iter().map(|payload| Committed { stamp_ms: index * 10, payload }).collect();
+    let run: Vec<_> =
+        entry.iter().map(|payload| Committed { stamp_ms: index * 10, passed_ms: 0, payload }).collect();
     let replies = machine.apply(&run).unwrap();
     let answered = vec![(index, Bytes::from(format!("answered {index}")))];
     let applied = Bytes::from(index.to_be_bytes().to_vec());
@@ -172,10 +173,10 @@ fn a_failed_disk_stops_the_copy_and_is_no_reply() {
     engine.fail_after(0);
     let mut random = StdRng::seed_from_u64(1);
     let payload = command(&mut random);
-    machine.apply(&[Committed { stamp_ms: 1, payload: &payload }]).unwrap();
+    machine.apply(&[Committed { stamp_ms: 1, passed_ms: 0, payload: &payload }]).unwrap();
     assert!(machine.commit(Remember::default()).is_err());
     let unknown = Bytes::from_static(b"\xff\xff");
-    assert!(machine.apply(&[Committed { stamp_ms: 1, payload: &unknown }]).is_err());
+    assert!(machine.apply(&[Committed { stamp_ms: 1, passed_ms: 0, payload: &unknown }]).is_err());
 }
 
 /// A split that the power takes away, and one that it does not: the parts are there, both or none, and what is written to
@@ -322,14 +323,16 @@ fn what_is_taken_over_is_not_touched_by_a_copy_that_is_behind_whatever_the_power
         right.freeze(true);
         let given: Vec<Bytes> = right.snapshot().map(Result::unwrap).collect();
         let take = |left: &mut ShardMachine| {
-            left.merge(&mut (Box::new(given.clone().into_iter().map(Ok)) as SnapshotChunks)).unwrap();
+            left.merge(&mut (Box::new(given.clone().into_iter().map(Ok)) as SnapshotChunks), 0).unwrap();
             let applied = Bytes::from(20_u64.to_be_bytes().to_vec());
             left.commit(Remember { applied, ..Remember::default() }).unwrap();
         };
         // Applied by a copy that does not know yet, and written after the rows were taken.
         let (index, entry_10) = missed.remove(0);
-        let run: Vec<_> =
-            entry_10.iter().map(|payload| Committed { stamp_ms: index * 10, payload }).collect();
+        let run: Vec<_> = entry_10
+            .iter()
+            .map(|payload| Committed { stamp_ms: index * 10, passed_ms: 0, payload })
+            .collect();
         behind.apply(&run).unwrap();
         take(&mut left);
         behind.commit(Remember { applied: Bytes::from_static(b"behind"), ..Remember::default() }).unwrap();
@@ -410,10 +413,10 @@ fn what_came_by_way_of_another_partition_does_not_go_with_an_old_copy() {
         apply(machine, 1, &all);
     }
     right.freeze(true);
-    middle.merge(&mut right.snapshot()).unwrap();
+    middle.merge(&mut right.snapshot(), 0).unwrap();
     middle.commit(Remember::default()).unwrap();
     middle.freeze(true);
-    left.merge(&mut middle.snapshot()).unwrap();
+    left.merge(&mut middle.snapshot(), 0).unwrap();
     left.commit(Remember::default()).unwrap();
     assert!(old.is_elsewhere());
     old.forget().unwrap();

@@ -146,6 +146,31 @@ fn what_is_broken_off_is_given_up_unless_it_was_asked_for_again() {
     assert!(acquires(&mut keys, "b", 3).is_some());
 }
 
+#[test]
+fn leases_last_as_long_as_they_would_have_where_partitions_become_one() {
+    let (middle, after) = (Token(1 << 63), Token((1 << 63) - 1));
+    let mut low = Keys::new(Token(0), after);
+    let mut high = Keys::new(middle, Token(u64::MAX));
+    let name =
+        |keys: &Keys| (0..).map(|n| text(&n.to_string())).find(|name| keys.has_place_for(name)).unwrap();
+    let (in_low, in_high) = (name(&low), name(&high));
+    let takes = |keys: &mut Keys, name: &Bytes, passed_ms| {
+        keys.passed_ms = passed_ms;
+        let asked = Acquire { name: name.clone(), ..wanted("a") };
+        acquire(keys, &asked, passed_ms).acquired.unwrap().token
+    };
+    let of_low = Fence { name: in_low.clone(), token: takes(&mut low, &in_low, 5000) };
+    let of_high = Fence { name: in_high.clone(), token: takes(&mut high, &in_high, 70) };
+    (low.passed_ms, high.passed_ms) = (5040, 90);
+    low.merge(high);
+    assert!(low.is_held(&of_low, 5099) && !low.is_held(&of_low, 5100));
+    assert!(low.is_held(&of_high, 5119) && !low.is_held(&of_high, 5120), "20 of 100 had passed");
+    assert_eq!(low.due_semaphores(5119, 9), [in_low]);
+    assert_eq!(low.due_semaphores(5120, 9).last(), Some(&in_high));
+    low.reap_semaphore(&in_high, 5120);
+    assert!(low.semaphore(&in_high).is_none());
+}
+
 /// Claims as plain lists.
 #[derive(Clone, Debug, Default)]
 struct Model {
