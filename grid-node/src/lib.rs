@@ -1,7 +1,7 @@
 //! The memory data grid: a strongly consistent cache, replicated by Raft over many partitions.
 //!
 //! The way of a command: [`front`] (decode) → [`router`] (which partition, who leads it) → the group → [`machine`]
-//! → [`command`] (what it does) → [`data`] (one file a data type) → back. [`access`] says who may do what, [`watch`] tells changes, [`pubsub`] messages, [`waiters`] whose turn it is, [`lineage`] where they were before,
+//! → [`command`] (what it does) → [`data`] (one file a data type) → back. [`access`] says who may do what, [`watch`] tells changes, [`tracking`] those who keep values, [`pubsub`] messages, [`waiters`] whose turn it is, [`lineage`] where they were before,
 //! [`expiry`] removes what is due, [`node`] starts all of it, [`limits`] names every bound.
 
 pub mod config;
@@ -23,6 +23,8 @@ pub mod watch;
 pub mod waiters;
 
 pub mod queue;
+
+pub mod tracking;
 
 pub mod access;
 

@@ -153,6 +153,9 @@ pub const LISTENER_BYTES_MAX: usize = 256 << 20;
 /// Runs of commands whose events wait to be told to subscribers.
 pub const NOTICES_WAITING_MAX: usize = 16_384;
 
+/// Keys that clients of a node may have (`tracking-table-max-keys`): if there are more, some are told to be invalid.
+pub const TRACKED_KEYS_MAX: usize = 1_000_000;
+
 /// Channels and patterns that one client has subscribed to.
 pub const SUBSCRIPTIONS_MAX: usize = 65_536;
 

@@ -7,7 +7,9 @@ use trimaran_proto::api::grid::Position;
 use trimaran_proto::api::placement::Partition;
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::reply::Outcome;
-use trimaran_proto::state::grid::{Changes, Command, Item, Origin, Reply, SnapshotChunk, SnapshotHead};
+use trimaran_proto::state::grid::{
+    Changes, Command, Item, Origin, OwnChanges, Reply, SnapshotChunk, SnapshotHead,
+};
 use trimaran_replication::error::Stop;
 use trimaran_replication::machine::{self, Committed, Machine, Remember, SnapshotChunks};
 
@@ -102,10 +104,7 @@ impl GridMachine {
     fn command(&mut self, committed: &Committed<'_>) -> Result<Reply, Stop> {
         let Committed { stamp_ms: now_ms, passed_ms, payload } = *committed;
         self.keys.passed_ms = passed_ms;
-        let (body, fence) = match Command::decode(payload.clone()) {
-            Ok(command) => (command.body, command.fence),
-            Err(_malformed) => (None, None),
-        };
+        let Command { body, fence, tells_changes } = Command::decode(payload.clone()).unwrap_or_default();
         if let Some(body) = &body
             && !(is_here(&self.keys, body)
                 && fence.as_ref().is_none_or(|fence| self.keys.has_place_for(&fence.name)))
@@ -123,7 +122,8 @@ impl GridMachine {
         if let (true, Some(body)) = (keys.notices.are_wanted(), &body) {
             keys.notices.announce(doing_of_typed(body));
         }
-        Ok(match body {
+        let behind = keys.version();
+        let mut reply = match body {
             Some(Body::Set(set)) => string::set(keys, &set, now_ms),
             Some(Body::MultiSet(set)) => string::multi_set(keys, &set, now_ms),
             Some(Body::Increment(increment)) => string::increment(keys, &increment, now_ms),
@@ -139,7 +139,12 @@ impl GridMachine {
             Some(Body::Renew(renew)) => semaphore::renew(keys, &renew, passed_ms),
             Some(Body::Release(release)) => semaphore::release(keys, &release, passed_ms),
             None => return Err(Stop::new("a command of the grid that this release does not know")),
-        })
+        };
+        let upto = keys.version();
+        if tells_changes && upto > behind {
+            reply.changes = Some(OwnChanges { partition: self.partition, behind, upto });
+        }
+        Ok(reply)
     }
 }
 

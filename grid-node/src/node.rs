@@ -36,6 +36,7 @@ use crate::memory::{Memory, Policy};
 use crate::pubsub::notices::{self, Teller};
 use crate::pubsub::{Hub, link};
 use crate::router::Router;
+use crate::tracking::{self, Tracking};
 use crate::{eviction, expiry, metrics};
 
 /// How long connections have to end when the node stops.
@@ -240,7 +241,9 @@ impl Node {
         let users = Arc::new(Users::new(options.requirepass.as_deref()));
         tokio::spawn(users::run(Arc::clone(&users), router.members()));
         let seed = random.random();
-        let commands = Front::new(router.clone(), hub, users, seed, random);
+        let tracking = Tracking::default();
+        tokio::spawn(tracking::run(tracking.clone(), router.clone(), ending.clone()));
+        let commands = Front::new(router.clone(), hub, tracking, users, seed, random);
         let resp_server = tokio::spawn(front::resp::serve(
             resp_listener,
             Arc::clone(&commands),

@@ -514,7 +514,7 @@ impl Write {
     /// The same, as long as a holding in the same slot lasts.
     pub fn fenced(key: &[u8], body: Body, fence: Option<Fence>) -> Self {
         let token = token_of(key);
-        let command = Command { body: Some(body), fence };
+        let command = Command { body: Some(body), fence, tells_changes: false };
         Self { tokens: (token, token), command: command.encode_to_vec().into() }
     }
 }

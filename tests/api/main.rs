@@ -17,3 +17,4 @@ mod pubsub;
 mod redis_py;
 mod redis_rs;
 mod resp;
+mod tracking;

@@ -6,7 +6,7 @@ pub mod coordination;
 
 pub mod resp;
 
-mod watch;
+pub(crate) mod watch;
 
 pub(crate) mod http;
 

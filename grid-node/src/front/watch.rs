@@ -40,7 +40,7 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 type Messages = mpsc::Sender<Result<WatchEvents, Status>>;
 
 /// Begins a watch; it ends with its reader, when it cannot be served any more, or with `stop`.
-pub(super) async fn begin(
+pub(crate) async fn begin(
     router: &Router,
     request: WatchRequest,
     stop: &CancellationToken,

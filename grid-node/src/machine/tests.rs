@@ -216,7 +216,7 @@ fn a_write_whose_holding_is_over_changes_nothing() {
     let token = apply(&mut machine, 1000, Body::Acquire(acquire)).acquired.unwrap().token;
     let fenced = |machine: &mut GridMachine, now_ms, token| {
         let fence = Some(Fence { name: text("lock"), token });
-        let command = Command { body: Some(Body::Set(set("k", "v"))), fence };
+        let command = Command { body: Some(Body::Set(set("k", "v"))), fence, ..Command::default() };
         let payload = Bytes::from(command.encode_to_vec());
         let replies =
             machine.apply(&[Committed { stamp_ms: now_ms, passed_ms: now_ms, payload: &payload }]).unwrap();

@@ -6,7 +6,7 @@ use prost::Message as _;
 use trimaran_placement::token::Token;
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::query::Body as QueryBody;
-use trimaran_proto::state::grid::{Command, Pipeline, Query, QueryReply, Reply};
+use trimaran_proto::state::grid::{Command, OwnChanges, Pipeline, Query, QueryReply, Reply};
 use trimaran_replication::group::Group;
 
 use super::{Question, Router, Write, tokens};
@@ -45,11 +45,17 @@ impl Router {
 
     /// Has the commands of a pipeline carried out in order. Their keys lie between the tokens; if those have come to lie in
     /// several partitions, each command is sent by itself.
-    pub async fn write_pipeline(&self, tokens: (Token, Token), pipeline: Pipeline) -> Result<Said, Error> {
+    /// With `tells_changes` it is also said which changes are its own, where that is certain.
+    pub async fn write_pipeline(
+        &self,
+        tokens: (Token, Token),
+        pipeline: Pipeline,
+        tells_changes: bool,
+    ) -> Result<Said, Error> {
         let count = pipeline.counts.len();
         let write = |pipeline, tokens| {
-            let command =
-                Command { body: Some(Body::Pipeline(pipeline)), ..Command::default() }.encode_to_vec();
+            let body = Some(Body::Pipeline(pipeline));
+            let command = Command { body, tells_changes, ..Command::default() }.encode_to_vec();
             Write { tokens, command: Bytes::from(command) }
         };
         let whole = write(pipeline, tokens);
@@ -82,6 +88,8 @@ pub enum Said {
         lengths: Vec<u32>,
         /// Something in them is said otherwise in RESP2.
         typed: bool,
+        /// What they have changed, where that was asked for.
+        changes: Option<OwnChanges>,
     },
     /// Each by itself: the answer, and whether something in it is said otherwise in RESP2.
     Apart(Vec<Result<(Bytes, bool), Error>>),
@@ -89,17 +97,22 @@ pub enum Said {
 
 impl Said {
     fn of_write(reply: Reply) -> Result<Self, Error> {
-        Self::together(reply.said, reply.lengths, reply.typed)
+        Self::together(reply.said, reply.lengths, reply.typed, reply.changes)
     }
 
     fn of_read(reply: QueryReply) -> Result<Self, Error> {
-        Self::together(reply.said, reply.lengths, reply.typed)
+        Self::together(reply.said, reply.lengths, reply.typed, None)
     }
 
-    fn together(said: Vec<Bytes>, lengths: Vec<u32>, typed: bool) -> Result<Self, Error> {
+    fn together(
+        said: Vec<Bytes>,
+        lengths: Vec<u32>,
+        typed: bool,
+        changes: Option<OwnChanges>,
+    ) -> Result<Self, Error> {
         match <[Bytes; 1]>::try_from(said) {
             Ok([said]) if lengths.iter().map(|&length| length as usize).sum::<usize>() == said.len() => {
-                Ok(Self::Together { said, lengths, typed })
+                Ok(Self::Together { said, lengths, typed, changes })
             }
             // From a duplicate that had its answer before: nobody waits for this one.
             _ => Err(Error::NotReady),

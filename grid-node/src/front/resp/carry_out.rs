@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use trimaran_proto::state::grid::{QueryReply, Reply};
 
 use super::plan::{self, Join, Part, Planned, Session, Step, error_text};
-use super::{Front, together};
+use super::{Front, together, tracking};
 use crate::command::reply::{Answer, Protocol, elements_of, integer_of, is_error, transcode};
 use crate::error::Error;
 use crate::limits::{PIPELINE_BYTES_MAX, UNREAD_ANSWER_MAX};
@@ -26,6 +26,19 @@ pub(crate) async fn answer(
         return true;
     }
     session.commands.increment(requests.len() as u64);
+    let own = tracking::OwnChanges::begin(front, session);
+    let goes_on = answer_each(front, session, stream, requests, outbound).await;
+    own.end(session);
+    goes_on
+}
+
+async fn answer_each(
+    front: &Front,
+    session: &mut Session,
+    stream: Option<&TcpStream>,
+    requests: &mut Vec<Vec<Bytes>>,
+    outbound: &mut BytesMut,
+) -> bool {
     let mut planned: Vec<Planned> = Vec::with_capacity(requests.len());
     // Of what is planned, and bytes of it.
     let (mut kind, mut bytes) = (None, 0);
@@ -39,7 +52,7 @@ pub(crate) async fn answer(
         if kind.is_some()
             && of_plan.is_some_and(|of_plan| kind != Some(of_plan) || bytes + more > PIPELINE_BYTES_MAX)
         {
-            carry_out(front, session.front, &mut planned, outbound).await;
+            carry_out(front, session, &mut planned, outbound).await;
             bytes = 0;
         }
         kind = of_plan.or(kind);
@@ -47,7 +60,7 @@ pub(crate) async fn answer(
         let closes = plan.closes;
         match plan.step {
             Step::Task(task) => {
-                carry_out(front, session.front, &mut planned, outbound).await;
+                carry_out(front, session, &mut planned, outbound).await;
                 (kind, bytes) = (None, 0);
                 // What was answered before it may be long in coming else.
                 if task.waits()
@@ -64,11 +77,11 @@ pub(crate) async fn answer(
             step => planned.push(Planned { step, ..plan }),
         }
         if closes {
-            carry_out(front, session.front, &mut planned, outbound).await;
+            carry_out(front, session, &mut planned, outbound).await;
             return false;
         }
     }
-    carry_out(front, session.front, &mut planned, outbound).await;
+    carry_out(front, session, &mut planned, outbound).await;
     true
 }
 
@@ -111,16 +124,26 @@ pub(super) fn say_encoded(bytes: &[u8], typed: bool, protocol: Protocol, outboun
 }
 
 /// Has commands of one kind done, all at once, and answers each.
-async fn carry_out(front: &Front, name: &'static str, planned: &mut Vec<Planned>, outbound: &mut BytesMut) {
+async fn carry_out(
+    front: &Front,
+    session: &mut Session,
+    planned: &mut Vec<Planned>,
+    outbound: &mut BytesMut,
+) {
     if planned.iter().any(|planned| matches!(planned.step, Step::Plain(_))) {
-        together::carry_out(front, name, planned, outbound).await;
+        together::carry_out(front, session, planned, outbound).await;
     } else {
-        send_parts(front, name, planned, outbound).await;
+        send_parts(front, session, planned, outbound).await;
     }
 }
 
 /// Sends the parts of commands to their partitions, and answers each command with its own.
-async fn send_parts(front: &Front, name: &'static str, planned: &mut Vec<Planned>, outbound: &mut BytesMut) {
+async fn send_parts(
+    front: &Front,
+    session: &mut Session,
+    planned: &mut Vec<Planned>,
+    outbound: &mut BytesMut,
+) {
     // Which command each part is of.
     let (mut writers, mut writes) = (Vec::new(), Vec::new());
     let (mut readers, mut reads) = (Vec::new(), Vec::new());
@@ -152,7 +175,10 @@ async fn send_parts(front: &Front, name: &'static str, planned: &mut Vec<Planned
     };
     for (at, reply) in writers.into_iter().zip(replies) {
         match reply {
-            Ok(reply) => written[at].push(reply),
+            Ok(reply) => {
+                session.own_changes.extend(reply.changes);
+                written[at].push(reply);
+            }
             Err(error) => drop(failures.insert(at, error)),
         }
     }
@@ -168,7 +194,7 @@ async fn send_parts(front: &Front, name: &'static str, planned: &mut Vec<Planned
             continue;
         }
         if let Some(error) = failures.remove(&at) {
-            refuse(name, &error, outbound);
+            refuse(session.front, &error, outbound);
             continue;
         }
         match plan.step {

@@ -12,12 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::Front;
 use super::plan::{Replies, Session, Step, said};
+use super::tracking::{self, Mode};
 use crate::access::DEFAULT;
 use crate::command::arguments::{SYNTAX, integer, is, lower};
 use crate::command::reply::{Answer, Protocol};
 use crate::command::table::{Spec, TABLE};
 use crate::command::{Done, refuse};
 use crate::pubsub::{Kind, Subscriber};
+use crate::tracking::Inbox;
 
 /// One connection.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(crate) struct Client {
     unblock: Notify,
     unblock_with_error: AtomicUsize,
     kill: CancellationToken,
+    /// What it is told of values that it keeps.
+    inbox: Arc<Inbox>,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +49,8 @@ struct Told {
     is_resp3: bool,
     /// Empty = the default one.
     user: String,
+    /// Flags, and who is told instead, while it wants to be told of changes.
+    tracking: Option<(&'static str, i64)>,
     /// How many channels, patterns and sharded channels it has subscribed to.
     subscribed: [usize; 3],
 }
@@ -97,12 +103,22 @@ impl Client {
             unblock: Notify::new(),
             unblock_with_error: AtomicUsize::new(0),
             kill: CancellationToken::new(),
+            inbox: Arc::default(),
         }
     }
 
     /// Its number on this node.
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    pub(super) fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
+    }
+
+    /// Notes what it wants to be told of.
+    pub(super) fn tracks(&self, mode: Option<&Mode>) {
+        self.told.lock().tracking = mode.map(|mode| (mode.flags(), mode.redirect()));
     }
 
     /// Notes what it does.
@@ -187,18 +203,13 @@ impl Client {
         let seconds = |since: u64| now_ms.saturating_sub(since) / 1000;
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
         format!(
-            "id={} addr={} name={} age={} idle={} flags={} db=0 sub={} psub={} ssub={} cmd={} user={user} lib-name={} lib-ver={} resp={}\n",
+            "id={} addr={} name={} age={} idle={} flags={} db=0 sub={} psub={} ssub={} cmd={} user={user} lib-name={} lib-ver={} resp={} redir={}\n",
             self.id,
             self.address,
             text(&told.name),
             seconds(self.since_ms),
             seconds(self.heard_ms.load(Ordering::Relaxed)),
-            match (self.is_blocked(), told.subscribed.iter().any(|count| *count > 0)) {
-                (true, true) => "Pb",
-                (true, false) => "b",
-                (false, true) => "P",
-                (false, false) => "N",
-            },
+            flags(self.is_blocked(), &told),
             told.subscribed[0],
             told.subscribed[1],
             told.subscribed[2],
@@ -206,8 +217,22 @@ impl Client {
             text(&told.library),
             text(&told.library_version),
             if told.is_resp3 { 3 } else { 2 },
+            told.tracking.map_or(-1, |(_, redirect)| redirect),
         )
     }
+}
+
+/// As CLIENT LIST has them.
+fn flags(is_blocked: bool, told: &Told) -> String {
+    let mut flags = String::new();
+    if told.subscribed.iter().any(|count| *count > 0) {
+        flags.push('P');
+    }
+    if is_blocked {
+        flags.push('b');
+    }
+    flags.push_str(told.tracking.map_or("", |(flags, _)| flags));
+    if flags.is_empty() { "N".to_owned() } else { flags }
 }
 
 /// All of them.
@@ -223,6 +248,10 @@ impl Clients {
         let client = Arc::new(Client::new(id, address.to_string(), now_ms));
         self.open.lock().insert(id, Arc::clone(&client));
         client
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<Arc<Client>> {
+        self.open.lock().get(&id).cloned()
     }
 
     pub(super) fn leave(&self, client: &Client) {
@@ -264,6 +293,9 @@ const UNKNOWN: &str = "ERR unknown subcommand or wrong number of arguments for '
 
 /// CLIENT.
 pub(super) fn plan(front: &Front, session: &mut Session, arguments: &[Bytes]) -> Done<Step> {
+    if let Some(planned) = tracking::plan(front, session, arguments) {
+        return planned;
+    }
     let client = &Arc::clone(&session.client);
     let now_ms = front.router.clock_ms();
     let id = i64::try_from(client.id).unwrap_or(i64::MAX);
@@ -324,8 +356,21 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: &[Bytes]) ->
         ("no-evict" | "no-touch", [_]) => return refuse(SYNTAX),
         ("help", []) => said(|out| {
             let commands = [
-                "GETNAME", "ID", "INFO", "KILL", "LIST", "NO-EVICT", "NO-TOUCH", "REPLY", "SETINFO",
-                "SETNAME", "UNBLOCK",
+                "CACHING",
+                "GETNAME",
+                "GETREDIR",
+                "ID",
+                "INFO",
+                "KILL",
+                "LIST",
+                "NO-EVICT",
+                "NO-TOUCH",
+                "REPLY",
+                "SETINFO",
+                "SETNAME",
+                "TRACKING",
+                "TRACKINGINFO",
+                "UNBLOCK",
             ];
             out.array(commands.len());
             commands.iter().for_each(|command| out.simple(command));

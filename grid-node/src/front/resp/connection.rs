@@ -8,7 +8,9 @@ use trimaran_service::usage;
 
 use super::plan::{Session, Step, said};
 use super::task::Task;
-use super::{Front, clients, cluster, introspection, scripts, settings, subscriptions, transaction, users};
+use super::{
+    Front, clients, cluster, introspection, scripts, settings, subscriptions, tracking, transaction, users,
+};
 use crate::access::DEFAULT;
 use crate::command::arguments::{SYNTAX, float, integer, is, lower};
 use crate::command::key::key_scan_options;
@@ -36,6 +38,7 @@ pub(super) fn plan(
         "echo" => said(|out| out.bulk(&arguments[1])),
         "quit" => return Ok((said(Answer::ok), true)),
         "reset" => {
+            tracking::end(front, session);
             session.client.forget();
             session.client.subscribed(None);
             *session = Session::new(session.front, session.client.clone(), session.redirect);

@@ -26,6 +26,7 @@ use crate::limits::{CONNECTIONS_MAX, HALF_REQUEST_MAX, PIPELINE_COMMANDS_MAX, UN
 use crate::metrics;
 use crate::pubsub::{Hub, Message, Subscriber};
 use crate::router::Router;
+use crate::tracking::Tracking;
 
 pub mod parse;
 
@@ -40,6 +41,7 @@ mod settings;
 mod subscriptions;
 mod task;
 mod together;
+mod tracking;
 mod transaction;
 mod typed;
 mod users;
@@ -65,6 +67,7 @@ const READ_BYTES_MIN: usize = 4 << 10;
 pub struct Front {
     pub(crate) router: Router,
     hub: Hub,
+    tracking: Tracking,
     pub(crate) users: Arc<Users>,
     access_log: AccessLog,
     settings: Settings,
@@ -78,11 +81,19 @@ pub struct Front {
 
 impl Front {
     /// A front over a router; what is chosen at random follows from the seed, but for passwords, which come from `secrets`.
-    pub fn new(router: Router, hub: Hub, users: Arc<Users>, seed: u64, secrets: StdRng) -> Arc<Self> {
+    pub fn new(
+        router: Router,
+        hub: Hub,
+        tracking: Tracking,
+        users: Arc<Users>,
+        seed: u64,
+        secrets: StdRng,
+    ) -> Arc<Self> {
         let started_ms = router.clock_ms();
         Arc::new(Self {
             router,
             hub,
+            tracking,
             users,
             access_log: AccessLog::default(),
             settings: Settings::default(),
@@ -142,6 +153,7 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, redirect: bool, sto
             if let Err(error) = connection.run().await {
                 debug!(%error, "connection ended");
             }
+            front.tracking.end(client.id());
             front.clients.leave(&client);
             metrics::connections("resp").decrement(1);
             drop(place);
@@ -183,6 +195,7 @@ impl Connection {
                 answer(&self.front, &mut self.session, Some(&self.stream), &mut requests, &mut outbound)
                     .await;
             subscriptions::say_all(&mut self.session, &mut outbound);
+            tracking::say_all(&self.session, &mut outbound);
             if let Some(error) = &refused {
                 let mut answer = Answer::default();
                 answer.error(&format!("ERR Protocol error: {error}"));
@@ -242,6 +255,11 @@ impl Connection {
                     let Some(message) = message else { return Ok(false) };
                     subscriptions::say(&message, self.session.protocol, outbound);
                     subscriptions::say_all(&mut self.session, outbound);
+                    timeout(UNREAD_ANSWER_MAX, self.stream.write_all(outbound)).await??;
+                    outbound.clear();
+                }
+                () = self.session.client.inbox().come() => {
+                    tracking::say_all(&self.session, outbound);
                     timeout(UNREAD_ANSWER_MAX, self.stream.write_all(outbound)).await??;
                     outbound.clear();
                 }

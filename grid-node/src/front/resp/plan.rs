@@ -8,12 +8,14 @@ use prost::Message as _;
 use trimaran_placement::token::{self, Token};
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::query::Body as QueryBody;
-use trimaran_proto::state::grid::{Actor, Command, Query, Run as RunMessage};
+use trimaran_proto::state::grid::{Actor, Command, OwnChanges, Query, Run as RunMessage};
 
 use super::clients::Client;
 use super::task::Task;
 use super::typed::NOT_KNOWN_YET;
-use super::{Front, cluster, connection, introspection, scripts, subscriptions, transaction, typed, users};
+use super::{
+    Front, cluster, connection, introspection, scripts, subscriptions, tracking, transaction, typed, users,
+};
 use crate::access::User;
 use crate::command::reply::{Answer, Protocol};
 use crate::command::scripting::function;
@@ -41,6 +43,10 @@ pub(crate) struct Session {
     pub(super) watched: Vec<(Bytes, u64)>,
     /// Since it has subscribed to something.
     pub(super) subscriber: Option<Subscriber>,
+    /// Since it wants to be told of what it reads.
+    pub(super) tracking: Option<tracking::Mode>,
+    /// What it has changed since it began to be answered, if it wants to know.
+    pub(super) own_changes: Vec<OwnChanges>,
     /// Whether it is answered (CLIENT REPLY).
     pub(super) replies: Replies,
     /// Who it is; `None` until it has said so, where it has to.
@@ -74,6 +80,8 @@ impl Session {
             queued: None,
             watched: Vec::new(),
             subscriber: None,
+            tracking: None,
+            own_changes: Vec::new(),
             replies: Replies::On,
             user: None,
             users_version: 0,
@@ -235,6 +243,7 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: Vec<Bytes>) 
         users::must_be_allowed(front, session, context, spec, &arguments)?;
         subscriptions::must_be_taken(session, spec)?;
         let (spec, arguments) = scripts::resolve(front, spec, arguments)?;
+        tracking::note(front, session, spec, &arguments);
         if is_queued {
             return transaction::queue(session, spec, arguments);
         }
@@ -345,11 +354,13 @@ pub(super) fn part(
     tokens: (Token, Token),
     arguments: Vec<Bytes>,
     actor: Option<Actor>,
+    tells_changes: bool,
 ) -> Part {
     let run = run(front, spec, arguments, actor);
     match spec.run {
         Run::Write(_) => {
-            let command = Command { body: Some(Body::Run(run)), ..Command::default() }.encode_to_vec().into();
+            let command = Command { body: Some(Body::Run(run)), tells_changes, ..Command::default() };
+            let command = command.encode_to_vec().into();
             Part::Write(Write { tokens, command })
         }
         _ => Part::Read(Question { tokens, query: Query { body: Some(QueryBody::Run(run)) } }),
@@ -359,10 +370,11 @@ pub(super) fn part(
 fn of_partitions(front: &Front, session: &Session, spec: &Spec, arguments: Vec<Bytes>) -> Done<Step> {
     let keys = spec.keys(&arguments);
     must_be_keys(keys.clone())?;
+    let tells = tracking::tells_changes(session);
     let Some(range) = tokens(keys) else {
         // A number of keys that is wrong: whoever leads the first partition says so as well as any other.
         let actor = users::actor(session, spec);
-        let part = part(front, spec, (Token(0), Token(0)), arguments, actor);
+        let part = part(front, spec, (Token(0), Token(0)), arguments, actor, tells);
         return Ok(Step::Parts(vec![part], Join::One));
     };
     if range.0 == range.1 || front.router.is_whole(range) {
@@ -371,7 +383,7 @@ fn of_partitions(front: &Front, session: &Session, spec: &Spec, arguments: Vec<B
             return Ok(Step::Plain(Plain { arguments, tokens: range, is_write }));
         }
         let actor = users::actor(session, spec);
-        return Ok(Step::Parts(vec![part(front, spec, range, arguments, actor)], Join::One));
+        return Ok(Step::Parts(vec![part(front, spec, range, arguments, actor, tells)], Join::One));
     }
     let join = match spec.name {
         "del" | "unlink" | "exists" | "touch" => Join::Sum,
@@ -385,7 +397,7 @@ fn of_partitions(front: &Front, session: &Session, spec: &Spec, arguments: Vec<B
         of_slot.push(arguments[0].clone());
         of_slot.extend_from_slice(keys);
         let token = token_of(&keys[0]);
-        part(front, spec, (token, token), of_slot, None)
+        part(front, spec, (token, token), of_slot, None, tells)
     });
     Ok(Step::Parts(parts.collect(), join))
 }

@@ -22,8 +22,9 @@ use crate::data::stream::Id;
 use crate::error::Error;
 use crate::front::grpc::scan_page;
 use crate::limits::SCAN_COUNT_MAX;
-use crate::queue::{self, Wanted};
+use crate::queue;
 use crate::router::{Question, token_of, tokens};
+use crate::tracking::Wanted;
 use crate::waiters::{Awaited, Turn};
 
 /// How long it is waited after a place in a queue was lost, until another one is asked for.
@@ -41,13 +42,15 @@ pub(super) enum Task {
     /// Carries out what was queued.
     Exec(transaction::Queued),
     /// Tries a command until it has something.
-    Block { spec: &'static Spec, arguments: Vec<Bytes>, wanted: Wanted, until: Option<Instant> },
+    Block { spec: &'static Spec, arguments: Vec<Bytes>, wanted: queue::Wanted, until: Option<Instant> },
     /// Waits.
     Sleep(Duration),
     /// Hands a message to everybody who wants it.
     Publish { sharded: bool, channel: Bytes, payload: Bytes },
     /// Changes users.
     Users(users::Change),
+    /// Waits until changes are watched that a client is to be told of.
+    Track(Wanted),
     /// Waits until other nodes know what was subscribed to; then it is answered.
     Heard(Answer),
 }
@@ -80,7 +83,7 @@ impl Task {
         // Of a command that moves an element, the source is waited for.
         let moves = ["blmove", "brpoplpush"].contains(&spec.name);
         let keys = keys.take(if moves { 1 } else { usize::MAX }).cloned().collect();
-        let wanted = Wanted { keys, awaited, since_ms: front.router.clock_ms() };
+        let wanted = queue::Wanted { keys, awaited, since_ms: front.router.clock_ms() };
         Ok(Self::Block { spec, arguments, wanted, until })
     }
 
@@ -91,7 +94,8 @@ impl Task {
             Some((group, _)) => Awaited::News(group.clone()),
             None => Awaited::Entry(Vec::new()),
         };
-        let wanted = Wanted { keys: reading.keys.to_vec(), awaited, since_ms: front.router.clock_ms() };
+        let wanted =
+            queue::Wanted { keys: reading.keys.to_vec(), awaited, since_ms: front.router.clock_ms() };
         let until = match reading.block_ms {
             // It does not wait at all.
             None => Some(Instant::now()),
@@ -133,6 +137,11 @@ impl Task {
                     Err(refusal) => out.error(refusal.text()),
                 }
                 users::refresh(front, session);
+                Ok(())
+            }
+            Self::Track(wanted) => {
+                front.tracking.begin(session.client.id(), wanted).await;
+                out.ok();
                 Ok(())
             }
             Self::Heard(answer) => {
@@ -206,7 +215,7 @@ async fn everywhere(
     let mut said = Vec::new();
     loop {
         let Answered { said: part, last, .. } =
-            ask(front, part(front, spec, (token, token), arguments.clone(), None)).await?;
+            ask(front, part(front, spec, (token, token), arguments.clone(), None, false)).await?;
         said.extend(part);
         // It may have been split since, and be shorter than it was.
         match last.and_then(|last| last.checked_add(1)) {
@@ -296,7 +305,7 @@ async fn block(
     session: &Session,
     stream: Option<&TcpStream>,
     (spec, mut arguments): (&'static Spec, Vec<Bytes>),
-    mut wanted: Wanted,
+    mut wanted: queue::Wanted,
     until: Option<Instant>,
 ) -> Option<Answer> {
     let end = async {
@@ -381,7 +390,7 @@ async fn attempt(front: &Front, spec: &'static Spec, arguments: Vec<Bytes>) -> R
     if !front.router.is_whole(tokens) {
         return Err(Error::CrossSlot);
     }
-    let Answered { said, typed, .. } = ask(front, part(front, spec, tokens, arguments, None)).await?;
+    let Answered { said, typed, .. } = ask(front, part(front, spec, tokens, arguments, None, false)).await?;
     out.encoded(said.first().map_or(&[][..], |said| said), typed);
     Ok(out)
 }

@@ -6,9 +6,9 @@ use futures::future::join_all;
 use trimaran_placement::token::Token;
 use trimaran_proto::state::grid::Pipeline;
 
-use super::Front;
 use super::carry_out::{refuse, say, say_encoded};
-use super::plan::{Plain, Planned, Step};
+use super::plan::{Plain, Planned, Session, Step};
+use super::{Front, tracking};
 use crate::command::reply::{Answer, Protocol};
 use crate::error::Error;
 use crate::router::Said;
@@ -38,9 +38,9 @@ impl Batch {
         }
     }
 
-    async fn carry_out(self, front: &Front) -> Result<Said, Error> {
+    async fn carry_out(self, front: &Front, tells_changes: bool) -> Result<Said, Error> {
         match self.is_write {
-            true => front.router.write_pipeline(self.tokens, self.pipeline).await,
+            true => front.router.write_pipeline(self.tokens, self.pipeline, tells_changes).await,
             false => front.router.read_pipeline(self.tokens, self.pipeline).await,
         }
     }
@@ -73,7 +73,7 @@ impl Answers {
         self.count += 1;
         match &self.said {
             Err(error) => Err(error),
-            Ok(Said::Together { said, lengths, typed }) => {
+            Ok(Said::Together { said, lengths, typed, .. }) => {
                 let length = lengths.get(place).map_or(0, |&length| length as usize);
                 let next = said.get(self.bytes..self.bytes + length).unwrap_or_default();
                 self.bytes += length;
@@ -91,10 +91,11 @@ impl Answers {
 /// Has commands of one kind done, and answers each.
 pub(super) async fn carry_out(
     front: &Front,
-    name: &'static str,
+    session: &mut Session,
     planned: &mut Vec<Planned>,
     outbound: &mut BytesMut,
 ) {
+    let tells_changes = tracking::tells_changes(session);
     let table = front.router.table();
     let mut batches: Vec<Batch> = Vec::new();
     let mut place_of = |plain: Plain| {
@@ -120,9 +121,16 @@ pub(super) async fn carry_out(
         .collect();
     drop(table);
     let said = match <[Batch; 1]>::try_from(batches) {
-        Ok([batch]) => vec![batch.carry_out(front).await],
-        Err(batches) => join_all(batches.into_iter().map(|batch| batch.carry_out(front))).await,
+        Ok([batch]) => vec![batch.carry_out(front, tells_changes).await],
+        Err(batches) => {
+            join_all(batches.into_iter().map(|batch| batch.carry_out(front, tells_changes))).await
+        }
     };
+    for said in &said {
+        if let Ok(Said::Together { changes: Some(changes), .. }) = said {
+            session.own_changes.push(*changes);
+        }
+    }
     let mut answers: Vec<Answers> =
         said.into_iter().map(|said| Answers { said, count: 0, bytes: 0 }).collect();
     for (waiting, protocol) in waiting {
@@ -131,7 +139,7 @@ pub(super) async fn carry_out(
             Waiting::Of { batch, quiet } => match answers.get_mut(batch).map(Answers::next) {
                 _ if quiet => {}
                 Some(Ok((said, typed))) => say_encoded(said, typed, protocol, outbound),
-                Some(Err(error)) => refuse(name, error, outbound),
+                Some(Err(error)) => refuse(session.front, error, outbound),
                 None => {}
             },
             Waiting::Nothing => {}

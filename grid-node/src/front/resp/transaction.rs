@@ -10,7 +10,7 @@ use trimaran_proto::state::grid::{Command, Run as RunMessage, Transaction, Watch
 use super::plan::{Session, Step, must_be_keys, run, said};
 use super::task::Task;
 use super::typed::NOT_KNOWN_YET;
-use super::{Front, connection, users};
+use super::{Front, connection, tracking, users};
 use crate::command::reply::Answer;
 use crate::command::scripting::function;
 use crate::command::table::{Keys, Run, Spec};
@@ -136,10 +136,10 @@ pub(super) async fn exec(
         let tokens = range.unwrap_or((Token(0), Token(0)));
         let watched = watched.into_iter().map(|(key, version)| Watched { key, version }).collect();
         let transaction = Transaction { watched, commands };
-        let command = Command { body: Some(Body::Transaction(transaction)), ..Command::default() }
-            .encode_to_vec()
-            .into();
+        let (body, tells_changes) = (Some(Body::Transaction(transaction)), tracking::tells_changes(session));
+        let command = Command { body, tells_changes, ..Command::default() }.encode_to_vec().into();
         let reply = front.router.write_one(Write { tokens, command }, None).await?;
+        session.own_changes.extend(reply.changes);
         if reply.outcome() == Outcome::ConditionFailed {
             out.null_array();
             return Ok(());
@@ -164,6 +164,10 @@ pub(super) async fn exec(
                         if let Some(subscriber) = &session.subscriber {
                             subscriber.heard().await;
                         }
+                    }
+                    Task::Track(wanted) => {
+                        front.tracking.begin(session.client.id(), wanted).await;
+                        out.ok();
                     }
                     Task::Publish { sharded, channel, payload } => {
                         out.count(front.hub.publish(sharded, &channel, &payload));
