@@ -240,10 +240,10 @@ impl Node {
         tokio::spawn(link::run(hub.clone(), router.clone(), links, ending.clone()));
         let users = Arc::new(Users::new(options.requirepass.as_deref()));
         tokio::spawn(users::run(Arc::clone(&users), router.members()));
-        let seed = random.random();
+        let is_flushed = options.durability == Durability::Fsync;
         let tracking = Tracking::default();
         tokio::spawn(tracking::run(tracking.clone(), router.clone(), ending.clone()));
-        let commands = Front::new(router.clone(), hub, tracking, users, seed, random);
+        let commands = Front::new(router.clone(), hub, tracking, users, is_flushed, random);
         let resp_server = tokio::spawn(front::resp::serve(
             resp_listener,
             Arc::clone(&commands),

@@ -106,6 +106,19 @@ pub struct Wanted {
     pub but_own: bool,
 }
 
+/// What is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Clients that are told.
+    pub clients: usize,
+    /// Keys that they have read.
+    pub keys: usize,
+    /// Those, once for each client that has.
+    pub items: usize,
+    /// Prefixes.
+    pub prefixes: usize,
+}
+
 /// A change of a key.
 #[derive(Clone, Debug)]
 struct Change {
@@ -190,6 +203,8 @@ struct Table {
     begun: u64,
     /// Who wants to hear of a prefix.
     prefixes: BTreeMap<Bytes, Vec<u64>>,
+    /// Keys that are remembered at most, if that was said.
+    most: Option<usize>,
     /// Changes may have been missed: everything is invalid once they are watched.
     is_unsure: bool,
 }
@@ -208,6 +223,14 @@ impl Table {
         for told in self.clients.values_mut() {
             told.waiting.clear();
             told.tell(Invalidated::All);
+        }
+    }
+
+    /// Forgets a key as if it had changed, another one than this if there is one.
+    fn forget_some(&mut self, but: Option<&Bytes>) {
+        let some = self.keys.keys().find(|some| Some(*some) != but).or(but).cloned();
+        if let Some(key) = some {
+            self.invalidate(&Change { key, partition: 0, version: 0 });
         }
     }
 
@@ -276,19 +299,36 @@ impl Tracking {
                 Some(reader) => reader.1 = since,
                 None => readers.push((client, since)),
             }
-            if table.keys.len() > TRACKED_KEYS_MAX {
-                // As if it had changed.
-                let some = table.keys.keys().find(|some| *some != key).cloned();
-                let change = |key| Change { key, partition: 0, version: 0 };
-                some.into_iter().for_each(|some| table.invalidate(&change(some)));
+            if table.keys.len() > table.most.unwrap_or(TRACKED_KEYS_MAX) {
+                table.forget_some(Some(key));
             }
         }
     }
 
-    /// Keys that are remembered, and prefixes.
-    pub fn counts(&self) -> (usize, usize, usize) {
+    /// All keys were removed.
+    pub fn flushed(&self) {
+        self.inner.table.lock().all();
+    }
+
+    /// What is remembered.
+    pub fn counts(&self) -> Counts {
         let table = self.inner.table.lock();
-        (table.clients.len(), table.keys.len(), table.prefixes.len())
+        Counts {
+            clients: table.clients.len(),
+            keys: table.keys.len(),
+            items: table.keys.values().map(SmallVec::len).sum(),
+            prefixes: table.prefixes.len(),
+        }
+    }
+
+    /// Keys that are remembered from now on at most; 0 = any number up to [`TRACKED_KEYS_MAX`].
+    pub fn limit(&self, keys: usize) {
+        let most = if keys == 0 { TRACKED_KEYS_MAX } else { keys.min(TRACKED_KEYS_MAX) };
+        let mut table = self.inner.table.lock();
+        table.most = Some(most);
+        while table.keys.len() > most {
+            table.forget_some(None);
+        }
     }
 
     /// A client may change something now.
@@ -461,7 +501,7 @@ mod tests {
         tracking.remember(2, [text("a")].iter());
         changes(&tracking, &["a", "c", "a"]);
         assert_eq!(inbox.take(), [Invalidated::Keys(vec![text("a")])]);
-        assert_eq!(tracking.counts(), (1, 1, 0));
+        assert_eq!(tracking.counts(), Counts { clients: 1, keys: 1, items: 1, prefixes: 0 });
         // It ends, and begins anew: what it had read before it has forgotten.
         wants(&tracking, 3, &Arc::default(), None);
         tracking.end(1);

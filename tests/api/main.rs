@@ -13,6 +13,7 @@ mod functions;
 mod grpc;
 mod http;
 mod memory;
+mod operators;
 mod pubsub;
 mod redis_py;
 mod redis_rs;

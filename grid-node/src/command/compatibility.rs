@@ -18,7 +18,6 @@ const NOT_OFFERED: &[(&str, &str)] = &[
     ("GEOSEARCH", "not yet"),
     ("GEOSEARCHSTORE", "not yet"),
     ("LASTSAVE", "snapshots are made by themselves"),
-    ("LATENCY", "not yet"),
     ("MIGRATE", "partitions move by themselves"),
     ("MODULE", "there are no modules"),
     ("MONITOR", "not yet"),
@@ -29,14 +28,11 @@ const NOT_OFFERED: &[(&str, &str)] = &[
     ("REPLCONF", "nodes replicate by Raft"),
     ("REPLICAOF", "nodes replicate by Raft"),
     ("RESTORE-ASKING", "there is no half-moved slot"),
-    ("ROLE", "not yet"),
     ("SAVE", "snapshots are made by themselves"),
     ("SHUTDOWN", "a node ends by SIGTERM, or for good by trimaran cluster drain"),
     ("SLAVEOF", "nodes replicate by Raft"),
-    ("SLOWLOG", "not yet"),
     ("SWAPDB", "there is database 0 only"),
     ("SYNC", "nodes replicate by Raft"),
-    ("WAITAOF", "not yet"),
 ];
 
 /// Commands that are not quite those of Redis, and how.
@@ -73,13 +69,17 @@ const PARTLY: &[(&str, &str)] = &[
         "INFO",
         "Server, Clients, Memory, Persistence, Replication, CPU, Commandstats, Cluster, Keyspace; of this node",
     ),
-    ("MEMORY", "USAGE"),
+    ("LATENCY", "answers, but collects nothing: see SLOWLOG and the metrics"),
+    ("MEMORY", "USAGE, DOCTOR, STATS (some of it), PURGE"),
     ("MGET", "keys of different slots are not read at the same instant"),
     ("PFCOUNT", "the estimate is not cached in the value"),
     ("PUBLISH", "within a script it is answered with 0: nobody has it before the script's entry is applied"),
+    ("ROLE", "every node is a master"),
     ("SELECT", "there is database 0 only"),
+    ("SLOWLOG", "of this node; of commands that were sent together the first, with the time of all"),
     ("SORT", "keys of BY and GET must be in the partition of the key"),
     ("WAIT", "answers at once: what was answered is on a majority"),
+    ("WAITAOF", "answers at once: with durability fsync, what was answered is on the disks of a majority"),
 ];
 
 /// The page: a table of all commands.

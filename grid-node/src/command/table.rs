@@ -172,8 +172,8 @@ impl Spec {
     /// True if its first argument is a command of its own.
     pub fn has_subcommands(&self) -> bool {
         const CONTAINERS: &[&str] = &[
-            "acl", "client", "cluster", "command", "config", "function", "memory", "object", "pubsub",
-            "script", "xgroup", "xinfo",
+            "acl", "client", "cluster", "command", "config", "function", "latency", "memory", "object",
+            "pubsub", "script", "slowlog", "xgroup", "xinfo",
         ];
         CONTAINERS.contains(&self.name)
     }
@@ -395,6 +395,7 @@ pub static TABLE: &[Spec] = &[
     c("incrbyfloat", 3, "write denyoom fast", one(1), "string", "2.6.0", "key increment", "Adds to a number with a fraction.", Run::Write(string::incrbyfloat)),
     c("info", -1, "loading stale", Keys::None, "server", "1.0.0", "[section [section ...]]", "About this node.", Run::Front),
     c("keys", 2, "readonly dangerous", Keys::All, "generic", "1.0.0", "pattern", "All keys that match a pattern.", Run::Read(key::keys)),
+    c("latency", -2, "admin noscript loading stale", Keys::None, "server", "2.8.13", "LATEST|HISTORY|RESET|DOCTOR|GRAPH|HISTOGRAM", "Nothing: there is no latency monitor.", Run::Front),
     c("lcs", -3, "readonly", Keys::Range { first: 1, last: 2, step: 1 }, "string", "7.0.0", "key1 key2 [LEN] [IDX] [MINMATCHLEN min-match-len] [WITHMATCHLEN]", "The longest common subsequence of two strings.", Run::Read(string::lcs)),
     c("lindex", 3, "readonly", one(1), "list", "1.0.0", "key index", "The element at an index.", Run::Read(list::lindex)),
     c("linsert", 5, "write denyoom", one(1), "list", "2.2.0", "key BEFORE|AFTER pivot element", "Inserts an element beside another.", Run::Write(list::linsert)),
@@ -410,7 +411,7 @@ pub static TABLE: &[Spec] = &[
     c("lrem", 4, "write", one(1), "list", "1.0.0", "key count element", "Removes elements that are equal to one.", Run::Write(list::lrem)),
     c("lset", 4, "write denyoom", one(1), "list", "1.0.0", "key index element", "Replaces the element at an index.", Run::Write(list::lset)),
     c("ltrim", 4, "write", one(1), "list", "1.0.0", "key start stop", "Removes all but a range of elements.", Run::Write(list::ltrim)),
-    c("memory", -2, "readonly", one(2), "server", "4.0.0", "USAGE key [SAMPLES count]", "About how many bytes a key takes.", Run::Read(key::memory)),
+    c("memory", -2, "readonly", one(2), "server", "4.0.0", "USAGE|DOCTOR|STATS|PURGE [key [SAMPLES count]]", "About how many bytes a key takes, or all of this node.", Run::Read(key::memory)),
     c("mget", -2, "readonly fast", Keys::Range { first: 1, last: -1, step: 1 }, "string", "1.0.0", "key [key ...]", "The values of keys.", Run::Read(string::mget)),
     c("mset", -3, "write denyoom", Keys::Range { first: 1, last: -1, step: 2 }, "string", "1.0.1", "key value [key value ...]", "Sets keys, all at once.", Run::Write(string::mset)),
     c("msetnx", -3, "write denyoom", Keys::Range { first: 1, last: -1, step: 2 }, "string", "1.0.1", "key value [key value ...]", "Sets keys, all at once, if none is there.", Run::Write(string::msetnx)),
@@ -438,6 +439,7 @@ pub static TABLE: &[Spec] = &[
     c("renamenx", 3, "write fast", Keys::Range { first: 1, last: 2, step: 1 }, "generic", "1.0.0", "key newkey", "Gives a value another key, if that one is not there.", Run::Write(key::renamenx)),
     c("reset", 1, "noscript loading stale fast no_auth", Keys::None, "connection", "6.2.0", "", "The connection as it was at first.", Run::Front),
     c("restore", -4, "write denyoom dangerous", one(1), "generic", "2.6.0", "key ttl serialized-value [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]", "Puts a value that DUMP has written, here or at a Redis.", Run::Write(key::restore)),
+    c("role", 1, "noscript loading stale fast", Keys::None, "server", "2.8.12", "", "Every node is a master.", Run::Front),
     c("rpop", -2, "write fast", one(1), "list", "1.0.0", "key [count]", "Takes the last elements.", Run::Write(list::rpop)),
     c("rpoplpush", 3, "write denyoom", Keys::Range { first: 1, last: 2, step: 1 }, "list", "1.2.0", "source destination", "Moves the last element to the front of another list.", Run::Write(list::rpoplpush)),
     c("rpush", -3, "write denyoom fast", one(1), "list", "1.0.0", "key element [element ...]", "Adds elements at the end.", Run::Write(list::rpush)),
@@ -458,6 +460,7 @@ pub static TABLE: &[Spec] = &[
     c("sintercard", -3, "readonly", Keys::Numbered { first: None, count: 1 }, "set", "7.0.0", "numkeys key [key ...] [LIMIT limit]", "How many members are in all sets.", Run::Read(set::sintercard)),
     c("sinterstore", -3, "write denyoom", Keys::Range { first: 1, last: -1, step: 1 }, "set", "1.0.0", "destination key [key ...]", "Keeps the intersection of sets.", Run::Write(set::sinterstore)),
     c("sismember", 3, "readonly fast", one(1), "set", "1.0.0", "key member", "Whether it is a member.", Run::Read(set::sismember)),
+    c("slowlog", -2, "admin loading stale", Keys::None, "server", "2.2.12", "GET|LEN|RESET [count]", "What took this node long.", Run::Front),
     c("smembers", 2, "readonly", one(1), "set", "1.0.0", "key", "All members.", Run::Read(set::smembers)),
     c("smismember", -3, "readonly fast", one(1), "set", "6.2.0", "key member [member ...]", "Whether each is a member.", Run::Read(set::smismember)),
     c("smove", 4, "write fast", Keys::Range { first: 1, last: 2, step: 1 }, "set", "1.0.0", "source destination member", "Moves a member to another set.", Run::Write(set::smove)),
@@ -483,6 +486,7 @@ pub static TABLE: &[Spec] = &[
     c("unsubscribe", -1, "pubsub noscript loading stale", Keys::None, "pubsub", "2.0.0", "[channel [channel ...]]", "Ends what SUBSCRIBE began.", Run::Front),
     c("unwatch", 1, "noscript loading stale fast", Keys::None, "transactions", "2.2.0", "", "Watches no key any more.", Run::Front),
     c("wait", 3, "blocking", Keys::None, "generic", "3.0.0", "numreplicas timeout", "Answers with how many other nodes have what was written: a majority always has.", Run::Front),
+    c("waitaof", 4, "noscript blocking", Keys::None, "generic", "7.2.0", "numlocal numreplicas timeout", "Answers on how many disks what was written is.", Run::Front),
     c("watch", -2, "noscript loading stale fast", Keys::Range { first: 1, last: -1, step: 1 }, "transactions", "2.2.0", "key [key ...]", "The next EXEC is carried out only if these keys do not change.", Run::Front),
     c("xack", -4, "write fast", one(1), "stream", "5.0.0", "key group id [id ...]", "Entries are done.", Run::Write(group::xack)),
     c("xadd", -5, "write denyoom fast", one(1), "stream", "5.0.0", "key [NOMKSTREAM] [MAXLEN|MINID [=|~] threshold [LIMIT count]] *|id field value [field value ...]", "Adds an entry.", Run::Write(stream::xadd)),

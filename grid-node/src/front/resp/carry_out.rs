@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use trimaran_proto::state::grid::{QueryReply, Reply};
 
 use super::plan::{self, Join, Part, Planned, Session, Step, error_text};
@@ -27,9 +28,24 @@ pub(crate) async fn answer(
     }
     session.commands.increment(requests.len() as u64);
     let own = tracking::OwnChanges::begin(front, session);
-    let goes_on = answer_each(front, session, stream, requests, outbound).await;
+    let (candidate, began) = (front.slow_log.candidate(requests), Instant::now());
+    let answered = answer_each(front, session, stream, requests, outbound).await;
     own.end(session);
-    goes_on
+    // Waiting is what some are for.
+    if let (Some(arguments), false) = (candidate, answered == Answered::HasWaited) {
+        front.slow_log.note(session, arguments, began.elapsed(), front.router.clock_ms());
+    }
+    answered != Answered::Ends
+}
+
+/// How requests were answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answered {
+    All,
+    /// One of them has waited for something to come.
+    HasWaited,
+    /// The connection ends.
+    Ends,
 }
 
 async fn answer_each(
@@ -38,7 +54,8 @@ async fn answer_each(
     stream: Option<&TcpStream>,
     requests: &mut Vec<Vec<Bytes>>,
     outbound: &mut BytesMut,
-) -> bool {
+) -> Answered {
+    let mut answered = Answered::All;
     let mut planned: Vec<Planned> = Vec::with_capacity(requests.len());
     // Of what is planned, and bytes of it.
     let (mut kind, mut bytes) = (None, 0);
@@ -62,14 +79,17 @@ async fn answer_each(
             Step::Task(task) => {
                 carry_out(front, session, &mut planned, outbound).await;
                 (kind, bytes) = (None, 0);
+                if task.blocks() {
+                    answered = Answered::HasWaited;
+                }
                 // What was answered before it may be long in coming else.
                 if task.waits()
                     && let Some(stream) = stream
                     && flush(stream, outbound).await.is_err()
                 {
-                    return false;
+                    return Answered::Ends;
                 }
-                let Some(answer) = task.perform(front, session, stream).await else { return false };
+                let Some(answer) = task.perform(front, session, stream).await else { return Answered::Ends };
                 if !plan.quiet {
                     say(answer, plan.protocol, outbound);
                 }
@@ -78,11 +98,11 @@ async fn answer_each(
         }
         if closes {
             carry_out(front, session, &mut planned, outbound).await;
-            return false;
+            return Answered::Ends;
         }
     }
     carry_out(front, session, &mut planned, outbound).await;
-    true
+    answered
 }
 
 /// Writes what is ready.

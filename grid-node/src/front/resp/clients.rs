@@ -112,6 +112,10 @@ impl Client {
         self.id
     }
 
+    pub(super) fn address_and_name(&self) -> (String, Bytes) {
+        (self.address.clone(), self.told.lock().name.clone())
+    }
+
     pub(super) fn inbox(&self) -> &Arc<Inbox> {
         &self.inbox
     }

@@ -9,7 +9,8 @@ use trimaran_service::usage;
 use super::plan::{Session, Step, said};
 use super::task::Task;
 use super::{
-    Front, clients, cluster, introspection, scripts, settings, subscriptions, tracking, transaction, users,
+    Front, clients, cluster, introspection, scripts, server, settings, slow_log, subscriptions, tracking,
+    transaction, users,
 };
 use crate::access::DEFAULT;
 use crate::command::arguments::{SYNTAX, float, integer, is, lower};
@@ -83,6 +84,10 @@ pub(super) fn plan(
                 out.bulk((now_ms % 1000 * 1000).to_string().as_bytes());
             })
         }
+        "slowlog" => slow_log::plan(front, arguments)?,
+        "latency" => server::latency(arguments)?,
+        "role" => server::role(front),
+        "waitaof" => server::waitaof(front, arguments)?,
         "lolwut" => said(|out| out.verbatim(&format!("Redis ver. {REDIS_VERSION}\n"))),
         "debug" => debug(arguments)?,
         // Every read is as good as one at the leader; there is no other.
@@ -238,6 +243,7 @@ fn info(front: &Front, redirect: bool, asked: &[Bytes]) -> String {
             "Stats",
             format!("evicted_keys:{}\r\n", memory.evicted())
                 + &subscriptions::statistics(front)
+                + &tracking::statistics(front)
                 + &front.access_log.lines(),
         ),
         ("CPU", processors),

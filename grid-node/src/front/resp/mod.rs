@@ -37,7 +37,9 @@ mod connection;
 mod introspection;
 mod plan;
 mod scripts;
+mod server;
 mod settings;
+mod slow_log;
 mod subscriptions;
 mod task;
 mod together;
@@ -54,6 +56,7 @@ use parse::Parsed;
 pub(crate) use plan::Session;
 use scripts::Scripts;
 use settings::Settings;
+use slow_log::SlowLog;
 use users::AccessLog;
 pub(crate) use users::enter_by as enter;
 
@@ -73,6 +76,9 @@ pub struct Front {
     settings: Settings,
     clients: Clients,
     statistics: Statistics,
+    slow_log: SlowLog,
+    /// What is answered is on disks, here and at a majority.
+    is_flushed: bool,
     scripts: Scripts,
     chance: Mutex<Random>,
     secrets: Mutex<StdRng>,
@@ -80,15 +86,17 @@ pub struct Front {
 }
 
 impl Front {
-    /// A front over a router; what is chosen at random follows from the seed, but for passwords, which come from `secrets`.
+    /// A front over a router; what is chosen at random, passwords too, follows from `secrets`. `is_flushed`: what is answered is on
+    /// disks.
     pub fn new(
         router: Router,
         hub: Hub,
         tracking: Tracking,
         users: Arc<Users>,
-        seed: u64,
-        secrets: StdRng,
+        is_flushed: bool,
+        mut secrets: StdRng,
     ) -> Arc<Self> {
+        let seed = secrets.random();
         let started_ms = router.clock_ms();
         Arc::new(Self {
             router,
@@ -99,6 +107,8 @@ impl Front {
             settings: Settings::default(),
             clients: Clients::default(),
             statistics: Statistics::default(),
+            slow_log: SlowLog::default(),
+            is_flushed,
             scripts: Scripts::default(),
             chance: Mutex::new(Random::new(seed)),
             secrets: Mutex::new(secrets),

@@ -14,7 +14,8 @@ use super::clients::Client;
 use super::task::Task;
 use super::typed::NOT_KNOWN_YET;
 use super::{
-    Front, cluster, connection, introspection, scripts, subscriptions, tracking, transaction, typed, users,
+    Front, cluster, connection, introspection, scripts, server, subscriptions, tracking, transaction, typed,
+    users,
 };
 use crate::access::User;
 use crate::command::reply::{Answer, Protocol};
@@ -297,6 +298,9 @@ fn step(
     }
     if let Some(help) = introspection::help(spec, &arguments) {
         return help.map(|help| (help, false));
+    }
+    if let Some(about_node) = server::memory(front, spec, &arguments) {
+        return about_node.map(|step| (step, false));
     }
     let step = match spec.run {
         Run::Front => {

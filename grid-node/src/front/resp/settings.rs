@@ -11,8 +11,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use trimaran_proto::state::grid::Encodings;
 
-use super::Front;
 use super::plan::{Step, said};
+use super::task::Task;
+use super::{Front, users};
+use crate::access::DEFAULT;
 use crate::command::arguments::lower;
 use crate::command::reply::Answer;
 use crate::command::{Done, matches, refuse};
@@ -28,6 +30,8 @@ enum Effect {
     Notices,
     /// What keys may take, and which go.
     Memory,
+    /// The password of the default user, in the whole cluster. It is not told.
+    Password,
     /// There is nothing that it could change: any value of its kind is kept and told.
     Kept,
     /// It has this value and no other.
@@ -66,12 +70,16 @@ const OPTIONS: &[(&str, &str, Effect)] = &[
     ("notify-keyspace-events", "", Effect::Notices),
     ("proto-max-bulk-len", "16777216", Effect::Fixed),
     ("save", "", Effect::Fixed),
+    ("requirepass", "", Effect::Password),
     ("set-max-intset-entries", "512", Effect::Layout),
     ("set-max-listpack-entries", "128", Effect::Layout),
     ("set-max-listpack-value", "64", Effect::Layout),
+    ("slowlog-log-slower-than", "10000", Effect::Kept),
+    ("slowlog-max-len", "128", Effect::Kept),
     ("stream-node-max-bytes", "4096", Effect::Kept),
     ("stream-node-max-entries", "100", Effect::Layout),
     ("timeout", "0", Effect::Fixed),
+    ("tracking-table-max-keys", "1000000", Effect::Kept),
     ("zset-max-listpack-entries", "128", Effect::Layout),
     ("zset-max-listpack-value", "64", Effect::Layout),
     ("zset-max-ziplist-entries", "128", Effect::Layout),
@@ -113,6 +121,10 @@ impl Settings {
         self.told.lock().get(name).and_then(|value| value.parse().ok())
     }
 
+    fn signed(&self, name: &str) -> Option<i64> {
+        self.told.lock().get(name).and_then(|value| value.parse().ok())
+    }
+
     fn get(&self, patterns: &[Bytes], memory: &Memory) -> Vec<(&'static str, String)> {
         let told = self.told.lock();
         let is_asked = |name: &str| {
@@ -130,7 +142,9 @@ impl Settings {
         asked.map(|(name, default, _)| (*name, value(name, default))).collect()
     }
 
-    fn set(&self, pairs: &[[Bytes; 2]], memory: &Memory) -> Done {
+    /// What is left to be done is a change of a user.
+    fn set(&self, pairs: &[[Bytes; 2]], memory: &Memory) -> Done<Option<users::Change>> {
+        let mut password = None;
         let (mut most, mut policy, mut samples) = (None, None, None);
         let mut wanted = Vec::new();
         for [name, value] in pairs {
@@ -146,6 +160,15 @@ impl Settings {
             };
             let is_number = default.parse::<i64>().is_ok();
             match effect {
+                Effect::Password if value.is_empty() => {
+                    password = Some(vec![Bytes::from_static(b"nopass")]);
+                    continue;
+                }
+                Effect::Password => {
+                    let rule = Bytes::from(format!(">{value}"));
+                    password = Some(vec![Bytes::from_static(b"resetpass"), rule]);
+                    continue;
+                }
                 Effect::Fixed if value == *default => continue,
                 Effect::Fixed => return failed(&format!("it is always '{default}' here")),
                 Effect::Memory if *known == "maxmemory" => match parse_bytes(&value) {
@@ -199,7 +222,7 @@ impl Settings {
         };
         let differs = encodings != Encodings::default();
         self.encodings.store(differs.then(|| Arc::new(encodings)));
-        Ok(())
+        Ok(password.map(|rules| users::Change::Set { name: DEFAULT.to_owned(), rules }))
     }
 }
 
@@ -216,12 +239,21 @@ pub(super) fn plan(front: &Front, arguments: &[Bytes]) -> Done<Step> {
         })),
         ("set", pairs) => match pairs.as_chunks() {
             (pairs, []) if !pairs.is_empty() => {
-                front.settings.set(pairs, front.router.memory())?;
+                let change = front.settings.set(pairs, front.router.memory())?;
                 front.hub.set_classes(front.settings.classes());
                 if let Some(most) = front.settings.number("acllog-max-len") {
                     front.access_log.keep(most);
                 }
-                Ok(said(Answer::ok))
+                let number = |name| front.settings.number(name);
+                let slower_than = front.settings.signed("slowlog-log-slower-than");
+                front.slow_log.set(slower_than, number("slowlog-max-len"));
+                if let Some(most) = number("tracking-table-max-keys") {
+                    front.tracking.limit(usize::try_from(most).unwrap_or(usize::MAX));
+                }
+                Ok(match change {
+                    Some(change) => Step::Task(Box::new(Task::Users(change))),
+                    None => said(Answer::ok),
+                })
             }
             _ => refuse("ERR wrong number of arguments for 'config|set' command"),
         },

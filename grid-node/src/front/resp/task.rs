@@ -110,6 +110,11 @@ impl Task {
         matches!(self, Self::Block { .. } | Self::Sleep(_))
     }
 
+    /// True if it waits for something to come.
+    pub(super) fn blocks(&self) -> bool {
+        matches!(self, Self::Block { .. })
+    }
+
     /// Does it. `None` if the client has gone meanwhile.
     pub(super) async fn perform(
         self,
@@ -120,7 +125,14 @@ impl Task {
         let mut out = Answer::default();
         let done = match self {
             Self::Scan(page) => scan(front, page, &mut out).await,
-            Self::Everywhere { spec, arguments } => everywhere(front, spec, arguments, &mut out).await,
+            Self::Everywhere { spec, arguments } => {
+                let done = everywhere(front, spec, arguments, &mut out).await;
+                if spec.name.starts_with("flush") {
+                    // As Redis: not key by key. At other nodes each key is told.
+                    front.tracking.flushed();
+                }
+                done
+            }
             Self::Watch(keys) => watch(front, session, keys, &mut out).await,
             Self::Exec(queued) => transaction::exec(front, session, queued, &mut out).await,
             Self::Block { spec, arguments, wanted, until } => {

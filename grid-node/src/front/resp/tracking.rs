@@ -95,6 +95,15 @@ impl Drop for OwnChanges<'_> {
     }
 }
 
+/// What INFO says of it.
+pub(super) fn statistics(front: &Front) -> String {
+    let counts = front.tracking.counts();
+    format!(
+        "tracking_clients:{}\r\ntracking_total_keys:{}\r\ntracking_total_items:{}\r\ntracking_total_prefixes:{}\r\n",
+        counts.clients, counts.keys, counts.items, counts.prefixes
+    )
+}
+
 /// Remembers what a command reads, if its connection is to be told of it.
 pub(super) fn note(front: &Front, session: &mut Session, spec: &Spec, arguments: &[Bytes]) {
     let is_queued = session.queued.is_some();
@@ -125,12 +134,12 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: &[Bytes]) ->
             let redirect = session.tracking.as_ref().map_or(-1, Mode::redirect);
             Ok(said(|out| out.integer(redirect)))
         }
-        ("trackinginfo", []) => Ok(said(|out| tell(session.tracking.as_ref(), out))),
+        ("trackinginfo", []) => Ok(said(|out| tell(front, session.tracking.as_ref(), out))),
         _ => return None,
     })
 }
 
-fn tell(mode: Option<&Mode>, out: &mut Answer) {
+fn tell(front: &Front, mode: Option<&Mode>, out: &mut Answer) {
     let mut flags = vec![if mode.is_some() { "on" } else { "off" }];
     if let Some(mode) = mode {
         let said = [
@@ -140,6 +149,7 @@ fn tell(mode: Option<&Mode>, out: &mut Answer) {
             (mode.choice == Choice::OptOut, "optout"),
             (mode.choice == Choice::OptOut && mode.is_chosen, "caching-no"),
             (mode.noloop, "noloop"),
+            (mode.redirect.is_some_and(|id| front.clients.get(id).is_none()), "broken_redirect"),
         ];
         flags.extend(said.into_iter().filter(|(is, _)| *is).map(|(_, flag)| flag));
     }
@@ -151,9 +161,8 @@ fn tell(mode: Option<&Mode>, out: &mut Answer) {
     out.integer(mode.map_or(-1, Mode::redirect));
     out.bulk(b"prefixes");
     let prefixes = mode.and_then(|mode| mode.prefixes.as_deref()).unwrap_or_default();
-    let named: Vec<&Bytes> = prefixes.iter().filter(|prefix| !prefix.is_empty()).collect();
-    out.array(named.len());
-    named.into_iter().for_each(|prefix| out.bulk(prefix));
+    out.array(prefixes.len());
+    prefixes.iter().for_each(|prefix| out.bulk(prefix));
 }
 
 fn choose(session: &mut Session, choice: &Bytes) -> Done<Step> {
