@@ -8,6 +8,7 @@
 mod access;
 mod coordination;
 mod database;
+mod differential;
 mod dynamodb;
 mod functions;
 mod grpc;

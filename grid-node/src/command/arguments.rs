@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::table::STRICT_NUMBERS_FORMAT;
 use super::{Done, Refusal, refuse};
 use crate::data::dict::Blob;
 use crate::data::set::canonical_integer;
@@ -58,6 +59,19 @@ pub fn float(argument: &[u8]) -> Option<f64> {
 /// A number, or what Redis says of one that is none.
 pub fn number(argument: &[u8]) -> Done<f64> {
     float(argument).ok_or_else(|| Refusal::new(NOT_A_FLOAT))
+}
+
+/// True for the text of a number that does not fit 64 bits, which `strtod` calls so (`ERANGE`): too large, or too small and not zero.
+pub fn is_out_of_range(argument: &[u8], number: f64) -> bool {
+    let is_infinite =
+        number.is_infinite() && !argument.iter().any(|letter| letter.eq_ignore_ascii_case(&b'n'));
+    let digits = argument.split(|letter| letter.eq_ignore_ascii_case(&b'e')).next().unwrap_or_default();
+    is_infinite || (number == 0.0 && digits.iter().any(|digit| (b'1'..=b'9').contains(digit)))
+}
+
+/// A number that fits 64 bits, as commands take it since a format of the cluster in which they do; before, any.
+pub fn fitting(argument: &[u8], format: u32) -> Option<f64> {
+    float(argument).filter(|number| format < STRICT_NUMBERS_FORMAT || !is_out_of_range(argument, *number))
 }
 
 /// The number of keys, and the keys that follow it.

@@ -57,9 +57,6 @@ pub(super) fn getbit(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
 /// The bits from the first to the last of a range that is named in bytes or in bits; `None` if it has none.
 fn bit_range(start: i64, stop: i64, in_bits: bool, bytes: usize) -> Option<(usize, usize)> {
     let total = i64::try_from(if in_bits { bytes * 8 } else { bytes }).ok()?;
-    if start < 0 && stop < 0 && start > stop {
-        return None;
-    }
     let from_end = |at: i64| (if at < 0 { at.saturating_add(total) } else { at }).max(0);
     let (start, stop) = (from_end(start), from_end(stop).min(total - 1));
     if start > stop {
@@ -88,7 +85,10 @@ pub(super) fn bitcount(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
     };
     let value = on.look::<ByteString>(&arguments[1])?.map_or(&[][..], |value| value);
     let (start, stop, in_bits) = range.unwrap_or((0, -1, false));
-    let Some((first, last)) = bit_range(start, stop, in_bits, value.len()) else {
+    // Before the string, one is not the other's end; BITPOS takes both for its begin.
+    let is_reversed = start < 0 && stop < 0 && start > stop;
+    let range = bit_range(start, stop, in_bits, value.len()).filter(|_| !is_reversed);
+    let Some((first, last)) = range else {
         on.out.integer(0);
         return Ok(());
     };

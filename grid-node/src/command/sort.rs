@@ -4,8 +4,9 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
-use super::arguments::{SYNTAX, float, integer, is};
+use super::arguments::{SYNTAX, fitting, integer, is};
 use super::key::replace;
+use super::table::STRICT_NUMBERS_FORMAT;
 use super::{Done, Read, Refusal, Write, refuse};
 use crate::data::dict::Blob;
 use crate::data::hash::Hash;
@@ -114,7 +115,8 @@ fn sorted(on: &Read<'_>, key: &[u8], wanted: &Wanted<'_>) -> Done<Vec<Option<Blo
                 None => Some(Blob::clone(&element)),
             };
             let number = match &weight {
-                Some(weight) if !wanted.as_text => float(weight)
+                Some(weight) if weight.is_empty() && on.format >= STRICT_NUMBERS_FORMAT => 0.0,
+                Some(weight) if !wanted.as_text => fitting(weight, on.format)
                     .ok_or_else(|| Refusal::new("ERR One or more scores can't be converted into double"))?,
                 _ => 0.0,
             };

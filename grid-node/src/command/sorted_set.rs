@@ -3,12 +3,12 @@
 
 use bytes::Bytes;
 
-use super::arguments::{SYNTAX, integer, is, lower, number, numbered_keys, positive};
+use super::arguments::{NOT_A_FLOAT, SYNTAX, fitting, integer, is, lower, numbered_keys, positive};
 use super::key::{Page, scan_options};
 use super::list::syntax_of_keys;
 use super::reply::double;
 use super::set::{Sample, sample};
-use super::{Done, Read, Write, matches, refuse};
+use super::{Done, Read, Refusal, Write, matches, refuse};
 use crate::data::sorted_set::{Member, SortedSet};
 
 pub(super) mod combine;
@@ -64,8 +64,10 @@ fn add_members(on: &mut Write<'_>, key: &[u8], add: Add, pairs: &[[Bytes; 2]]) -
     if add.increment && pairs.len() > 1 {
         return refuse("ERR INCR option supports a single increment-element pair");
     }
+    let format = on.format;
+    let score = |text| fitting(text, format).ok_or_else(|| Refusal::new(NOT_A_FLOAT));
     let pairs: Vec<(f64, &Bytes)> =
-        pairs.iter().map(|[score, member]| Ok((number(score)?, member))).collect::<Done<_>>()?;
+        pairs.iter().map(|[text, member]| Ok((score(text)?, member))).collect::<Done<_>>()?;
     if add.if_present && on.look::<SortedSet>(key)?.is_none() {
         match add.increment {
             true => on.out.null(),

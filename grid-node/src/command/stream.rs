@@ -230,11 +230,11 @@ pub(super) fn xtrim(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
 }
 
 pub(super) fn xdel(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
-    let ids = arguments[2..].iter().map(|argument| id(argument, 0)).collect::<Done<Vec<Id>>>()?;
     if on.look::<Stream>(&arguments[1])?.is_none() {
         on.out.integer(0);
         return Ok(());
     }
+    let ids = arguments[2..].iter().map(|argument| id(argument, 0)).collect::<Done<Vec<Id>>>()?;
     let removed = on.update(&arguments[1], |stream: &mut Stream, _| {
         let removed = ids.iter().filter(|id| stream.delete(**id)).count();
         (removed > 0, removed)

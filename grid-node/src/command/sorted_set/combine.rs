@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::super::arguments::{SYNTAX, float, integer, is, lower, positive};
+use super::super::arguments::{SYNTAX, fitting, integer, is, lower, positive};
 use super::super::key::replace;
 use super::super::{Done, Read, Refusal, Write, refuse};
 use crate::data::dict::Blob;
@@ -52,8 +52,8 @@ fn wanted<'a>(
     arguments: &'a [Bytes],
     at: usize,
     operation: Operation,
-    stores: bool,
-    counts: bool,
+    (stores, counts): (bool, bool),
+    format: u32,
 ) -> Done<Wanted<'a>> {
     let count = integer(&arguments[at])?;
     let count = usize::try_from(count).ok().filter(|count| *count > 0).ok_or_else(|| {
@@ -71,8 +71,9 @@ fn wanted<'a>(
         rest = more;
         if is(option, "weights") && combines && rest.len() >= count {
             let (weights, more) = rest.split_at(count);
-            let weight =
-                |weight: &Bytes| float(weight).ok_or_else(|| Refusal::new("ERR weight value is not a float"));
+            let weight = |weight: &Bytes| {
+                fitting(weight, format).ok_or_else(|| Refusal::new("ERR weight value is not a float"))
+            };
             wanted.weights = weights.iter().map(weight).collect::<Done<_>>()?;
             rest = more;
         } else if let (true, true, [how, more @ ..]) = (is(option, "aggregate"), combines, rest) {
@@ -97,6 +98,19 @@ fn wanted<'a>(
         }
     }
     Ok(wanted)
+}
+
+/// Refuses keys of other types before anything is said of the options behind them, as Redis does.
+fn must_be_sets(on: &Read<'_>, arguments: &[Bytes], at: usize) -> Done {
+    let Ok(count) = integer(&arguments[at]) else { return Ok(()) };
+    let Some(keys) = usize::try_from(count).ok().and_then(|count| arguments[at + 1..].get(..count)) else {
+        return Ok(());
+    };
+    let is_other = |key: &Bytes| {
+        let held = on.keys.get(key, on.now_ms).map(|entry| &entry.value);
+        held.is_some_and(|value| !matches!(value, Value::SortedSet(_) | Value::Set(_)))
+    };
+    if keys.iter().any(is_other) { Err(WrongType.into()) } else { Ok(()) }
 }
 
 /// A set of either kind.
@@ -204,7 +218,8 @@ fn combined(
 }
 
 fn said(on: &mut Read<'_>, arguments: &[Bytes], operation: Operation) -> Done {
-    let wanted = wanted(arguments, 1, operation, false, false)?;
+    must_be_sets(on, arguments, 1)?;
+    let wanted = wanted(arguments, 1, operation, (false, false), on.format)?;
     let result = combined(on, operation, &wanted, on.encodings)?;
     if wanted.with_scores {
         on.out.pairs(result.len());
@@ -233,13 +248,15 @@ pub(in super::super) fn zdiff(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
 }
 
 pub(in super::super) fn zintercard(on: &mut Read<'_>, arguments: &[Bytes]) -> Done {
-    let wanted = wanted(arguments, 1, Operation::Inter, false, true)?;
+    must_be_sets(on, arguments, 1)?;
+    let wanted = wanted(arguments, 1, Operation::Inter, (false, true), on.format)?;
     on.out.count(combined(on, Operation::Inter, &wanted, on.encodings)?.len());
     Ok(())
 }
 
 fn stored(on: &mut Write<'_>, arguments: &[Bytes], operation: Operation) -> Done {
-    let wanted = wanted(arguments, 2, operation, true, false)?;
+    must_be_sets(&on.reading(), arguments, 2)?;
+    let wanted = wanted(arguments, 2, operation, (true, false), on.format)?;
     let encodings = on.encodings;
     let result = combined(&on.reading(), operation, &wanted, encodings)?;
     let len = result.len();

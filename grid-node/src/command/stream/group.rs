@@ -269,11 +269,11 @@ fn history(stream: &mut Stream, name: &[u8], consumer: &[u8], seen: Id, count: u
 }
 
 pub(in super::super) fn xack(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
-    let ids = arguments[3..].iter().map(|argument| id(argument, 0)).collect::<Done<Vec<Id>>>()?;
     if on.look::<Stream>(&arguments[1])?.is_none_or(|stream| stream.group(&arguments[2]).is_none()) {
         on.out.integer(0);
         return Ok(());
     }
+    let ids = arguments[3..].iter().map(|argument| id(argument, 0)).collect::<Done<Vec<Id>>>()?;
     let settled = on.update(&arguments[1], |stream: &mut Stream, _| {
         let Some(group) = stream.group_mut(&arguments[2]) else { return (false, 0) };
         let settled = ids.iter().filter(|id| group.settle(**id)).count();
@@ -415,7 +415,6 @@ pub(in super::super) fn xclaim(on: &mut Write<'_>, arguments: &[Bytes]) -> Done 
                 claim.last = Some(id(value, 0)?);
                 more
             }
-            [word, ..] if ids.is_empty() => return id(word, 0).map(drop),
             [word, ..] => {
                 let word = String::from_utf8_lossy(word);
                 return refuse(format!("ERR Unrecognized XCLAIM option '{word}'"));
