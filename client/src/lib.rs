@@ -20,6 +20,23 @@
 //! # }
 //! ```
 //!
+//! Locks whose holder stops when its lease is lost, and whose late writes are refused; values that are kept until they change:
+//!
+//! ```no_run
+//! # async fn example(grid: trimaran_client::grid::Grid) -> Result<(), trimaran_client::Error> {
+//! use std::time::Duration;
+//! use trimaran_client::near_cache::{NearCache, Options};
+//!
+//! if let Some(guard) = grid.lock("{order-17}/lock").acquire(Duration::from_secs(30)).await? {
+//!     guard.run(async { guard.grid().set("{order-17}/state", "paid").await }).await??;
+//!     guard.release().await?;
+//! }
+//! let settings = NearCache::begin(&grid, "settings/", Options::default()).await?;
+//! let colour = settings.get("settings/colour").await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Tables of items with typed attributes; conditions and updates are expressions, as DynamoDB users know them:
 //!
 //! ```no_run
@@ -65,6 +82,8 @@ pub mod functions;
 pub mod grid;
 
 pub mod coordination;
+
+pub mod near_cache;
 
 pub mod watch;
 

@@ -88,6 +88,19 @@ impl Watch {
         }
     }
 
+    /// The next changes that the node tells that tells them now: an error when it does not any more.
+    pub(crate) async fn next_of_this_node(&mut self) -> Result<WatchEvents, Error> {
+        let ended = || Error::Unavailable("the node ended the watch".to_owned());
+        loop {
+            let stream = self.stream.as_mut().ok_or_else(ended)?;
+            let told = stream.message().await.map_err(|status| Error::from_status(&status))?;
+            let events = self.note(told.ok_or_else(ended)?);
+            if !events.events.is_empty() {
+                return Ok(events);
+            }
+        }
+    }
+
     async fn connect(&self) -> Result<Streaming<WatchEvents>, Error> {
         // Any node follows all partitions; the one that leads the key's has least to pass on.
         let mut client = self.grid.client_for(&self.key)?;

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-use trimaran_placement::token::Token;
+use trimaran_placement::token::{self, Token};
 use trimaran_proto::api::grid::{Position, WatchEvent, WatchEvents, WatchRequest, watch_event};
 use trimaran_proto::state::grid::OwnChanges;
 
@@ -440,7 +440,7 @@ async fn follow(tracking: &Tracking, router: &Router, stop: &CancellationToken) 
                 (first, last) => (Token(first), Token(last)),
             });
         }
-        if are_all(ranges) {
+        if token::are_all(ranges) {
             begun = None;
             let mut table = tracking.inner.table.lock();
             if std::mem::take(&mut table.is_unsure) {
@@ -450,22 +450,6 @@ async fn follow(tracking: &Tracking, router: &Router, stop: &CancellationToken) 
             tracking.inner.begun.send_replace(true);
         }
     }
-}
-
-/// True if ranges of tokens, both inclusive, cover all tokens.
-fn are_all(ranges: &mut [(Token, Token)]) -> bool {
-    ranges.sort_unstable();
-    let mut next = 0;
-    for (first, last) in ranges {
-        if first.0 > next {
-            return false;
-        }
-        match last.0.checked_add(1) {
-            Some(behind) => next = next.max(behind),
-            None => return true,
-        }
-    }
-    false
 }
 
 #[cfg(test)]
@@ -535,14 +519,5 @@ mod tests {
         inbox.put(Invalidated::Keys(vec![long.clone()]));
         inbox.put(Invalidated::Keys(vec![long]));
         assert_eq!(inbox.take(), [Invalidated::All]);
-    }
-
-    #[test]
-    fn all_tokens_are_watched_when_no_range_is_missing() {
-        let range = |first, last| (Token(first), Token(last));
-        assert!(!are_all(&mut []));
-        assert!(are_all(&mut [range(10, u64::MAX), range(0, 9)]));
-        assert!(!are_all(&mut [range(11, u64::MAX), range(0, 9)]));
-        assert!(are_all(&mut [range(0, 20), range(5, 9), range(21, u64::MAX)]));
     }
 }

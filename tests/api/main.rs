@@ -14,6 +14,7 @@ mod functions;
 mod grpc;
 mod http;
 mod memory;
+mod near_cache;
 mod operators;
 mod pubsub;
 mod redis_py;

@@ -52,6 +52,22 @@ pub fn slot_of(token: Token) -> u16 {
     (token.0 >> SLOT_SHIFT) as u16
 }
 
+/// True if ranges of tokens, both inclusive, have all tokens. Sorts them.
+pub fn are_all(ranges: &mut [(Token, Token)]) -> bool {
+    ranges.sort_unstable();
+    let mut next = 0;
+    for (first, last) in ranges {
+        if first.0 > next {
+            return false;
+        }
+        match last.0.checked_add(1) {
+            Some(behind) => next = next.max(behind),
+            None => return true,
+        }
+    }
+    false
+}
+
 /// First token of a slot.
 pub fn slot_start(slot: u16) -> Token {
     Token(u64::from(slot) << SLOT_SHIFT)
@@ -85,6 +101,15 @@ pub fn mix(value: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_have_all_tokens_when_none_is_missing() {
+        let range = |first, last| (Token(first), Token(last));
+        assert!(!are_all(&mut []));
+        assert!(are_all(&mut [range(10, u64::MAX), range(0, 9)]));
+        assert!(!are_all(&mut [range(11, u64::MAX), range(0, 9)]));
+        assert!(are_all(&mut [range(0, 20), range(5, 9), range(21, u64::MAX)]));
+    }
 
     #[test]
     fn slots_are_those_of_redis() {
