@@ -43,13 +43,22 @@ pub(crate) struct Dedup {
     unsealed_bytes: usize,
     /// In all records and unsealed.
     requests: usize,
+    /// There are records of an older release.
+    is_undated: bool,
 }
 
 impl Default for Dedup {
     fn default() -> Self {
         // One that all share, until something is in it.
         let sessions = vec![Arc::default(); SHARDS];
-        Self { sessions, blocks: VecDeque::new(), unsealed: Vec::new(), unsealed_bytes: 0, requests: 0 }
+        Self {
+            sessions,
+            blocks: VecDeque::new(),
+            unsealed: Vec::new(),
+            unsealed_bytes: 0,
+            requests: 0,
+            is_undated: false,
+        }
     }
 }
 
@@ -73,7 +82,8 @@ struct Session {
 struct Record {
     index: u64,
     stamp_ms: u64,
-    passed_ms: u64,
+    /// `None` until the next entry, where an older release has written it.
+    passed_ms: Option<u64>,
     requests: Arc<[RequestId]>,
 }
 
@@ -132,20 +142,13 @@ impl Dedup {
 
     /// Ends the record of the entry at `index`, with its stamp and the group's time, and forgets what is too old.
     pub(crate) fn seal(&mut self, index: u64, stamp_ms: u64, passed_ms: u64) {
-        if !self.unsealed.is_empty() {
-            let requests = std::mem::take(&mut self.unsealed).into();
-            let bytes = std::mem::take(&mut self.unsealed_bytes);
-            if self.blocks.back().is_none_or(|block| block.bytes >= BLOCK_BYTES) {
-                self.blocks.push_back(Arc::default());
-            }
-            if let Some(block) = self.blocks.back_mut() {
-                let block = Arc::make_mut(block);
-                block.records.push_back(Record { index, stamp_ms, passed_ms, requests });
-                block.bytes += bytes;
-            }
+        self.end_record(index, stamp_ms, Some(passed_ms));
+        if std::mem::take(&mut self.is_undated) {
+            self.date(passed_ms);
         }
         while let Some(oldest) = self.first() {
-            if oldest.passed_ms + REMEMBER_MS > passed_ms && self.requests <= REQUESTS_MAX {
+            let made_ms = oldest.passed_ms.unwrap_or(passed_ms);
+            if made_ms + REMEMBER_MS > passed_ms && self.requests <= REQUESTS_MAX {
                 return;
             }
             let requests = Arc::clone(&oldest.requests);
@@ -165,6 +168,32 @@ impl Dedup {
                 if block.records.is_empty() {
                     self.blocks.pop_front();
                 }
+            }
+        }
+    }
+
+    /// Makes a record of what is not in one yet.
+    fn end_record(&mut self, index: u64, stamp_ms: u64, passed_ms: Option<u64>) {
+        if self.unsealed.is_empty() {
+            return;
+        }
+        let requests = std::mem::take(&mut self.unsealed).into();
+        let bytes = std::mem::take(&mut self.unsealed_bytes);
+        if self.blocks.back().is_none_or(|block| block.bytes >= BLOCK_BYTES) {
+            self.blocks.push_back(Arc::default());
+        }
+        if let Some(block) = self.blocks.back_mut() {
+            let block = Arc::make_mut(block);
+            block.records.push_back(Record { index, stamp_ms, passed_ms, requests });
+            block.bytes += bytes;
+        }
+    }
+
+    /// Records of an older release count as made now: they are remembered for longer than others may remember them, never for less.
+    fn date(&mut self, passed_ms: u64) {
+        for block in &mut self.blocks {
+            for record in &mut Arc::make_mut(block).records {
+                record.passed_ms.get_or_insert(passed_ms);
             }
         }
     }
@@ -235,7 +264,13 @@ impl Dedup {
             let state::AnsweredRequest { session, sequence, answered_below, reply } = request;
             self.remember(RequestId { session, sequence, answered_below }, reply);
         }
-        self.seal(record.index, record.stamp_ms, record.passed_ms);
+        match record.passed_ms {
+            Some(passed_ms) => self.seal(record.index, record.stamp_ms, passed_ms),
+            None => {
+                self.end_record(record.index, record.stamp_ms, None);
+                self.is_undated = true;
+            }
+        }
     }
 }
 
@@ -275,6 +310,20 @@ mod tests {
         dedup.seal(12, 0, 60 * 60_000);
         assert!(dedup.sessions.iter().all(|shard| shard.is_empty()) && dedup.blocks.is_empty());
         assert_eq!((dedup.requests, dedup.oldest()), (0, None));
+    }
+
+    #[test]
+    fn replies_of_an_older_release_are_remembered_as_long_as_those_made_now() {
+        let mut dedup = Dedup::default();
+        let request = state::AnsweredRequest { session: 1, sequence: 1, ..Default::default() };
+        dedup.restore(state::Answered { index: 7, requests: vec![request], ..Default::default() });
+        // The group has counted for long, but not where this came from.
+        dedup.seal(8, 0, 50 * REMEMBER_MS);
+        assert!(dedup.answered(id(1, 1, 0)).is_some());
+        let kept = dedup.encoded().next().unwrap().1;
+        assert_eq!(state::Answered::decode(kept).unwrap().passed_ms, Some(50 * REMEMBER_MS));
+        dedup.seal(9, 0, 51 * REMEMBER_MS);
+        assert!(dedup.answered(id(1, 1, 0)).is_none());
     }
 
     /// A copy that reads the records again, from a snapshot or from its own disk, answers every question as the

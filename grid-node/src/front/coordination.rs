@@ -19,7 +19,7 @@ use trimaran_proto::api::coordination::{
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::query::Body as QueryBody;
 use trimaran_proto::state::grid::reply::Outcome;
-use trimaran_proto::state::grid::{Acquire, Release, Renew, Reply, Semaphore};
+use trimaran_proto::state::grid::{Acquire, Claim, Release, Renew, Reply, Semaphore};
 
 use crate::command::table::SEMAPHORE_FORMAT;
 use crate::error::Error;
@@ -161,7 +161,7 @@ impl Service {
 /// What is due counts as over, whether it has been ended or not.
 fn described(semaphore: Semaphore, now_ms: u64) -> DescribeReply {
     let lasts = |ends_at_ms: u64| ends_at_ms.checked_sub(now_ms).filter(|left| *left > 0);
-    let holding = |claim: trimaran_proto::state::grid::Claim| {
+    let holding = |claim: Claim| {
         let lease_ms = lasts(claim.ends_at_ms)?;
         Some(Holding {
             holder: claim.holder,
@@ -171,7 +171,7 @@ fn described(semaphore: Semaphore, now_ms: u64) -> DescribeReply {
             value: claim.value,
         })
     };
-    let waiting = |claim: trimaran_proto::state::grid::Claim| {
+    let waiting = |claim: Claim| {
         lasts(claim.ends_at_ms)?;
         Some(Waiting { holder: claim.holder, take: claim.take, value: claim.value })
     };
