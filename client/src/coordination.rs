@@ -13,7 +13,8 @@ use rand::Rng as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::Streaming;
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Streaming};
 use tracing::debug;
 use trimaran_net::retry::Backoff;
 use trimaran_placement::token;
@@ -37,6 +38,12 @@ const RENEWED_AFTER: u32 = 3;
 
 /// Pause before a renewal that was not answered is tried again: this part of the lease.
 const RENEWED_AGAIN_AFTER: u32 = 20;
+
+/// Metadata key of a request id.
+const REQUEST_ID: &str = "trimaran-request-id";
+
+/// Patience of who waits for ever.
+const FOR_EVER: Duration = Duration::from_hours(24 * 365);
 
 /// How long it is looked for a node that goes on telling of changes.
 const OBSERVE_PATIENCE: Duration = Duration::from_secs(60);
@@ -107,7 +114,7 @@ impl Semaphore {
             holder: holder.into(),
             lease: self.lease,
         };
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + patience.min(FOR_EVER);
         let given_up = GivenUp(Some(holding.clone()));
         let mut attempts = 0;
         loop {
@@ -332,9 +339,15 @@ impl Holding {
     }
 
     async fn release(&self, token: u64) -> Result<bool, Error> {
-        let request = ReleaseRequest { name: self.name.clone(), holder: self.holder.clone(), token };
+        let id: u128 = self.grid.routes.random.lock().random();
         let release = |channel| {
-            let (mut client, request) = (CoordinationClient::new(channel), request.clone());
+            let release = ReleaseRequest { name: self.name.clone(), holder: self.holder.clone(), token };
+            let mut request = Request::new(release);
+            // The same for every attempt: else the second would find nothing to give back, and take the lease for lost.
+            if let Ok(id) = MetadataValue::try_from(format!("{id:032x}")) {
+                request.metadata_mut().insert(REQUEST_ID, id);
+            }
+            let mut client = CoordinationClient::new(channel);
             async move { client.release(request).await }
         };
         Ok(self.grid.asked(token::grid(&self.name), Duration::ZERO, release).await?.released)

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -32,16 +33,16 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How much is kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Keys; of more, those go that are not read again.
-    pub entries_max: usize,
+    /// Bytes of keys and values, and what it takes to keep them; of more, those go that are not read again.
+    pub bytes_max: u64,
     /// How long a value is kept without being read again from the grid.
     pub age_max: Duration,
 }
 
 impl Default for Options {
-    /// 10,000 keys, a minute.
+    /// 64 MiB, a minute.
     fn default() -> Self {
-        Self { entries_max: 10_000, age_max: Duration::from_secs(60) }
+        Self { bytes_max: 64 << 20, age_max: Duration::from_secs(60) }
     }
 }
 
@@ -75,22 +76,40 @@ struct Shared {
 
 #[derive(Debug)]
 struct Kept {
-    values: Cache<Bytes, (Option<Bytes>, Instant)>,
-    /// What is being read, by how many, and whether it has changed since the first of them began.
-    reading: HashMap<Bytes, (usize, bool)>,
+    values: Cache<Bytes, Held, Weight>,
+    /// What is being read, by how many, and how often it has changed since the first of them began.
+    reading: HashMap<Bytes, (usize, u64)>,
+}
+
+/// A value, and since when.
+type Held = (Option<Bytes>, Instant);
+
+/// What a value costs beside its bytes.
+const ENTRY_OVERHEAD_BYTES: u64 = 128;
+
+/// About how many bytes a value takes for which room is made beforehand.
+const BYTES_EXPECTED: u64 = 1024;
+
+#[derive(Clone, Debug)]
+struct Weight;
+
+impl Weighter<Bytes, Held> for Weight {
+    fn weight(&self, key: &Bytes, (value, _): &Held) -> u64 {
+        (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64 + ENTRY_OVERHEAD_BYTES
+    }
 }
 
 impl Kept {
     fn forget(&mut self, key: &[u8]) {
         self.values.remove(key);
-        if let Some((_, has_changed)) = self.reading.get_mut(key) {
-            *has_changed = true;
+        if let Some((_, changes)) = self.reading.get_mut(key) {
+            *changes += 1;
         }
     }
 
     fn forget_all(&mut self) {
         self.values.clear();
-        self.reading.values_mut().for_each(|(_, has_changed)| *has_changed = true);
+        self.reading.values_mut().for_each(|(_, changes)| *changes += 1);
     }
 }
 
@@ -100,7 +119,8 @@ impl NearCache {
     /// Errors: [`Error::Unavailable`] if the changes cannot be watched.
     pub async fn begin(grid: &Grid, prefix: impl Into<Bytes>, options: Options) -> Result<Self, Error> {
         let prefix = prefix.into();
-        let values = Cache::new(options.entries_max);
+        let expected = usize::try_from(options.bytes_max / BYTES_EXPECTED).unwrap_or(usize::MAX);
+        let values = Cache::with_weighter(expected, options.bytes_max, Weight);
         let kept = Mutex::new(Kept { values, reading: HashMap::new() });
         let shared = Arc::new(Shared { kept, hears: watch::Sender::new(false) });
         let stop = CancellationToken::new();
@@ -122,7 +142,7 @@ impl NearCache {
         if !key.starts_with(&self.prefix) {
             return self.grid.get(key).await;
         }
-        {
+        let changes = {
             let mut kept = self.shared.kept.lock();
             if let Some((value, since)) = kept.values.get(&key)
                 && since.elapsed() < self.age_max
@@ -130,11 +150,12 @@ impl NearCache {
                 self.hits.fetch_add(1, Ordering::Relaxed);
                 return Ok(value.clone());
             }
-            let reading = kept.reading.entry(key.clone()).or_insert((0, false));
-            reading.0 += 1;
-        }
+            let (readers, changes) = kept.reading.entry(key.clone()).or_default();
+            *readers += 1;
+            *changes
+        };
         self.misses.fetch_add(1, Ordering::Relaxed);
-        let read = Reading { cache: self, key };
+        let read = Reading { cache: self, key, changes };
         let since = Instant::now();
         let value = self.grid.get(read.key.clone()).await?;
         read.keep(&value, since);
@@ -172,14 +193,16 @@ impl NearCache {
 struct Reading<'a> {
     cache: &'a NearCache,
     key: Bytes,
+    /// How often it had changed by then.
+    changes: u64,
 }
 
 impl Reading<'_> {
     fn keep(self, value: &Option<Bytes>, since: Instant) {
         let shared = &self.cache.shared;
         let mut kept = shared.kept.lock();
-        let has_changed = kept.reading.get(&self.key).is_none_or(|(_, has_changed)| *has_changed);
-        if !has_changed && *shared.hears.borrow() {
+        let is_same = kept.reading.get(&self.key).is_some_and(|(_, changes)| *changes == self.changes);
+        if is_same && *shared.hears.borrow() {
             kept.values.insert(self.key.clone(), (value.clone(), since));
         }
     }

@@ -33,6 +33,9 @@ const BEGUN_MAX: Duration = Duration::from_secs(5);
 /// How much of what a client has changed itself is remembered: of what is older it is told.
 const OWN_CHANGES_KEPT: usize = 1024;
 
+/// Changes that wait until it is known what a client has changed itself: if there are more, everything is invalid.
+const CHANGES_WAITING_MAX: usize = 65_536;
+
 /// What an item in an inbox costs beside its bytes.
 const ITEM_OVERHEAD_BYTES: usize = 64;
 
@@ -135,6 +138,10 @@ struct Told {
     /// It may be changing something itself: what it is told waits until that is known.
     changes: bool,
     waiting: Vec<Vec<Change>>,
+    /// Changes in it.
+    waiting_count: usize,
+    /// Too many: everything is to be told instead.
+    has_missed: bool,
     /// The newest of what it has changed itself.
     own: VecDeque<OwnChanges>,
 }
@@ -169,7 +176,13 @@ impl Told {
 
     fn changed(&mut self, changes: Vec<Change>) {
         if self.changes {
-            self.waiting.push(changes);
+            self.waiting_count += changes.len();
+            if self.waiting_count <= CHANGES_WAITING_MAX {
+                self.waiting.push(changes);
+            } else {
+                self.waiting.clear();
+                self.has_missed = true;
+            }
             return;
         }
         let keys = self.of_others(changes);
@@ -214,8 +227,16 @@ impl Table {
     fn begin(&mut self, client: u64, wanted: Wanted) {
         self.begun += 1;
         let since = self.clients.get(&client).map_or(self.begun, |told| told.since);
-        let (waiting, own) = (Vec::new(), VecDeque::new());
-        self.clients.insert(client, Told { wanted, since, changes: false, waiting, own });
+        let told = Told {
+            wanted,
+            since,
+            changes: false,
+            waiting: Vec::new(),
+            waiting_count: 0,
+            has_missed: false,
+            own: VecDeque::new(),
+        };
+        self.clients.insert(client, told);
     }
 
     fn all(&mut self) {
@@ -343,6 +364,11 @@ impl Tracking {
         let mut table = self.inner.table.lock();
         let Some(told) = table.clients.get_mut(&client) else { return };
         told.changes = false;
+        told.waiting_count = 0;
+        if std::mem::take(&mut told.has_missed) {
+            told.waiting.clear();
+            told.tell(Invalidated::All);
+        }
         if told.wanted.but_own {
             told.own.extend(changes);
             let too_many = told.own.len().saturating_sub(OWN_CHANGES_KEPT);
@@ -435,10 +461,7 @@ async fn follow(tracking: &Tracking, router: &Router, stop: &CancellationToken) 
         let Some(ranges) = &mut begun else { continue };
         let positions = events.events.iter().filter(|event| event.kind() == watch_event::Kind::Begin);
         for position in positions.filter_map(|event| event.position.as_ref()) {
-            ranges.push(match (position.first_token, position.last_token) {
-                (0, 0) => (Token(0), Token(u64::MAX)),
-                (first, last) => (Token(first), Token(last)),
-            });
+            ranges.push(changes::tokens(position).unwrap_or((Token(0), Token(u64::MAX))));
         }
         if token::are_all(ranges) {
             begun = None;
@@ -510,6 +533,23 @@ mod tests {
         tracking.has_changed(1, vec![OwnChanges { partition: 2, behind: 0, upto: 9 }]);
         changes(&tracking, &["c"]);
         assert_eq!(inbox.take(), [Invalidated::Keys(vec![text("c")])]);
+    }
+
+    #[test]
+    fn too_much_that_waits_for_what_a_client_does_itself_is_everything() {
+        let tracking = Tracking::default();
+        let inbox = Arc::new(Inbox::default());
+        wants(&tracking, 1, &inbox, Some(Vec::new()));
+        tracking.inner.table.lock().prefixes.insert(text("k"), vec![1]);
+        tracking.changes(1);
+        let keys = vec!["k"; 256];
+        for _ in 0..=CHANGES_WAITING_MAX / keys.len() {
+            changes(&tracking, &keys);
+        }
+        tracking.has_changed(1, Vec::new());
+        assert_eq!(inbox.take(), [Invalidated::All]);
+        changes(&tracking, &["k"]);
+        assert_eq!(inbox.take(), [Invalidated::Keys(vec![text("k")])]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use trimaran_client::coordination::{Guard, Leader};
 use trimaran_client::grid::Grid;
 use trimaran_net::dial::{Dial, TcpDial, channel};
 use trimaran_proto::api::coordination::coordination_client::CoordinationClient;
-use trimaran_proto::api::coordination::{AcquireRequest, RenewRequest};
+use trimaran_proto::api::coordination::{AcquireRequest, ReleaseRequest, RenewRequest};
 use trimaran_tests::harness::process::{Cluster, binary};
 use trimaran_tests::harness::until;
 
@@ -257,6 +257,15 @@ async fn clients_without_the_sdk_are_told_what_is_wrong_and_lose_their_place_whe
     }
     let token = any.acquire(asks("a")).await.unwrap().into_inner().token;
     assert_eq!(any.acquire(asks("a")).await.unwrap().into_inner().token, token, "it has it already");
+    // What is sent again with its id is answered as the first time.
+    any.acquire(AcquireRequest { name: "other".into(), ..asks("a") }).await.unwrap();
+    for _ in 0..2 {
+        let release = ReleaseRequest { name: "other".into(), holder: "a".into(), token: 0 };
+        let mut request = tonic::Request::new(release);
+        let id = "00112233445566778899aabbccddeeff".parse().unwrap();
+        request.metadata_mut().insert("trimaran-request-id", id);
+        assert!(any.release(request).await.unwrap().into_inner().released);
+    }
     // A client that breaks off what it asked for.
     let mut elsewhere = client(&cluster.nodes[2].grpc);
     let waits =

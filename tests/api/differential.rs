@@ -297,12 +297,7 @@ fn are_alike(name: &str, ours: &Answer, theirs: &Answer) -> bool {
     if let (Answer::Array(ours), Answer::Array(theirs)) = (ours, theirs)
         && let Some((_, together)) = UNORDERED.iter().find(|(unordered, _)| *unordered == name)
     {
-        let sorted = |items: &[Answer]| {
-            let mut groups: Vec<Vec<Answer>> = items.chunks(*together).map(<[Answer]>::to_vec).collect();
-            groups.sort_by(|a, b| a.partial_cmp(b).unwrap());
-            groups
-        };
-        return sorted(ours) == sorted(theirs);
+        return grouped(ours, *together) == grouped(theirs, *together);
     }
     are_equal(ours, theirs)
 }
@@ -338,10 +333,17 @@ fn content(connection: &mut Connection, key: &str) -> Answer {
 }
 
 fn sorted(answer: Answer, together: usize) -> Answer {
-    let Answer::Array(items) = answer else { return answer };
+    match answer {
+        Answer::Array(items) => Answer::Array(grouped(&items, together).concat()),
+        other => other,
+    }
+}
+
+/// Elements that belong together, in an order that depends on them alone.
+fn grouped(items: &[Answer], together: usize) -> Vec<Vec<Answer>> {
     let mut groups: Vec<Vec<Answer>> = items.chunks(together).map(<[Answer]>::to_vec).collect();
     groups.sort_by(|a, b| a.partial_cmp(b).unwrap());
-    Answer::Array(groups.concat())
+    groups
 }
 
 /// A redis-server that ends with this.

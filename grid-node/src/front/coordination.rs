@@ -20,15 +20,16 @@ use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::query::Body as QueryBody;
 use trimaran_proto::state::grid::reply::Outcome;
 use trimaran_proto::state::grid::{Acquire, Claim, Release, Renew, Reply, Semaphore};
+use trimaran_replication::session::RequestId;
 
 use crate::command::table::SEMAPHORE_FORMAT;
 use crate::error::Error;
 use crate::front::check_length;
+use crate::front::grpc::{request_id, respond};
 use crate::limits::{
     ACQUIRE_ANSWERED_AFTER, HOLDER_BYTES_MAX, HOLDER_VALUE_BYTES_MAX, LEASE_MS, PERMITS_MAX, PLACE_KEPT,
     SEMAPHORE_NAME_BYTES_MAX, SEMAPHORE_QUEUE_MAX,
 };
-use crate::metrics;
 use crate::queue::{self, Wanted};
 use crate::router::{Router, Write, token_of};
 use crate::waiters::{Awaited, Turn};
@@ -48,11 +49,11 @@ struct Service {
 }
 
 impl Service {
-    async fn write(&self, name: &[u8], body: Body) -> Result<Reply, Error> {
+    async fn write(&self, name: &[u8], body: Body, id: Option<RequestId>) -> Result<Reply, Error> {
         if self.router.format() < SEMAPHORE_FORMAT {
             return Err(Error::NotKnownYet);
         }
-        let reply = self.router.write_one(Write::of(name, body), None).await?;
+        let reply = self.router.write_one(Write::of(name, body), id).await?;
         match reply.outcome() {
             Outcome::Differs => Err(Error::PermitsDiffer),
             Outcome::Crowded => {
@@ -78,7 +79,8 @@ impl Service {
             let is_over = Instant::now() >= until;
             // Whoever has waited long enough gives its place up, and hears whether it was its turn just now.
             let place_ms = if is_over && wait <= ACQUIRE_ANSWERED_AFTER { 0 } else { place_ms };
-            let asked = self.write(&acquire.name, Body::Acquire(Acquire { place_ms, ..acquire.clone() }));
+            let asked =
+                self.write(&acquire.name, Body::Acquire(Acquire { place_ms, ..acquire.clone() }), None);
             let reply = match asked.await {
                 Ok(reply) => reply,
                 Err(error) => break Err(error),
@@ -133,15 +135,15 @@ impl Service {
         check_lease(lease_ms)?;
         check_holder_value(value.as_deref().unwrap_or_default())?;
         let renew = Renew { name: name.clone(), holder, token, lease_ms, value };
-        self.write(&name, Body::Renew(renew)).await?;
+        self.write(&name, Body::Renew(renew), None).await?;
         Ok(RenewReply {})
     }
 
-    async fn release(&self, request: ReleaseRequest) -> Result<ReleaseReply, Error> {
+    async fn release(&self, request: ReleaseRequest, id: Option<RequestId>) -> Result<ReleaseReply, Error> {
         let ReleaseRequest { name, holder, token } = request;
         check_names(&name, &holder)?;
         let release = Release { name: name.clone(), holder, token, attempt: None };
-        let reply = self.write(&name, Body::Release(release)).await?;
+        let reply = self.write(&name, Body::Release(release), id).await?;
         Ok(ReleaseReply { released: reply.integer > 0 })
     }
 
@@ -201,7 +203,7 @@ impl Drop for BrokenOff {
         let Some((service, release)) = self.0.take() else { return };
         tokio::spawn(async move {
             let name = release.name.clone();
-            if let Err(error) = service.write(&name, Body::Release(release)).await {
+            if let Err(error) = service.write(&name, Body::Release(release), None).await {
                 // Its place, or its lease, ends by itself.
                 debug!(%error, "what a client has broken off was not given up at once");
             }
@@ -258,14 +260,6 @@ fn checked(request: AcquireRequest) -> Result<(Acquire, Duration), Error> {
     Ok((acquire, Duration::from_millis(wait_ms)))
 }
 
-fn respond<T>(outcome: Result<T, Error>) -> Result<Response<T>, Status> {
-    metrics::commands("grpc").increment(1);
-    outcome.map(Response::new).map_err(|error| {
-        metrics::refused("grpc").increment(1);
-        status(&error)
-    })
-}
-
 #[tonic::async_trait]
 impl Coordination for Service {
     async fn acquire(&self, request: Request<AcquireRequest>) -> Result<Response<AcquireReply>, Status> {
@@ -277,7 +271,8 @@ impl Coordination for Service {
     }
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseReply>, Status> {
-        respond(Service::release(self, request.into_inner()).await)
+        let id = request_id(&request)?;
+        respond(Service::release(self, request.into_inner(), id).await)
     }
 
     async fn describe(&self, request: Request<DescribeRequest>) -> Result<Response<DescribeReply>, Status> {

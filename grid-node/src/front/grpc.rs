@@ -269,7 +269,7 @@ fn time_to_live(ttl_ms: Option<u64>) -> Result<Option<Expiry>, Error> {
     }
 }
 
-fn request_id<T>(request: &Request<T>) -> Result<Option<RequestId>, Status> {
+pub(super) fn request_id<T>(request: &Request<T>) -> Result<Option<RequestId>, Status> {
     let Some(id) = request.metadata().get(REQUEST_ID) else { return Ok(None) };
     let parsed = id.to_str().ok().filter(|text| text.len() == 32);
     match parsed.and_then(|text| u128::from_str_radix(text, 16).ok()) {
@@ -280,7 +280,7 @@ fn request_id<T>(request: &Request<T>) -> Result<Option<RequestId>, Status> {
     }
 }
 
-fn respond<T>(outcome: Result<T, Error>) -> Result<Response<T>, Status> {
+pub(super) fn respond<T>(outcome: Result<T, Error>) -> Result<Response<T>, Status> {
     metrics::commands("grpc").increment(1);
     outcome.map(Response::new).map_err(|error| {
         metrics::refused("grpc").increment(1);

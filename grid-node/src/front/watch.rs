@@ -123,7 +123,7 @@ fn only(request: &WatchRequest) -> Part {
     Part { partition: request.only_partition, first, last }
 }
 
-fn tokens(position: &Position) -> Option<(Token, Token)> {
+pub(crate) fn tokens(position: &Position) -> Option<(Token, Token)> {
     let (first, last) = (position.first_token, position.last_token);
     ((first, last) != (0, 0)).then_some((Token(first), Token(last)))
 }

@@ -27,14 +27,16 @@ pub(crate) async fn answer(
         return true;
     }
     session.commands.increment(requests.len() as u64);
-    let own = tracking::OwnChanges::begin(front, session);
-    let (candidate, began) = (front.slow_log.candidate(requests), Instant::now());
+    let own = tracking::Changing::begin(front, session);
+    front.slow_log.begin(requests, &mut session.slow);
+    let began = Instant::now();
     let answered = answer_each(front, session, stream, requests, outbound).await;
     own.end(session);
-    // Waiting is what some are for.
-    if let (Some(arguments), false) = (candidate, answered == Answered::HasWaited) {
-        front.slow_log.note(session, arguments, began.elapsed(), front.router.clock_ms());
+    if answered == Answered::HasWaited {
+        // That is what it was for.
+        session.slow.forget();
     }
+    front.slow_log.end(front, session, began.elapsed());
     answered != Answered::Ends
 }
 

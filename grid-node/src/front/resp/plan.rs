@@ -11,6 +11,7 @@ use trimaran_proto::state::grid::query::Body as QueryBody;
 use trimaran_proto::state::grid::{Actor, Command, OwnChanges, Query, Run as RunMessage};
 
 use super::clients::Client;
+use super::slow_log::Candidate;
 use super::task::Task;
 use super::typed::NOT_KNOWN_YET;
 use super::{
@@ -48,6 +49,8 @@ pub(crate) struct Session {
     pub(super) tracking: Option<tracking::Mode>,
     /// What it has changed since it began to be answered, if it wants to know.
     pub(super) own_changes: Vec<OwnChanges>,
+    /// What is being answered, in case that it is slow.
+    pub(super) slow: Candidate,
     /// Whether it is answered (CLIENT REPLY).
     pub(super) replies: Replies,
     /// Who it is; `None` until it has said so, where it has to.
@@ -83,6 +86,7 @@ impl Session {
             subscriber: None,
             tracking: None,
             own_changes: Vec::new(),
+            slow: Candidate::default(),
             replies: Replies::On,
             user: None,
             users_version: 0,

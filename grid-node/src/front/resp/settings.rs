@@ -4,6 +4,7 @@
 //! Options of things that are otherwise here have one value, which may be set again. The rest is not known.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -69,8 +70,8 @@ const OPTIONS: &[(&str, &str, Effect)] = &[
     ("maxmemory-samples", "5", Effect::Memory),
     ("notify-keyspace-events", "", Effect::Notices),
     ("proto-max-bulk-len", "16777216", Effect::Fixed),
-    ("save", "", Effect::Fixed),
     ("requirepass", "", Effect::Password),
+    ("save", "", Effect::Fixed),
     ("set-max-intset-entries", "512", Effect::Layout),
     ("set-max-listpack-entries", "128", Effect::Layout),
     ("set-max-listpack-value", "64", Effect::Layout),
@@ -117,11 +118,7 @@ impl Settings {
     }
 
     /// A number that was told.
-    fn number(&self, name: &str) -> Option<u64> {
-        self.told.lock().get(name).and_then(|value| value.parse().ok())
-    }
-
-    fn signed(&self, name: &str) -> Option<i64> {
+    fn number<T: FromStr>(&self, name: &str) -> Option<T> {
         self.told.lock().get(name).and_then(|value| value.parse().ok())
     }
 
@@ -244,11 +241,11 @@ pub(super) fn plan(front: &Front, arguments: &[Bytes]) -> Done<Step> {
                 if let Some(most) = front.settings.number("acllog-max-len") {
                     front.access_log.keep(most);
                 }
-                let number = |name| front.settings.number(name);
-                let slower_than = front.settings.signed("slowlog-log-slower-than");
-                front.slow_log.set(slower_than, number("slowlog-max-len"));
-                if let Some(most) = number("tracking-table-max-keys") {
-                    front.tracking.limit(usize::try_from(most).unwrap_or(usize::MAX));
+                let settings = &front.settings;
+                let slower_than = settings.number("slowlog-log-slower-than");
+                front.slow_log.set(slower_than, settings.number("slowlog-max-len"));
+                if let Some(most) = settings.number("tracking-table-max-keys") {
+                    front.tracking.limit(most);
                 }
                 Ok(match change {
                     Some(change) => Step::Task(Box::new(Task::Users(change))),

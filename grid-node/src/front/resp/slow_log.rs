@@ -38,6 +38,22 @@ struct Entry {
     name: Bytes,
 }
 
+/// A command that may turn out to be slow. It has room for the next one.
+#[derive(Debug, Default)]
+pub(super) struct Candidate {
+    /// The first of them.
+    arguments: Vec<Bytes>,
+    /// How many there are.
+    count: usize,
+}
+
+impl Candidate {
+    /// It waited because it was asked to.
+    pub(super) fn forget(&mut self) {
+        self.arguments.clear();
+    }
+}
+
 /// What was slow at this node.
 #[derive(Debug)]
 pub(super) struct SlowLog {
@@ -74,34 +90,45 @@ impl SlowLog {
         }
     }
 
-    /// The command to be kept if it turns out to be slow; `None` if nothing is slow.
-    pub(super) fn candidate(&self, requests: &[Vec<Bytes>]) -> Option<Vec<Bytes>> {
+    /// Has the first of some commands ready, to be kept if it turns out to be slow, if anything is.
+    pub(super) fn begin(&self, requests: &[Vec<Bytes>], candidate: &mut Candidate) {
         let is_on = self.slower_than_us.load(Ordering::Relaxed) >= 0;
-        requests.first().filter(|_| is_on).cloned()
+        if let Some(first) = requests.first().filter(|_| is_on) {
+            candidate.count = first.len();
+            candidate.arguments.extend(first.iter().take(ARGUMENTS_MAX).cloned());
+        }
     }
 
-    /// Keeps a command if it was slow.
-    pub(super) fn note(&self, session: &Session, arguments: Vec<Bytes>, took: Duration, now_ms: u64) {
+    /// Keeps it if it was slow.
+    pub(super) fn end(&self, front: &Front, session: &mut Session, took: Duration) {
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let most = self.most.load(Ordering::Relaxed);
         let is_slow =
             u64::try_from(self.slower_than_us.load(Ordering::Relaxed)).is_ok_and(|us| took_us >= us);
-        if !is_slow || most == 0 || arguments.is_empty() {
+        let candidate = &mut session.slow;
+        if !is_slow || most == 0 || candidate.arguments.is_empty() {
+            candidate.arguments.clear();
             return;
         }
+        let arguments = kept(candidate.arguments.drain(..).collect(), candidate.count);
         let (address, name) = session.client.address_and_name();
-        let arguments = kept(arguments);
         let mut entries = self.entries.lock();
         let id = entries.next;
         entries.next += 1;
-        entries.held.push_front(Entry { id, at_s: now_ms / 1000, took_us, arguments, address, name });
+        entries.held.push_front(Entry {
+            id,
+            at_s: front.router.clock_ms() / 1000,
+            took_us,
+            arguments,
+            address,
+            name,
+        });
         entries.held.truncate(usize::try_from(most).unwrap_or(usize::MAX));
     }
 }
 
 /// What is kept of a command: not all of a long one, and no password.
-fn kept(arguments: Vec<Bytes>) -> Vec<Bytes> {
-    let count = arguments.len();
+fn kept(arguments: Vec<Bytes>, count: usize) -> Vec<Bytes> {
     let hidden = hides(&arguments);
     let shown = if count > ARGUMENTS_MAX { ARGUMENTS_MAX - 1 } else { count };
     let cut = |(at, argument): (usize, Bytes)| {
@@ -202,7 +229,10 @@ mod tests {
     #[test]
     fn passwords_are_not_kept_and_long_commands_not_whole() {
         let shown = |words: &[&str]| -> Vec<String> {
-            kept(command(words)).iter().map(|word| String::from_utf8(word.to_vec()).unwrap()).collect()
+            kept(command(words), words.len())
+                .iter()
+                .map(|word| String::from_utf8(word.to_vec()).unwrap())
+                .collect()
         };
         assert_eq!(shown(&["AUTH", "me", "secret"]), ["AUTH", "(redacted)", "(redacted)"]);
         assert_eq!(

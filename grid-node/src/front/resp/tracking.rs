@@ -11,7 +11,7 @@ use crate::command::arguments::{SYNTAX, integer, is, lower};
 use crate::command::reply::{Answer, Protocol, transcode};
 use crate::command::table::Spec;
 use crate::command::{Done, refuse};
-use crate::pubsub::Kind;
+use crate::pubsub::{Kind, Subscriber};
 use crate::tracking::{Invalidated, Wanted};
 
 /// Where a RESP2 connection is told that has subscribed to it.
@@ -66,13 +66,13 @@ pub(super) fn tells_changes(session: &Session) -> bool {
     session.tracking.as_ref().is_some_and(|mode| mode.noloop)
 }
 
-/// While there is one, what a connection may have changed itself waits until that is known.
-pub(super) struct OwnChanges<'a> {
+/// While there is one, changes that a connection may have made itself wait until that is known.
+pub(super) struct Changing<'a> {
     front: &'a Front,
     client: Option<u64>,
 }
 
-impl<'a> OwnChanges<'a> {
+impl<'a> Changing<'a> {
     pub(super) fn begin(front: &'a Front, session: &Session) -> Self {
         let client = tells_changes(session).then(|| session.client.id());
         client.into_iter().for_each(|client| front.tracking.changes(client));
@@ -87,7 +87,7 @@ impl<'a> OwnChanges<'a> {
     }
 }
 
-impl Drop for OwnChanges<'_> {
+impl Drop for Changing<'_> {
     fn drop(&mut self) {
         if let Some(client) = self.client {
             self.front.tracking.has_changed(client, Vec::new());
@@ -315,22 +315,25 @@ fn must_be_apart(held: &[Bytes], more: &[Bytes]) -> Done {
 
 /// Writes what has come for a connection.
 pub(super) fn say_all(session: &Session, outbound: &mut BytesMut) {
-    for item in session.client.inbox().take() {
+    let come = session.client.inbox().take();
+    if come.is_empty() {
+        return;
+    }
+    let is_resp3 = session.protocol == Protocol::Resp3;
+    // One that cannot tell it from an answer is not told.
+    let has_subscribed =
+        |subscriber: &Subscriber| subscriber.names(Kind::Channel).iter().any(|name| name == CHANNEL);
+    if !is_resp3 && !session.subscriber.as_ref().is_some_and(has_subscribed) {
+        return;
+    }
+    for item in come {
         let mut answer = Answer::default();
-        match session.protocol {
-            Protocol::Resp3 => answer.push(2),
-            Protocol::Resp2 => {
-                let subscriber = session.subscriber.as_ref();
-                let channels = subscriber.map(|subscriber| subscriber.names(Kind::Channel));
-                // One that cannot tell it from an answer is not told.
-                if !channels.is_some_and(|channels| channels.iter().any(|channel| channel == CHANNEL)) {
-                    continue;
-                }
-                answer.push(3);
-                answer.bulk(b"message");
-            }
+        if is_resp3 {
+            answer.push(2);
+        } else {
+            answer.push(3);
+            answer.bulk(b"message");
         }
-        let is_resp3 = session.protocol == Protocol::Resp3;
         match item {
             Invalidated::Unheard(id) => {
                 if !is_resp3 {
