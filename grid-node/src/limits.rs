@@ -134,8 +134,9 @@ pub const PERMITS_MAX: u32 = 65_536;
 /// A lease, least and most, milliseconds: a shorter one ends between two looks of the leader, a longer one is none.
 pub const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=86_400_000;
 
-/// Places in the queue of one semaphore.
-pub const SEMAPHORE_QUEUE_MAX: usize = 16_384;
+/// Bytes of what is told of one semaphore, of who holds permits and who waits: it is one message, also for clients that take no larger
+/// one than 4 MiB, and one piece of a snapshot. Some 30,000 of the SDK's holders.
+pub const SEMAPHORE_BYTES_MAX: usize = 3 << 20;
 
 /// How long a place in it is kept for somebody who does not ask again.
 pub const PLACE_KEPT: Duration = Duration::from_secs(30);

@@ -8,7 +8,7 @@ use trimaran_proto::api::placement::Partition;
 use trimaran_proto::state::grid::command::Body;
 use trimaran_proto::state::grid::reply::Outcome;
 use trimaran_proto::state::grid::{
-    Changes, Command, Item, Origin, OwnChanges, Reply, SnapshotChunk, SnapshotHead,
+    Changes, Command, Item, Origin, OwnChanges, Reply, Semaphore, SnapshotChunk, SnapshotHead,
 };
 use trimaran_replication::error::Stop;
 use trimaran_replication::machine::{self, Committed, Machine, Remember, SnapshotChunks};
@@ -340,10 +340,17 @@ fn chunks(head: SnapshotHead, entries: Entries) -> impl Iterator<Item = Result<B
     let mut slots = 0..;
     // Of the slot that is being written.
     let mut items = Vec::new().into_iter();
+    let mut semaphores = Vec::new().into_iter();
     std::iter::from_fn(move || {
         let mut chunk = SnapshotChunk { head: head.take(), ..SnapshotChunk::default() };
         let mut bytes = 0;
         while bytes < CHUNK_BYTES {
+            if let Some(semaphore) = semaphores.next() {
+                let semaphore: Semaphore = semaphore;
+                bytes += semaphore.encoded_len();
+                chunk.semaphores.push(semaphore);
+                continue;
+            }
             if let Some(item) = items.next() {
                 let item: Item = item;
                 bytes += snapshot::size(&item);
@@ -354,10 +361,8 @@ fn chunks(head: SnapshotHead, entries: Entries) -> impl Iterator<Item = Result<B
             else {
                 break;
             };
-            for (name, semaphore) in entries.semaphores(place) {
-                bytes += name.len() + semaphore.bytes();
-                chunk.semaphores.push(semaphore.state(name));
-            }
+            let states = entries.semaphores(place).map(|(name, semaphore)| semaphore.state(name));
+            semaphores = states.collect::<Vec<_>>().into_iter();
             items = slot.flat_map(|(key, entry)| snapshot::items(key, entry)).collect::<Vec<_>>().into_iter();
         }
         let is_something = chunk.head.is_some() || !chunk.items.is_empty() || !chunk.semaphores.is_empty();

@@ -13,10 +13,13 @@ use trimaran_proto::state::grid::reply::Outcome;
 use trimaran_proto::state::grid::{self, Acquire, Acquired, Fence, Release, Renew, Reply};
 
 use super::Keys;
-use crate::limits::SEMAPHORE_QUEUE_MAX;
+use crate::limits::SEMAPHORE_BYTES_MAX;
 
 /// What a claim costs in memory beside its bytes: its places in three trees and a table.
 const CLAIM_OVERHEAD_BYTES: usize = 256;
+
+/// What it costs, likewise, where it is told.
+const CLAIM_TOLD_BYTES: usize = 64;
 
 /// Permits, who holds them and who waits.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -82,6 +85,12 @@ impl Semaphore {
     /// About how many bytes it takes.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// True if so many bytes more can be told of it.
+    fn has_room_for(&self, bytes: usize) -> bool {
+        let told = self.bytes - self.places.len() * (CLAIM_OVERHEAD_BYTES - CLAIM_TOLD_BYTES);
+        told + bytes <= SEMAPHORE_BYTES_MAX
     }
 
     /// When the next claim ends; 0 = there is none.
@@ -213,10 +222,12 @@ impl Semaphore {
                     value: own(&acquire.value),
                     attempt: acquire.attempt,
                 };
+                let told = CLAIM_TOLD_BYTES + claim.holder.len() + claim.value.len();
+                if !self.has_room_for(told) {
+                    return crowded();
+                }
                 if self.queue.is_empty() && self.permits - self.taken >= acquire.take {
                     self.hold(claim, passed_ms, version);
-                } else if acquire.place_ms > 0 && self.queue.len() >= SEMAPHORE_QUEUE_MAX {
-                    return Reply { outcome: Outcome::Crowded.into(), ..Reply::default() };
                 } else if acquire.place_ms > 0 {
                     *version += 1;
                     self.put(Place::Waits(*version), claim);
@@ -243,6 +254,11 @@ impl Semaphore {
         let Some(place) = self.held_by(&renew.holder, renew.token) else {
             return Reply { outcome: Outcome::Fenced.into(), ..Reply::default() };
         };
+        let before = self.claim(place).map_or(0, |claim| claim.value.len());
+        let more = renew.value.as_ref().map_or(0, |value| value.len().saturating_sub(before));
+        if !self.has_room_for(more) {
+            return crowded();
+        }
         self.edit(place, |claim| {
             claim.lease_ms = renew.lease_ms;
             claim.ends_at_ms = passed_ms.saturating_add(renew.lease_ms);
@@ -304,6 +320,10 @@ impl Semaphore {
         }
         semaphore
     }
+}
+
+fn crowded() -> Reply {
+    Reply { outcome: Outcome::Crowded.into(), ..Reply::default() }
 }
 
 /// Takes permits, or a place in the queue, or gives one up.

@@ -28,7 +28,7 @@ use crate::front::check_length;
 use crate::front::grpc::{request_id, respond};
 use crate::limits::{
     ACQUIRE_ANSWERED_AFTER, HOLDER_BYTES_MAX, HOLDER_VALUE_BYTES_MAX, LEASE_MS, PERMITS_MAX, PLACE_KEPT,
-    SEMAPHORE_NAME_BYTES_MAX, SEMAPHORE_QUEUE_MAX,
+    SEMAPHORE_BYTES_MAX, SEMAPHORE_NAME_BYTES_MAX,
 };
 use crate::queue::{self, Wanted};
 use crate::router::{Router, Write, token_of};
@@ -57,8 +57,13 @@ impl Service {
         match reply.outcome() {
             Outcome::Differs => Err(Error::PermitsDiffer),
             Outcome::Crowded => {
-                let max = SEMAPHORE_QUEUE_MAX as u64;
-                Err(Error::Limit { field: "queue", limit: "SEMAPHORE_QUEUE_MAX", actual: max + 1, max })
+                let max = SEMAPHORE_BYTES_MAX as u64;
+                Err(Error::Limit {
+                    field: "holders and values",
+                    limit: "SEMAPHORE_BYTES_MAX",
+                    actual: max + 1,
+                    max,
+                })
             }
             _ => Ok(reply),
         }

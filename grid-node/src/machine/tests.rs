@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use trimaran_proto::state::grid::expiry::When;
 use trimaran_proto::state::grid::reply::Outcome;
 use trimaran_proto::state::grid::{
-    self as state, Acquire, CompareAndSwap, Delete, Evict, Expire, Expiry, Fence, Increment, MultiSet, Pair,
-    Reap, Release, Run, Set, Victim,
+    Acquire, CompareAndSwap, Delete, Evict, Expire, Expiry, Fence, Increment, MultiSet, Pair, Reap, Release,
+    Run, Set, Victim,
 };
 
 use super::*;
@@ -234,7 +234,7 @@ fn a_write_whose_holding_is_over_changes_nothing() {
 }
 
 /// Semaphores, by slot and name.
-fn semaphores(machine: &GridMachine) -> Vec<state::Semaphore> {
+fn semaphores(machine: &GridMachine) -> Vec<Semaphore> {
     let entries = machine.keys().entries();
     let slots = (0..).take_while(|place| entries.slot(*place).is_some());
     slots
@@ -243,6 +243,28 @@ fn semaphores(machine: &GridMachine) -> Vec<state::Semaphore> {
             of_slot.map(|(name, semaphore)| semaphore.state(name)).collect::<Vec<_>>()
         })
         .collect()
+}
+
+#[test]
+fn semaphores_of_one_slot_are_in_pieces_of_a_snapshot() {
+    let mut machine = machine();
+    for number in 0..600 {
+        let acquire = Acquire {
+            name: text(&format!("{{slot}}{number}")),
+            holder: text("a"),
+            permits: 1,
+            take: 1,
+            lease_ms: 500,
+            value: vec![b'v'; 4096].into(),
+            ..Acquire::default()
+        };
+        apply(&mut machine, 1, Body::Acquire(acquire));
+    }
+    let chunks: Vec<Bytes> = machine.snapshot().map(Result::unwrap).collect();
+    assert!(chunks.len() > 2 && chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + 8192));
+    let mut restored = self::machine();
+    restored.restore(&mut (Box::new(chunks.into_iter().map(Ok)) as SnapshotChunks)).unwrap();
+    assert_eq!(semaphores(&restored), semaphores(&machine));
 }
 
 #[test]
@@ -335,7 +357,7 @@ proptest! {
         prop_assert_eq!(dues, due(&whole));
         // Tokens are counted apart.
         let claims = |machine: &GridMachine| -> Vec<Vec<(Bytes, u64)>> {
-            let claims = |semaphore: state::Semaphore| {
+            let claims = |semaphore: Semaphore| {
                 let claims = semaphore.holdings.into_iter().chain(semaphore.queue);
                 claims.map(|claim| (claim.holder, claim.ends_at_ms)).collect()
             };

@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use prost::Message as _;
 use trimaran_placement::token::Token;
 
 use super::*;
@@ -169,6 +170,34 @@ fn leases_last_as_long_as_they_would_have_where_partitions_become_one() {
     assert_eq!(low.due_semaphores(5120, 9).last(), Some(&in_high));
     low.reap_semaphore(&in_high, 5120);
     assert!(low.semaphore(&in_high).is_none());
+}
+
+#[test]
+fn what_is_told_of_a_semaphore_fits_a_message() {
+    let mut keys = keys();
+    let value = Bytes::from(vec![b'v'; 4096]);
+    let asks = |keys: &mut Keys, holder: u32, value: &Bytes| {
+        let holder = text(&format!("{holder:032x}"));
+        acquire(keys, &Acquire { holder, value: value.clone(), permits: 9, ..wanted("") }, 0).outcome()
+    };
+    let told = |keys: &Keys| keys.semaphore(b"lock").unwrap().state(b"lock").encoded_len();
+    let held = (0..).take_while(|holder| asks(&mut keys, *holder, &value) == Outcome::Applied).count();
+    assert!(held > 700 && told(&keys) <= SEMAPHORE_BYTES_MAX, "{held}");
+    // Nor by saying more afterwards.
+    let token = keys.semaphore(b"lock").unwrap().state(b"lock").holdings[0].token;
+    let (name, holder) = (text("lock"), text(&format!("{:032x}", 0)));
+    let says = |value| {
+        let (name, holder) = (name.clone(), holder.clone());
+        Renew { name, holder, token, lease_ms: LEASE_MS, value }
+    };
+    let longer = Bytes::from(vec![b'v'; 8500]);
+    assert_eq!(renew(&mut keys, &says(Some(longer)), 1).outcome(), Outcome::Crowded);
+    assert_eq!(renew(&mut keys, &says(Some(value)), 1).outcome(), Outcome::Applied);
+    assert_eq!(renew(&mut keys, &says(None), 1).outcome(), Outcome::Applied);
+    // Those that say nothing are many.
+    let mut keys = self::keys();
+    let held = (0..).take_while(|holder| asks(&mut keys, *holder, &Bytes::new()) == Outcome::Applied).count();
+    assert!(held > 30_000 && told(&keys) <= SEMAPHORE_BYTES_MAX, "{held} {}", told(&keys));
 }
 
 /// Claims as plain lists.
