@@ -10,6 +10,7 @@ const FILES: &[&str] = &[
     "api/cluster.proto",
     "api/grid.proto",
     "api/coordination.proto",
+    "api/backup.proto",
     "api/database.proto",
     "api/functions.proto",
     "internal/replication.proto",
@@ -18,6 +19,7 @@ const FILES: &[&str] = &[
     "state/log.proto",
     "state/meta.proto",
     "state/grid.proto",
+    "state/backup.proto",
     "state/shard.proto",
     "state/functions.proto",
 ];

@@ -12,6 +12,7 @@ use trimaran_proto::api::grid::watch_event::Kind;
 
 use crate::output::Format;
 
+mod backup;
 mod lock;
 
 #[derive(clap::Args)]
@@ -88,6 +89,10 @@ enum Command {
         #[arg(long)]
         prefix: bool,
     },
+    /// Write all keys and functions to a file, each partition as it is at one moment; nobody is held up
+    Backup(backup::Backup),
+    /// Put the keys and functions of a backup into this grid
+    Restore(backup::Restore),
     /// Run a command while a lock, or a permit of a semaphore, is held; its exit code is that of the command
     Lock(lock::Args),
     /// Print who holds a lock or a semaphore, and who waits for it
@@ -142,6 +147,11 @@ struct Change {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Command::Restore(restore) = &args.command
+        && restore.check
+    {
+        return backup::check(&restore.file, args.output);
+    }
     let grid = Grid::connect(args.address.clone()).await.with_context(|| {
         format!("no grid at {}; start one with `trimaran dev`, or give --address", args.address.join(", "))
     })?;
@@ -202,6 +212,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 }
             }
         }
+        Command::Backup(backup) => backup::backup(&grid, backup, args.output).await,
+        Command::Restore(restore) => backup::restore(&grid, restore, args.output).await,
         Command::Lock(lock) => lock::run(&grid, lock).await,
         Command::Holders { name, follow } => lock::holders(&grid, name, follow, args.output).await,
         Command::Watch { key, prefix } => {

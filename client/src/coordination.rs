@@ -13,8 +13,7 @@ use rand::Rng as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::metadata::MetadataValue;
-use tonic::{Request, Streaming};
+use tonic::Streaming;
 use tracing::debug;
 use trimaran_net::retry::Backoff;
 use trimaran_placement::token;
@@ -25,7 +24,7 @@ use trimaran_proto::api::coordination::{
 use trimaran_proto::api::grid::Fence;
 
 use crate::error::Error;
-use crate::grid::Grid;
+use crate::grid::{Grid, identified};
 
 /// The lease of who names none.
 const LEASE_DEFAULT: Duration = Duration::from_secs(10);
@@ -38,9 +37,6 @@ const RENEWED_AFTER: u32 = 3;
 
 /// Pause before a renewal that was not answered is tried again: this part of the lease.
 const RENEWED_AGAIN_AFTER: u32 = 20;
-
-/// Metadata key of a request id.
-const REQUEST_ID: &str = "trimaran-request-id";
 
 /// Patience of who waits for ever.
 const FOR_EVER: Duration = Duration::from_hours(24 * 365);
@@ -339,14 +335,11 @@ impl Holding {
     }
 
     async fn release(&self, token: u64) -> Result<bool, Error> {
-        let id: u128 = self.grid.routes.random.lock().random();
+        let id = self.grid.request_id();
         let release = |channel| {
             let release = ReleaseRequest { name: self.name.clone(), holder: self.holder.clone(), token };
-            let mut request = Request::new(release);
             // The same for every attempt: else the second would find nothing to give back, and take the lease for lost.
-            if let Ok(id) = MetadataValue::try_from(format!("{id:032x}")) {
-                request.metadata_mut().insert(REQUEST_ID, id);
-            }
+            let request = identified(release, id);
             let mut client = CoordinationClient::new(channel);
             async move { client.release(request).await }
         };

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng as _;
 use tokio::time::{Instant, sleep, timeout_at};
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use trimaran_net::retry::Backoff;
 use trimaran_placement::token;
 use trimaran_proto::api::grid::grid_client::GridClient;
@@ -19,6 +20,9 @@ use trimaran_proto::api::grid::{
 use crate::error::Error;
 use crate::route::{Routes, attempt_timeout};
 use crate::watch::Watch;
+
+/// Metadata key of a request id.
+const REQUEST_ID: &str = "trimaran-request-id";
 
 /// How long a request is tried.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -250,6 +254,11 @@ impl Grid {
         Watch::begin(self.clone(), key.into(), prefix, from).await
     }
 
+    /// One that nobody else draws.
+    pub(crate) fn request_id(&self) -> u128 {
+        self.routes.random.lock().random()
+    }
+
     pub(crate) fn client_for(&self, key: &[u8]) -> Result<GridClient<Channel>, Error> {
         let address = self.routes.address(token::grid(key), 0).ok_or_else(no_address)?;
         Ok(GridClient::new(self.routes.channel(&address)?))
@@ -258,7 +267,7 @@ impl Grid {
     /// Sends a call to the leader of the key's partition, and again elsewhere until it is answered.
     async fn call(&self, key: &[u8], body: call::Body) -> Result<answer::Body, Error> {
         let token = token::grid(key);
-        let id: u128 = self.routes.random.lock().random();
+        let id = self.request_id();
         // The same for every attempt: that is what makes a retry safe.
         let request_id = Bytes::copy_from_slice(&id.to_be_bytes());
         let deadline = Instant::now() + REQUEST_TIMEOUT;
@@ -310,6 +319,16 @@ impl Grid {
         }
         Ok(())
     }
+}
+
+/// A request that may be sent again under the same id: it is carried out once.
+pub(crate) fn identified<T>(message: T, id: u128) -> Request<T> {
+    let mut request = Request::new(message);
+    // Digits and letters always are a value.
+    if let Ok(id) = MetadataValue::try_from(format!("{id:032x}")) {
+        request.metadata_mut().insert(REQUEST_ID, id);
+    }
+    request
 }
 
 fn ttl_ms(ttl: Option<Duration>) -> Option<u64> {

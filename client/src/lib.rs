@@ -81,6 +81,8 @@ pub mod functions;
 
 pub mod grid;
 
+pub mod backup;
+
 pub mod coordination;
 
 pub mod near_cache;

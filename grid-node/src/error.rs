@@ -43,6 +43,12 @@ pub enum Error {
         "permits: others have named another number for this semaphore, or the holder another one to take"
     )]
     PermitsDiffer,
+    /// What is to be restored is no value that is known: take the backup with this release, or upgrade the nodes.
+    #[error("an item of the chunk is no value that this release knows")]
+    Malformed,
+    /// A value that is restored in parts was changed by somebody else in between: restore it again with `replace`.
+    #[error("the key was changed by somebody else while it was restored")]
+    ChangedMeanwhile,
     /// A watch cannot go back that far.
     #[error("changes up to version {oldest} of partition {partition} are not remembered any more")]
     Compacted {
@@ -85,10 +91,12 @@ pub enum Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Limit { .. } | Self::Invalid { .. } | Self::CrossSlot => Class::Invalid,
-            Self::Operand(_) | Self::Compacted { .. } | Self::LeaseLost | Self::PermitsDiffer => {
-                Class::Conflict
-            }
+            Self::Limit { .. } | Self::Invalid { .. } | Self::CrossSlot | Self::Malformed => Class::Invalid,
+            Self::Operand(_)
+            | Self::Compacted { .. }
+            | Self::LeaseLost
+            | Self::PermitsDiffer
+            | Self::ChangedMeanwhile => Class::Conflict,
             Self::Elsewhere { .. } => Class::Elsewhere,
             Self::PartitionLost { .. } => Class::Broken,
             Self::NotReady | Self::NotKnownYet => Class::Later,
@@ -106,6 +114,8 @@ impl Classified for Error {
             Self::CrossSlot => "CROSS_SLOT",
             Self::LeaseLost => "LEASE_LOST",
             Self::PermitsDiffer => "PERMITS_DIFFER",
+            Self::Malformed => "MALFORMED_VALUE",
+            Self::ChangedMeanwhile => "KEY_CHANGED",
             Self::Compacted { .. } => "REVISION_COMPACTED",
             Self::Elsewhere { .. } => "WRONG_NODE",
             Self::PartitionLost { .. } => "PARTITION_LOST",

@@ -17,6 +17,15 @@ pub const INLINE_BYTES_MAX: usize = 65_536;
 /// Bytes of one RESP request with all of its arguments, and of the body of one over HTTP.
 pub const REQUEST_BYTES_MAX: usize = 32 << 20;
 
+/// Bytes of one gRPC message with keys of a backup: they become as many entries of the log as there are partitions in it.
+pub const IMPORT_BYTES_MAX: usize = 32 << 20;
+
+/// Partitions of this node that are exported at once; more wait.
+pub const EXPORTS_MAX: usize = 4;
+
+/// How long who reads an export may take for one chunk: slots that are written to meanwhile are in memory twice.
+pub const UNREAD_EXPORT_MAX: Duration = Duration::from_secs(60);
+
 /// Bytes of one gRPC message.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 

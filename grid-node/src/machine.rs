@@ -21,6 +21,7 @@ use crate::pubsub::notices::Teller;
 use crate::waiters::Waiters;
 use crate::watch::Events;
 
+mod load;
 pub(crate) mod query;
 pub(crate) mod run;
 mod snapshot;
@@ -138,6 +139,7 @@ impl GridMachine {
             Some(Body::Acquire(acquire)) => semaphore::acquire(keys, &acquire, passed_ms),
             Some(Body::Renew(renew)) => semaphore::renew(keys, &renew, passed_ms),
             Some(Body::Release(release)) => semaphore::release(keys, &release, passed_ms),
+            Some(Body::Load(load)) => load::load(keys, load, now_ms),
             None => return Err(Stop::new("a command of the grid that this release does not know")),
         };
         let upto = keys.version();
@@ -273,7 +275,12 @@ impl Machine for GridMachine {
 fn needs_memory(body: &Body) -> bool {
     matches!(
         body,
-        Body::Set(_) | Body::MultiSet(_) | Body::Increment(_) | Body::CompareAndSwap(_) | Body::Acquire(_)
+        Body::Set(_)
+            | Body::MultiSet(_)
+            | Body::Increment(_)
+            | Body::CompareAndSwap(_)
+            | Body::Acquire(_)
+            | Body::Load(_)
     )
 }
 
@@ -328,6 +335,11 @@ fn is_here(keys: &Keys, body: &Body) -> bool {
         Body::Acquire(acquire) => here(&acquire.name),
         Body::Renew(renew) => here(&renew.name),
         Body::Release(release) => here(&release.name),
+        Body::Load(load) if load.items.is_empty() => {
+            let (first, last) = keys.range();
+            (first..=last).contains(&Token(load.token))
+        }
+        Body::Load(load) => load.items.iter().all(|item| here(&item.key)),
         Body::Transaction(transaction) => {
             transaction.watched.iter().all(|watched| here(&watched.key))
                 && transaction.commands.iter().all(|command| run::is_here(keys, command))

@@ -223,6 +223,7 @@ impl Node {
             .add_service(cluster.admin_service())
             .add_service(front::grpc::service(router.clone(), hub.clone(), ending.clone()))
             .add_service(front::coordination::service(router.clone(), ending.clone()))
+            .add_service(front::backup::service(router.clone(), ending.clone()))
             .add_service(health_service)
             .add_service(health::reflection())
             .serve_with_incoming_shutdown(listen::incoming(grpc_listener), ending.clone().cancelled_owned());

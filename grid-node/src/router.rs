@@ -241,7 +241,7 @@ impl Router {
     }
 
     /// Has commands applied, those of one partition in order. The replies stand as the commands do. `request_id` is the
-    /// caller's own, for a single command that the caller may send again.
+    /// caller's own, for commands that the caller may send again: that of the first, and the next ones are those of the others.
     pub async fn write(
         &self,
         writes: Vec<Write>,
@@ -265,8 +265,9 @@ impl Router {
         let pieces: Vec<Piece<Numbered>> = writes
             .into_iter()
             .zip(ids)
-            .filter_map(|(write, id)| {
-                let id = request_id.or(id)?;
+            .enumerate()
+            .filter_map(|(at, (write, id))| {
+                let id = request_id.map(|first| first.following(at as u64)).or(id)?;
                 let (token, session) = (write.tokens.0, id.session);
                 Some(Piece { token, session, what: Numbered { write, id } })
             })
@@ -562,6 +563,7 @@ fn first_token(body: &Body) -> Option<Token> {
         Body::Acquire(acquire) => &acquire.name,
         Body::Renew(renew) => &renew.name,
         Body::Release(release) => &release.name,
+        Body::Load(load) => &load.items.first()?.key,
         Body::Evict(evict) => &evict.victims.first()?.key,
         Body::Run(command) => return run_token(command),
         Body::Transaction(transaction) => return transaction.commands.iter().find_map(run_token),

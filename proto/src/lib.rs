@@ -10,6 +10,7 @@ mod generated {
 
 /// What users call.
 pub mod api {
+    pub use crate::generated::trimaran::backup::v1 as backup;
     pub use crate::generated::trimaran::cluster::v1 as cluster;
     pub use crate::generated::trimaran::coordination::v1 as coordination;
     pub use crate::generated::trimaran::database::v1 as database;
@@ -28,6 +29,7 @@ pub mod internal {
 
 /// What is kept in logs and snapshots.
 pub mod state {
+    pub use crate::generated::trimaran::state::backup::v1 as backup;
     pub use crate::generated::trimaran::state::functions::v1 as functions;
     pub use crate::generated::trimaran::state::grid::v1 as grid;
     pub use crate::generated::trimaran::state::log::v1 as log;

@@ -6,6 +6,7 @@
 )]
 
 mod access;
+mod backup;
 mod coordination;
 mod database;
 mod differential;

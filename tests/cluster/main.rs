@@ -6,6 +6,7 @@
 )]
 
 mod autoscale;
+mod backup;
 mod compose_kill;
 mod faults;
 mod grid_kill;

@@ -25,7 +25,7 @@ pub const META_GROUP: u64 = 0;
 /// The newest format of commands, of this group and of partitions' logs, that this release knows: 2 has splits, 3 has
 /// merges, 4 has the commands of Redis, 5 their functions, DUMP and RESTORE, 6 pipelines and eviction, 7 semaphores. A cluster uses it once every member
 /// knows it; from then on a node that does not is refused.
-pub const FORMAT: u32 = 7;
+pub const FORMAT: u32 = 8;
 
 /// The format of everything that carries no number.
 pub const FIRST_FORMAT: u32 = 1;

@@ -26,6 +26,12 @@ impl RequestId {
         // The high and the low half.
         Self { session: (bits >> 64) as u64, sequence: bits as u64, answered_below: 0 }
     }
+
+    /// The one that follows it in its session as the `count`-th.
+    #[must_use]
+    pub fn following(self, count: u64) -> Self {
+        Self { sequence: self.sequence.wrapping_add(count), ..self }
+    }
 }
 
 /// Numbers the requests of one caller to one group. Clones share the numbering.

@@ -73,6 +73,7 @@ pub(crate) fn doing_of_typed(body: &Body) -> Doing {
         Body::Delete(_) => Doing::DEL,
         Body::Expire(_) => Doing::EXPIRE,
         Body::Evict(_) => Doing::EVICTED,
+        Body::Load(_) => Doing::new(Classes::GENERIC, "restore"),
         Body::Reap(_) => Doing::new(Classes::HASH, "hexpired"),
         Body::Run(_) | Body::Transaction(_) | Body::Pipeline(_) => Doing::SILENT,
         // They are about no keys.

@@ -354,7 +354,7 @@ impl Keys {
 
     /// Changes the value of a key that is there in place. What `change` says first is whether it did; a value that is empty
     /// then is removed. `None` if there is no such key.
-    fn edit<R>(&mut self, key: &[u8], change: impl FnOnce(&mut Value) -> (bool, R)) -> Option<R> {
+    pub(crate) fn edit<R>(&mut self, key: &[u8], change: impl FnOnce(&mut Value) -> (bool, R)) -> Option<R> {
         let position = self.position(key)?;
         let slot = Arc::make_mut(&mut self.slots[position]);
         let entry = slot.entries.get_mut(key)?;
@@ -633,6 +633,11 @@ impl Keys {
         self.version = self.version.max(version) + 1;
         self.count += count;
         self.bytes += bytes;
+    }
+
+    /// The version is at least this one from now on.
+    pub fn advance_to(&mut self, version: u64) {
+        self.version = self.version.max(version);
     }
 
     /// Puts an entry of a snapshot back as it was.

@@ -4,6 +4,8 @@ pub mod grpc;
 
 pub mod coordination;
 
+pub mod backup;
+
 pub mod resp;
 
 pub(crate) mod watch;

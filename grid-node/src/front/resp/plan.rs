@@ -215,6 +215,8 @@ pub(super) fn error_text(error: &Error) -> String {
         | Error::LeaseLost
         | Error::NotKnownYet
         | Error::PermitsDiffer
+        | Error::Malformed
+        | Error::ChangedMeanwhile
         | Error::Compacted { .. } => format!("ERR {error}"),
     }
 }
