@@ -11,6 +11,7 @@ const FILES: &[&str] = &[
     "api/grid.proto",
     "api/coordination.proto",
     "api/backup.proto",
+    "api/namespaces.proto",
     "api/database.proto",
     "api/functions.proto",
     "internal/replication.proto",

@@ -14,6 +14,7 @@ use crate::output::Format;
 
 mod backup;
 mod lock;
+mod namespace;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -93,6 +94,9 @@ enum Command {
     Backup(backup::Backup),
     /// Put the keys and functions of a backup into this grid
     Restore(backup::Restore),
+    /// What the keys of a tenant may use: namespaces with quotas
+    #[command(subcommand)]
+    Namespace(namespace::Command),
     /// Run a command while a lock, or a permit of a semaphore, is held; its exit code is that of the command
     Lock(lock::Args),
     /// Print who holds a lock or a semaphore, and who waits for it
@@ -214,6 +218,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Backup(backup) => backup::backup(&grid, backup, args.output).await,
         Command::Restore(restore) => backup::restore(&grid, restore, args.output).await,
+        Command::Namespace(command) => namespace::run(&grid, command, args.output).await,
         Command::Lock(lock) => lock::run(&grid, lock).await,
         Command::Holders { name, follow } => lock::holders(&grid, name, follow, args.output).await,
         Command::Watch { key, prefix } => {

@@ -83,6 +83,8 @@ pub mod grid;
 
 pub mod backup;
 
+pub mod namespaces;
+
 pub mod coordination;
 
 pub mod near_cache;

@@ -35,6 +35,22 @@ pub enum Error {
     /// There is no memory for more, and nothing may be evicted: delete something, or raise `maxmemory`.
     #[error("the partition's leader has no memory for more (maxmemory)")]
     Full,
+    /// The namespace has no memory left of its quota: delete some of its keys, or raise it.
+    #[error("namespace '{namespace}' takes its quota of {max} bytes of memory")]
+    NamespaceFull {
+        /// Its name.
+        namespace: String,
+        /// Its quota, bytes.
+        max: u64,
+    },
+    /// The namespace was asked more than its quota lets through: try again later.
+    #[error("namespace '{namespace}' is asked more than its quota of {max} operations per second")]
+    Throttled {
+        /// Its name.
+        namespace: String,
+        /// Its quota, keys per second.
+        max: u64,
+    },
     /// The lease is over, or was given back: acquire it again.
     #[error("the holding of the lock or semaphore is over")]
     LeaseLost,
@@ -100,7 +116,7 @@ impl Classified for Error {
             Self::Elsewhere { .. } => Class::Elsewhere,
             Self::PartitionLost { .. } => Class::Broken,
             Self::NotReady | Self::NotKnownYet => Class::Later,
-            Self::Full => Class::Exhausted,
+            Self::Full | Self::NamespaceFull { .. } | Self::Throttled { .. } => Class::Exhausted,
             Self::TimedOut { .. } => Class::Unknown,
             Self::Replication(inner) => inner.class(),
         }
@@ -122,6 +138,8 @@ impl Classified for Error {
             Self::NotReady => "NOT_READY",
             Self::NotKnownYet => "NOT_KNOWN_YET",
             Self::Full => "OUT_OF_MEMORY",
+            Self::NamespaceFull { .. } => "NAMESPACE_FULL",
+            Self::Throttled { .. } => "THROTTLED",
             Self::TimedOut { .. } => "TIMED_OUT",
             Self::Replication(inner) => return inner.detail(),
         };

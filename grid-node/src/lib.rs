@@ -2,7 +2,7 @@
 //!
 //! The way of a command: [`front`] (decode) → [`router`] (which partition, who leads it) → the group → [`machine`]
 //! → [`command`] (what it does) → [`data`] (one file a data type) → back. [`access`] says who may do what, [`watch`] tells changes, [`tracking`] those who keep values, [`pubsub`] messages, [`waiters`] whose turn it is, [`lineage`] where they were before,
-//! [`expiry`] removes what is due, [`node`] starts all of it, [`limits`] names every bound.
+//! [`namespaces`] what tenants may use, [`expiry`] removes what is due, [`node`] starts all of it, [`limits`] names every bound.
 
 pub mod config;
 
@@ -37,6 +37,8 @@ pub mod expiry;
 pub mod eviction;
 
 pub mod memory;
+
+pub mod namespaces;
 
 pub mod limits;
 

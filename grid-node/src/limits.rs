@@ -169,6 +169,9 @@ pub const TRACKED_KEYS_MAX: usize = 1_000_000;
 /// Channels and patterns that one client has subscribed to.
 pub const SUBSCRIPTIONS_MAX: usize = 65_536;
 
+/// Namespaces of a cluster.
+pub const NAMESPACES_MAX: usize = 1000;
+
 /// Libraries of functions.
 pub const LIBRARIES_MAX: usize = 1024;
 

@@ -272,7 +272,7 @@ impl Machine for GridMachine {
 }
 
 /// Those of gRPC and of older releases; commands of Redis are each asked by themselves.
-fn needs_memory(body: &Body) -> bool {
+pub(crate) fn needs_memory(body: &Body) -> bool {
     matches!(
         body,
         Body::Set(_)

@@ -15,6 +15,12 @@ pub fn describe() {
     describe_gauge!("trimaran_grid_connections", "Open connections, by front.");
     describe_gauge!("trimaran_grid_keys", "Keys in memory, by partition.");
     describe_gauge!("trimaran_grid_bytes", "Bytes of keys and values in memory, by partition.");
+    describe_gauge!("trimaran_grid_namespace_keys", "Keys of a namespace that this node leads.");
+    describe_gauge!("trimaran_grid_namespace_bytes", "Bytes of its keys and values that this node leads.");
+    describe_gauge!(
+        "trimaran_grid_namespace_operations",
+        "Keys of a namespace that this node was asked for per second, refused ones included."
+    );
 }
 
 /// Commands answered by a front ("resp", "http", "grpc").
@@ -52,4 +58,12 @@ pub fn held(partition: u64, keys: usize, bytes: usize) {
     let partition = partition.to_string();
     gauge!("trimaran_grid_keys", "partition" => partition.clone()).set(keys as f64);
     gauge!("trimaran_grid_bytes", "partition" => partition).set(bytes as f64);
+}
+
+/// What a namespace uses of this node.
+pub fn used(namespace: &str, keys: u64, bytes: u64, operations: u64) {
+    let namespace = namespace.to_owned();
+    gauge!("trimaran_grid_namespace_keys", "namespace" => namespace.clone()).set(keys as f64);
+    gauge!("trimaran_grid_namespace_bytes", "namespace" => namespace.clone()).set(bytes as f64);
+    gauge!("trimaran_grid_namespace_operations", "namespace" => namespace).set(operations as f64);
 }

@@ -33,6 +33,7 @@ use crate::front;
 use crate::front::resp::Front;
 use crate::machine::GridMachine;
 use crate::memory::{Memory, Policy};
+use crate::namespaces::{self, Namespaces};
 use crate::pubsub::notices::{self, Teller};
 use crate::pubsub::{Hub, link};
 use crate::router::Router;
@@ -211,6 +212,7 @@ impl Node {
         let router =
             Router::new(cluster.clone(), replicas, clock, random.random(), leaving.clone(), memory.clone());
 
+        let namespaces = Namespaces::default();
         // Other nodes must reach this one before it can enter; clients are told to wait until it has.
         let (health, health_service) = health::health().await;
         let server = tonic::transport::Server::builder()
@@ -221,9 +223,15 @@ impl Node {
             .add_service(cluster.cluster_service())
             .add_service(cluster.placement_service())
             .add_service(cluster.admin_service())
-            .add_service(front::grpc::service(router.clone(), hub.clone(), ending.clone()))
+            .add_service(front::grpc::service(
+                router.clone(),
+                hub.clone(),
+                namespaces.clone(),
+                ending.clone(),
+            ))
             .add_service(front::coordination::service(router.clone(), ending.clone()))
-            .add_service(front::backup::service(router.clone(), ending.clone()))
+            .add_service(front::backup::service(router.clone(), namespaces.clone(), ending.clone()))
+            .add_service(front::namespaces::service(router.clone(), namespaces.clone()))
             .add_service(health_service)
             .add_service(health::reflection())
             .serve_with_incoming_shutdown(listen::incoming(grpc_listener), ending.clone().cancelled_owned());
@@ -244,7 +252,8 @@ impl Node {
         let is_flushed = options.durability == Durability::Fsync;
         let tracking = Tracking::default();
         tokio::spawn(tracking::run(tracking.clone(), router.clone(), ending.clone()));
-        let commands = Front::new(router.clone(), hub, tracking, users, is_flushed, random);
+        tokio::spawn(namespaces::run(namespaces.clone(), router.clone()));
+        let commands = Front::new(router.clone(), hub, tracking, namespaces, users, is_flushed, random);
         let resp_server = tokio::spawn(front::resp::serve(
             resp_listener,
             Arc::clone(&commands),

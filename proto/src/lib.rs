@@ -17,6 +17,7 @@ pub mod api {
     pub use crate::generated::trimaran::error::v1 as error;
     pub use crate::generated::trimaran::functions::v1 as functions;
     pub use crate::generated::trimaran::grid::v1 as grid;
+    pub use crate::generated::trimaran::namespaces::v1 as namespaces;
     pub use crate::generated::trimaran::placement::v1 as placement;
 }
 

@@ -15,6 +15,7 @@ mod functions;
 mod grpc;
 mod http;
 mod memory;
+mod namespaces;
 mod near_cache;
 mod operators;
 mod pubsub;

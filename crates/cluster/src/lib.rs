@@ -30,6 +30,8 @@ pub mod replicas;
 
 pub mod route;
 
+pub mod usage;
+
 pub mod error;
 
 pub use error::Error;

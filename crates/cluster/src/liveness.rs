@@ -3,17 +3,19 @@
 //! What a leader has heard is its own and not agreed on: a new one gives everybody the time that a silent node gets.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::debug;
 use trimaran_proto::api::placement as wire;
-use trimaran_proto::internal::cluster::{HeartbeatRequest, NodeLoad, PartitionLoad};
+use trimaran_proto::internal::cluster::{HeartbeatReply, HeartbeatRequest, NodeLoad, PartitionLoad, Usage};
 
 use crate::error::Error;
 use crate::member::{ATTEMPT_TIMEOUT, Cluster, answered};
 use crate::meta::{FIRST_FORMAT, FORMAT, Meta};
+use crate::usage::Totals;
 
 /// How often a node says that it is there.
 const BEAT_EVERY: Duration = Duration::from_millis(500);
@@ -43,6 +45,7 @@ struct Said {
     format: u32,
     partitions: Vec<PartitionLoad>,
     load: NodeLoad,
+    usages: Vec<Usage>,
 }
 
 impl Heard {
@@ -51,6 +54,7 @@ impl Heard {
             format: beat.format.max(FIRST_FORMAT),
             partitions: beat.partitions,
             load: beat.load.unwrap_or_default(),
+            usages: beat.usages,
         };
         let ear = Ear { boot: beat.boot_id, at: Some(now), said: Some(said) };
         self.0.lock().insert(beat.node_id, ear);
@@ -91,6 +95,23 @@ impl Heard {
         self.said(meta, node, since, |said| said.load)
     }
 
+    /// What is used of what has a quota, by the nodes that are not silent.
+    fn totals(&self, now: Instant) -> Totals {
+        let mut totals = Totals::default();
+        for ear in self.0.lock().values() {
+            let is_there = ear.at.is_some_and(|at| now.saturating_duration_since(at) < SUSPECT_AFTER);
+            let Some(said) = ear.said.as_ref().filter(|_| is_there) else { continue };
+            totals.nodes += 1;
+            for usage in &said.usages {
+                let sum = totals.by_name.entry(usage.name.clone()).or_default();
+                sum.keys += usage.keys;
+                sum.bytes += usage.bytes;
+                sum.operations += usage.operations;
+            }
+        }
+        totals
+    }
+
     /// What the partitions carry that a node leads, if it was heard of since `since`.
     pub(crate) fn loads(&self, meta: &Meta, node: u64, since: Instant) -> Vec<PartitionLoad> {
         self.said(meta, node, since, |said| said.partitions.clone()).unwrap_or_default()
@@ -99,16 +120,20 @@ impl Heard {
 
 impl Cluster {
     /// Notes at the leader of the meta group that a node is there. What the cluster makes of it.
-    pub(crate) fn hear(&self, beat: HeartbeatRequest) -> Result<wire::NodeState, Error> {
+    pub(crate) fn hear(&self, beat: HeartbeatRequest) -> Result<HeartbeatReply, Error> {
         if !self.leads_meta() {
             let leader = self.inner.group.leader();
             let leader_address = leader.and_then(|leader| self.inner.peers.address(leader.node));
             return Err(Error::NotLeader { leader_address });
         }
         let node = beat.node_id;
-        self.inner.heard.note(beat, Instant::now());
+        let now = Instant::now();
+        self.inner.heard.note(beat, now);
         let meta = self.inner.meta.borrow();
-        Ok(meta.nodes.get(&node).map_or(wire::NodeState::Unspecified, wire::Node::state))
+        let state = meta.nodes.get(&node).map_or(wire::NodeState::Unspecified, wire::Node::state);
+        let Totals { by_name, nodes } = self.inner.heard.totals(now);
+        let totals = by_name.into_iter().map(|(name, sum)| Usage { name, ..sum }).collect();
+        Ok(HeartbeatReply { state: state.into(), totals, nodes })
     }
 }
 
@@ -132,7 +157,9 @@ pub(crate) async fn beat(cluster: Cluster) {
         let queue = cluster.groups().waiting();
         let load = cluster.inner.loads.tell_of_node(usage, &partitions, queue);
         let node_id = cluster.node();
-        let beat = HeartbeatRequest { node_id, boot_id, format: FORMAT, partitions, load: Some(load) };
+        let usages = cluster.inner.usages.get().map_or_else(Vec::new, |count| count());
+        let beat =
+            HeartbeatRequest { node_id, boot_id, format: FORMAT, partitions, load: Some(load), usages };
         let told = if cluster.leads_meta() {
             cluster.hear(beat)
         } else {
@@ -140,14 +167,16 @@ pub(crate) async fn beat(cluster: Cluster) {
             match client {
                 Ok(mut client) => {
                     let reply = tokio::time::timeout(ATTEMPT_TIMEOUT, client.heartbeat(beat)).await;
-                    answered(reply).map(|reply| reply.state())
+                    answered(reply)
                 }
                 Err(error) => Err(error),
             }
         };
         match told {
-            Ok(state) => {
+            Ok(reply) => {
                 unheard = 0;
+                let state = reply.state();
+                cluster.inner.totals.send_replace(Arc::new(Totals::from(reply)));
                 cluster.inner.told.send_if_modified(|told| std::mem::replace(told, state) != state);
             }
             Err(error) => {
@@ -191,6 +220,25 @@ mod tests {
         });
         assert_eq!(asked, [1, 4, 1, 4]);
         assert!(another(&Meta::default(), 2, 0).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_a_quota_is_summed_over_the_nodes_that_are_there() {
+        let heard = Heard::default();
+        let now = Instant::now();
+        let beat = |node_id, bytes| HeartbeatRequest {
+            node_id,
+            usages: vec![Usage { name: "a".into(), bytes, keys: 1, operations: 2 }],
+            ..HeartbeatRequest::default()
+        };
+        heard.note(beat(1, 100), now);
+        heard.note(beat(2, 30), now);
+        heard.note(beat(2, 40), now + Duration::from_secs(1));
+        let sum = |keys, bytes, operations| Usage { keys, bytes, operations, ..Usage::default() };
+        let both = heard.totals(now + Duration::from_secs(1));
+        assert_eq!((both.nodes, &both.by_name["a"]), (2, &sum(2, 140, 4)));
+        let one = heard.totals(now + SUSPECT_AFTER);
+        assert_eq!((one.nodes, &one.by_name["a"]), (1, &sum(1, 40, 2)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -37,6 +37,7 @@ use crate::merger::Freezer;
 use crate::meta::{FORMAT, META_GROUP, Meta, MetaMachine};
 use crate::mover;
 use crate::serve::Service;
+use crate::usage::{Counted, Totals};
 
 /// How long one attempt to change the meta group may take.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -99,6 +100,8 @@ pub(crate) struct Inner {
     pub(crate) promise: Promise,
     pub(crate) heard: Heard,
     pub(crate) loads: Loads,
+    pub(crate) usages: OnceLock<Counted>,
+    pub(crate) totals: watch::Sender<Arc<Totals>>,
     /// Where partitions that are led here are frozen.
     pub(crate) freezer: OnceLock<Freezer>,
     /// What the leader of the meta group made of this node last.
@@ -130,6 +133,8 @@ impl Cluster {
                 promise: Promise::default(),
                 heard: Heard::default(),
                 loads: Loads::default(),
+                usages: OnceLock::new(),
+                totals: watch::Sender::new(Arc::default()),
                 freezer: OnceLock::new(),
                 told: watch::Sender::new(wire::NodeState::Unspecified),
             }),

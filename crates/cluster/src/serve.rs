@@ -91,8 +91,7 @@ impl ClusterRpc for Service {
         &self,
         request: Request<rpc::HeartbeatRequest>,
     ) -> Result<Response<rpc::HeartbeatReply>, Status> {
-        let heard = self.0.hear(request.into_inner());
-        answer(heard.map(|state| rpc::HeartbeatReply { state: state.into() }))
+        answer(self.0.hear(request.into_inner()))
     }
 
     async fn version(

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 use trimaran_placement::token::{self, Token};
 use trimaran_proto::state::grid::Expiry;
@@ -43,6 +44,8 @@ pub mod notice;
 
 pub mod semaphore;
 
+pub mod tally;
+
 mod encodings;
 mod value;
 
@@ -53,6 +56,7 @@ pub use encodings::Encodings;
 use library::Libraries;
 use notice::{Classes, Doing, Notices};
 use semaphore::Semaphore;
+use tally::Tally;
 pub use value::{Container, Value, WrongType};
 
 /// What a key leads to.
@@ -136,6 +140,8 @@ pub struct Keys {
     due_semaphores: BTreeSet<(u64, Box<[u8]>)>,
     /// Those that are not as they were when this was last forgotten.
     pub changed_semaphores: Vec<Bytes>,
+    /// What the keys of some namespaces take, if somebody wants to know.
+    tally: Mutex<Option<Arc<Tally>>>,
 }
 
 /// The keys of one slot.
@@ -172,6 +178,11 @@ fn reach(places: &[(&Slot, &[u8])]) {
     }
 }
 
+/// About how many bytes a key takes with its value.
+fn bytes_of_entry(key: &[u8], entry: &Entry) -> usize {
+    key_bytes(key) + ENTRY_OVERHEAD_BYTES + entry.value.bytes()
+}
+
 /// What a key has allocated.
 fn key_bytes(key: &[u8]) -> usize {
     ByteString::allocated_for(key.len())
@@ -197,6 +208,7 @@ impl Keys {
             passed_ms: 0,
             due_semaphores: BTreeSet::new(),
             changed_semaphores: Vec::new(),
+            tally: Mutex::default(),
         }
     }
 
@@ -243,7 +255,25 @@ impl Keys {
 
     /// The same of one that was found.
     pub fn bytes_of_entry(&self, key: &[u8], entry: &Entry) -> usize {
-        key_bytes(key) + ENTRY_OVERHEAD_BYTES + entry.value.bytes()
+        bytes_of_entry(key, entry)
+    }
+
+    /// What the keys of some namespaces take, if that is counted.
+    pub fn tally(&self) -> Option<Arc<Tally>> {
+        self.tally.lock().clone()
+    }
+
+    /// From now on that is counted in this one; what is there already has to be counted besides.
+    pub fn begin_tally(&self, tally: Tally) -> Arc<Tally> {
+        let tally = Arc::new(tally);
+        *self.tally.lock() = Some(Arc::clone(&tally));
+        tally
+    }
+
+    fn note_in_tally(&mut self, key: &[u8], keys: i64, bytes: i64) {
+        if let Some(tally) = self.tally.get_mut() {
+            tally.note(key, keys, bytes);
+        }
     }
 
     /// Keys of the slot that begins with a token.
@@ -313,6 +343,7 @@ impl Keys {
         self.notices.changed(key);
         slot.bytes += added;
         self.bytes += added;
+        self.note_in_tally(key, i64::from(before.is_none()), added as i64);
         if let Some(before) = before {
             self.forget(position, key, &before);
         }
@@ -335,6 +366,7 @@ impl Keys {
         self.bytes -= removed;
         self.version += 1;
         self.count -= 1;
+        self.note_in_tally(key, -1, -(removed as i64));
         self.forget(position, key, &before);
         self.notices.removed(key, change == Change::Expired);
         self.changes.push(self.version, key, &change);
@@ -346,6 +378,7 @@ impl Keys {
         let bytes = before.value.bytes();
         Arc::make_mut(&mut self.slots[position]).bytes -= bytes;
         self.bytes -= bytes;
+        self.note_in_tally(key, 0, -(bytes as i64));
         let next_end = before.next_end();
         if next_end != 0 {
             self.due.remove(&(next_end, key.into()));
@@ -363,6 +396,9 @@ impl Keys {
         let (bytes_now, end_now) = (entry.value.bytes(), entry.next_end());
         slot.bytes = slot.bytes + bytes_now - bytes;
         self.bytes = self.bytes + bytes_now - bytes;
+        if let Some(tally) = self.tally.get_mut() {
+            tally.note(key, 0, bytes_now as i64 - bytes as i64);
+        }
         if end != end_now {
             self.due.remove(&(end, key.into()));
             if end_now != 0 {
@@ -601,6 +637,7 @@ impl Keys {
         let last = std::mem::replace(&mut self.last, Token(at.0 - 1));
         self.count -= count;
         self.bytes -= bytes;
+        *self.tally.get_mut() = None;
         Self {
             first: at,
             last,
@@ -617,6 +654,7 @@ impl Keys {
             passed_ms: self.passed_ms,
             due_semaphores: semaphores_go,
             changed_semaphores: Vec::new(),
+            tally: Mutex::default(),
         }
     }
 
@@ -633,6 +671,7 @@ impl Keys {
         self.version = self.version.max(version) + 1;
         self.count += count;
         self.bytes += bytes;
+        *self.tally.get_mut() = None;
     }
 
     /// The version is at least this one from now on.

@@ -30,14 +30,15 @@ use crate::error::Error;
 use crate::front::check_length;
 use crate::limits::{EXPORTS_MAX, IMPORT_BYTES_MAX, MESSAGE_BYTES_MAX, UNREAD_EXPORT_MAX};
 use crate::machine::GridMachine;
+use crate::namespaces::Namespaces;
 use crate::router::{Router, Write, token_of};
 
 /// Chunks that wait to be read.
 const CHUNKS_WAITING_MAX: usize = 2;
 
 /// The service over a router. Streams end when `stop` is cancelled.
-pub fn service(router: Router, stop: CancellationToken) -> BackupServer<impl Backup> {
-    BackupServer::new(Service { router, exports: Arc::new(Semaphore::new(EXPORTS_MAX)), stop })
+pub fn service(router: Router, namespaces: Namespaces, stop: CancellationToken) -> BackupServer<impl Backup> {
+    BackupServer::new(Service { router, namespaces, exports: Arc::new(Semaphore::new(EXPORTS_MAX)), stop })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
@@ -45,6 +46,7 @@ pub fn service(router: Router, stop: CancellationToken) -> BackupServer<impl Bac
 #[derive(Clone)]
 struct Service {
     router: Router,
+    namespaces: Namespaces,
     exports: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -101,6 +103,7 @@ impl Service {
             return Ok(ImportReply::default());
         }
         chunk.items.iter().try_for_each(|item| check_key(&item.key))?;
+        self.namespaces.must_have_room(chunk.items.iter().map(|item| &item.key[..]))?;
         let mut after_version = after_version;
         let writes = by_slot(chunk.items).into_iter().map(|(token, items)| {
             write(token, Load { items, replace, after_version: after_version.take(), ..Load::default() })

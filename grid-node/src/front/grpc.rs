@@ -31,7 +31,9 @@ use crate::command::table::SEMAPHORE_FORMAT;
 use crate::error::Error;
 use crate::front::{check_key, check_value, watch};
 use crate::limits::{MESSAGE_BYTES_MAX, SCAN_COUNT_DEFAULT, SCAN_COUNT_MAX, SUBSCRIPTIONS_MAX};
+use crate::machine::needs_memory;
 use crate::metrics;
+use crate::namespaces::Namespaces;
 use crate::pubsub::{self, Hub, Kind, Subscriber, link};
 use crate::queue;
 use crate::router::{Router, Write, token_of};
@@ -46,8 +48,13 @@ const WRONG_TYPE: Error = Error::Operand("the key holds a value of another type 
 const PIPELINE_MESSAGES_MAX: usize = 64;
 
 /// The service over a router. Streams end when `stop` is cancelled, so that the server can.
-pub fn service(router: Router, hub: Hub, stop: CancellationToken) -> GridServer<impl Grid> {
-    GridServer::new(Service { router, hub, stop })
+pub fn service(
+    router: Router,
+    hub: Hub,
+    namespaces: Namespaces,
+    stop: CancellationToken,
+) -> GridServer<impl Grid> {
+    GridServer::new(Service { router, hub, namespaces, stop })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
@@ -56,6 +63,7 @@ pub fn service(router: Router, hub: Hub, stop: CancellationToken) -> GridServer<
 struct Service {
     router: Router,
     hub: Hub,
+    namespaces: Namespaces,
     stop: CancellationToken,
 }
 
@@ -68,6 +76,7 @@ impl Service {
         id: Option<RequestId>,
     ) -> Result<Reply, Error> {
         let fence = fence.map(|fence| self.fence(key, fence)).transpose()?;
+        self.namespaces.admit([key], needs_memory(&body), self.router.clock_ms())?;
         self.router.write_one(Write::fenced(key, body, fence), id).await
     }
 
@@ -88,6 +97,7 @@ impl Service {
 
     async fn get(&self, request: GetRequest) -> Result<GetReply, Error> {
         check_key(&request.key)?;
+        self.namespaces.admit([&request.key[..]], false, self.router.clock_ms())?;
         let token = token_of(&request.key);
         let reply = self.router.read_one(token, QueryBody::Get(request.key)).await?;
         if reply.wrong_type {

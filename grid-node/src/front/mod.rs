@@ -6,6 +6,8 @@ pub mod coordination;
 
 pub mod backup;
 
+pub mod namespaces;
+
 pub mod resp;
 
 pub(crate) mod watch;

@@ -24,6 +24,7 @@ use crate::command::Random;
 use crate::command::reply::Answer;
 use crate::limits::{CONNECTIONS_MAX, HALF_REQUEST_MAX, PIPELINE_COMMANDS_MAX, UNREAD_ANSWER_MAX};
 use crate::metrics;
+use crate::namespaces::Namespaces;
 use crate::pubsub::{Hub, Message, Subscriber};
 use crate::router::Router;
 use crate::tracking::Tracking;
@@ -71,6 +72,7 @@ pub struct Front {
     pub(crate) router: Router,
     hub: Hub,
     tracking: Tracking,
+    namespaces: Namespaces,
     pub(crate) users: Arc<Users>,
     access_log: AccessLog,
     settings: Settings,
@@ -92,6 +94,7 @@ impl Front {
         router: Router,
         hub: Hub,
         tracking: Tracking,
+        namespaces: Namespaces,
         users: Arc<Users>,
         is_flushed: bool,
         mut secrets: StdRng,
@@ -102,6 +105,7 @@ impl Front {
             router,
             hub,
             tracking,
+            namespaces,
             users,
             access_log: AccessLog::default(),
             settings: Settings::default(),

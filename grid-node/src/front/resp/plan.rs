@@ -207,6 +207,8 @@ pub(super) fn error_text(error: &Error) -> String {
         Error::CrossSlot => "CROSSSLOT Keys in request don't hash to the same slot".to_owned(),
         Error::NotReady => format!("LOADING {error}"),
         Error::Full => NO_MEMORY.to_owned(),
+        Error::NamespaceFull { .. } => format!("OOM {error}"),
+        Error::Throttled { .. } => format!("THROTTLED {error}"),
         Error::PartitionLost { .. } | Error::Elsewhere { .. } => format!("CLUSTERDOWN {error}"),
         Error::TimedOut { .. } | Error::Replication(_) => format!("TRYAGAIN {error}"),
         Error::Limit { .. }
@@ -250,6 +252,10 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: Vec<Bytes>) 
         users::must_be_allowed(front, session, context, spec, &arguments)?;
         subscriptions::must_be_taken(session, spec)?;
         let (spec, arguments) = scripts::resolve(front, spec, arguments)?;
+        if front.namespaces.are_any() {
+            let keys = spec.keys(&arguments).map(|key| &key[..]);
+            front.namespaces.admit(keys, spec.needs_memory, front.router.clock_ms())?;
+        }
         tracking::note(front, session, spec, &arguments);
         if is_queued {
             return transaction::queue(session, spec, arguments);
