@@ -24,6 +24,9 @@ pub(crate) struct Args {
         env = "TRIMARAN_DATABASE_ADDRESS"
     )]
     address: Vec<String>,
+    /// Ask no other addresses than those, where the ones that nodes have for each other lead nowhere from here (mapped ports)
+    #[arg(long, global = true)]
+    only_address: bool,
     /// Form of the output
     #[arg(short, long, global = true, value_enum, default_value_t)]
     output: Format,
@@ -139,7 +142,11 @@ enum Command {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let database = Database::connect(args.address.clone()).await.with_context(|| {
+    let connected = match args.only_address {
+        true => Database::connect_through(args.address.clone()).await,
+        false => Database::connect(args.address.clone()).await,
+    };
+    let database = connected.with_context(|| {
         let addresses = args.address.join(", ");
         format!("no database at {addresses}; start one with `trimaran dev`, or give --address")
     })?;

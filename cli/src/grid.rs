@@ -27,6 +27,9 @@ pub(crate) struct Args {
         env = "TRIMARAN_GRID_ADDRESS"
     )]
     address: Vec<String>,
+    /// Ask no other addresses than those, where the ones that nodes have for each other lead nowhere from here (mapped ports)
+    #[arg(long, global = true)]
+    only_address: bool,
     /// Form of the output
     #[arg(short, long, global = true, value_enum, default_value_t)]
     output: Format,
@@ -156,7 +159,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     {
         return backup::check(&restore.file, args.output);
     }
-    let grid = Grid::connect(args.address.clone()).await.with_context(|| {
+    let connected = match args.only_address {
+        true => Grid::connect_through(args.address.clone()).await,
+        false => Grid::connect(args.address.clone()).await,
+    };
+    let grid = connected.with_context(|| {
         format!("no grid at {}; start one with `trimaran dev`, or give --address", args.address.join(", "))
     })?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

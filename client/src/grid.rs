@@ -81,7 +81,18 @@ pub enum Condition {
 impl Grid {
     /// Connects to a cluster of which these are some addresses, "host:port" of gRPC.
     pub async fn connect<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, Error> {
-        let routes = Routes::new(addresses.into_iter().map(Into::into).collect());
+        Self::connected(Routes::new(addresses.into_iter().map(Into::into).collect(), false)).await
+    }
+
+    /// Connects through these addresses only, where those that nodes have for each other lead nowhere: from outside of a network of
+    /// containers, through mapped ports or a load balancer. Any node serves any key, so that one is enough; it is a hop more.
+    pub async fn connect_through<A: Into<String>>(
+        addresses: impl IntoIterator<Item = A>,
+    ) -> Result<Self, Error> {
+        Self::connected(Routes::new(addresses.into_iter().map(Into::into).collect(), true)).await
+    }
+
+    async fn connected(routes: Routes) -> Result<Self, Error> {
         routes.refresh().await?;
         let routes = Arc::new(routes);
         routes.follow();

@@ -51,6 +51,8 @@ struct View {
 
 pub(crate) struct Routes {
     seeds: Vec<String>,
+    /// No other address is asked, whatever nodes say of where they are.
+    only_seeds: bool,
     dial: Arc<dyn Dial>,
     view: ArcSwapOption<View>,
     pipelines: Mutex<HashMap<String, Pipeline>>,
@@ -63,9 +65,10 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    pub(crate) fn new(seeds: Vec<String>) -> Self {
+    pub(crate) fn new(seeds: Vec<String>, only_seeds: bool) -> Self {
         Self {
             seeds,
+            only_seeds,
             dial: Arc::new(TcpDial),
             view: ArcSwapOption::empty(),
             pipelines: Mutex::default(),
@@ -78,12 +81,10 @@ impl Routes {
 
     /// Asks the nodes that are known, then the seeds, for the table, until one has it.
     pub(crate) async fn refresh(&self) -> Result<(), Error> {
-        let mut addresses: Vec<String> = self
-            .view
-            .load()
-            .as_ref()
-            .map(|view| view.addresses.values().cloned().collect())
-            .unwrap_or_default();
+        let view = self.view.load();
+        let known = view.as_ref().filter(|_| !self.only_seeds);
+        let mut addresses: Vec<String> =
+            known.map(|view| view.addresses.values().cloned().collect()).unwrap_or_default();
         addresses.extend(self.seeds.iter().cloned());
         addresses.sort_by_key(|address| self.is_shunned(address));
         let mut last = Error::Unavailable("no address was given".to_owned());
@@ -156,7 +157,7 @@ impl Routes {
     pub(crate) fn address(&self, token: Token, attempt: u32) -> Option<String> {
         let view = self.view.load();
         let view = view.as_ref()?;
-        if attempt == 0 {
+        if attempt == 0 && !self.only_seeds {
             let partition = view.table.find(token)?;
             let node = partition.leader_hint.and_then(|leader| partition.node_of(leader));
             let address = node.and_then(|node| view.addresses.get(&node));
@@ -180,8 +181,11 @@ impl Routes {
     /// Any node of the cluster, of those that answer if there are any.
     pub(crate) fn any_address(&self) -> Option<String> {
         let view = self.view.load();
+        let view = view.as_ref()?;
+        let known: Vec<&String> =
+            if self.only_seeds { self.seeds.iter().collect() } else { view.addresses.values().collect() };
         let (shunned, answering): (Vec<&String>, Vec<&String>) =
-            view.as_ref()?.addresses.values().partition(|address| self.is_shunned(address));
+            known.into_iter().partition(|address| self.is_shunned(address));
         let addresses = if answering.is_empty() { shunned } else { answering };
         addresses.choose(&mut *self.random.lock()).map(|address| (*address).clone())
     }

@@ -10,7 +10,8 @@ use trimaran_proto::api::cluster::DrainRequest;
 use trimaran_proto::api::placement::{NodeState, Table};
 use trimaran_tests::harness::process::Cluster;
 use trimaran_tests::harness::{skip, until};
-use trimaran_tests::workload::registers::{InTable, Large, Load};
+use trimaran_tests::workload::foreign::{HashesOverResp, OverResp};
+use trimaran_tests::workload::registers::{InTable, Large, Load, Registers};
 
 const SEED: u64 = 5;
 const PARTITIONS: u64 = 4;
@@ -31,7 +32,7 @@ struct Loaded<R> {
     registers: R,
 }
 
-impl<R: Large> Loaded<R> {
+impl<R: Registers> Loaded<R> {
     async fn start(name: &str, cluster: Cluster, registers: R) -> Self {
         let load = Load::start(&registers, 6, SEED);
         let loaded = Self { name: name.to_owned(), cluster, load, registers };
@@ -110,37 +111,6 @@ impl<R: Large> Loaded<R> {
         self.finish("leaders died and were back at once").await;
     }
 
-    async fn the_disk_of_a_node_is_full(mut self) {
-        let victim = self.cluster.leaders_first().await[0];
-        assert!(self.cluster.nodes[victim].stop());
-        let Some(disk) = self.cluster.nodes[victim].on_a_small_disk(SMALL_DISK_MIB) else {
-            skip("this user may not mount a small disk");
-            return;
-        };
-        self.cluster.nodes[victim].start();
-        self.cluster.until_complete().await;
-        self.goes_on().await;
-        disk.fill();
-        // Until its log needs more room. It says why it ends, and the others go on.
-        let mut number = 0;
-        while self.cluster.nodes[victim].runs() && number < LARGE_WRITES_MAX {
-            number += 1;
-            self.registers.write_large(&format!("large-{number}"), LARGE_BYTES).await.unwrap();
-        }
-        assert!(!self.cluster.nodes[victim].ended().await, "it ended well");
-        let log = self.cluster.nodes[victim].log();
-        assert!(log.contains("this node cannot go on") && log.contains("No space left"), "{log}");
-        self.goes_on().await;
-        // Somebody makes room and starts it again.
-        disk.empty();
-        self.cluster.nodes[victim].start();
-        self.cluster.until_complete().await;
-        self.goes_on().await;
-        self.cluster.nodes[victim].kill();
-        drop(disk);
-        self.finish("the disk of a leader was full").await;
-    }
-
     /// An hour ahead, then an hour behind, for who leads and for everybody in turn.
     async fn clocks_jump(mut self) {
         for at in 0..3 {
@@ -206,6 +176,39 @@ impl<R: Large> Loaded<R> {
     }
 }
 
+impl<R: Large> Loaded<R> {
+    async fn the_disk_of_a_node_is_full(mut self) {
+        let victim = self.cluster.leaders_first().await[0];
+        assert!(self.cluster.nodes[victim].stop());
+        let Some(disk) = self.cluster.nodes[victim].on_a_small_disk(SMALL_DISK_MIB) else {
+            skip("this user may not mount a small disk");
+            return;
+        };
+        self.cluster.nodes[victim].start();
+        self.cluster.until_complete().await;
+        self.goes_on().await;
+        disk.fill();
+        // Until its log needs more room. It says why it ends, and the others go on.
+        let mut number = 0;
+        while self.cluster.nodes[victim].runs() && number < LARGE_WRITES_MAX {
+            number += 1;
+            self.registers.write_large(&format!("large-{number}"), LARGE_BYTES).await.unwrap();
+        }
+        assert!(!self.cluster.nodes[victim].ended().await, "it ended well");
+        let log = self.cluster.nodes[victim].log();
+        assert!(log.contains("this node cannot go on") && log.contains("No space left"), "{log}");
+        self.goes_on().await;
+        // Somebody makes room and starts it again.
+        disk.empty();
+        self.cluster.nodes[victim].start();
+        self.cluster.until_complete().await;
+        self.goes_on().await;
+        self.cluster.nodes[victim].kill();
+        drop(disk);
+        self.finish("the disk of a leader was full").await;
+    }
+}
+
 /// Copies on a node.
 fn held(table: &Table, node: u64) -> usize {
     let replicas = table.partitions.iter().flat_map(|partition| &partition.replicas);
@@ -218,6 +221,13 @@ async fn grid() -> Loaded<trimaran_client::grid::Grid> {
     Loaded::start("grid", cluster, client).await
 }
 
+/// Hashes, as Redis clients have them: nothing is sent again.
+async fn hashes() -> Loaded<HashesOverResp> {
+    let cluster = Cluster::grid(3, "buffered", PARTITIONS).await;
+    let fronts = cluster.nodes.iter().map(|node| node.front.to_string()).collect();
+    Loaded::start("hashes", cluster, OverResp::new(fronts).hashes()).await
+}
+
 async fn database() -> Loaded<InTable> {
     let cluster = Cluster::shard(3, "fjall", PARTITIONS).await;
     let table = InTable::create(cluster.database_client().await, "registers").await;
@@ -227,6 +237,21 @@ async fn database() -> Loaded<InTable> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grid_node_that_stood_still_serves_nothing_stale() {
     grid().await.a_node_stands_still().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hashes_on_a_node_that_stood_still_are_not_stale() {
+    hashes().await.a_node_stands_still().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hashes_are_whole_though_their_leader_dies_and_is_back_at_once() {
+    hashes().await.a_leader_dies_and_is_back_at_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hashes_are_whole_though_every_node_is_restarted() {
+    hashes().await.every_node_is_restarted_in_turn().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,11 +6,13 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use trimaran_client::grid::Grid;
 use trimaran_proto::api::placement::Table;
 use trimaran_tests::harness::compose::{Composed, until_healthy};
 use trimaran_tests::harness::process::{copies_moved, status};
 use trimaran_tests::harness::until;
 use trimaran_tests::workload::foreign::{OverDynamoDb, OverResp};
+use trimaran_tests::workload::locks::Locks;
 use trimaran_tests::workload::registers::{Load, Registers};
 
 /// How long a cut lasts: longer than an election, shorter than a copy is given up.
@@ -106,7 +108,13 @@ async fn nothing_is_lost_where_networks_are_cut() {
         until_healthy(&composed.container(service)).await;
     }
     let grid = OverResp::new(composed.addresses("GRID"));
+    // What else the grid promises, under the same cuts: hashes, and locks of clients that reach every node.
+    let hashes = Load::start(&grid.hashes(), 3, 4);
+    let nodes = (1..=3).map(|at| format!("{}:7002", composed.ip(&composed.container(&format!("grid-{at}")))));
+    let locks = Locks::start(&Grid::connect_through(nodes).await.unwrap(), 3);
     networks_are_cut(&composed, "grid", 7002, &grid).await;
+    println!("hashes: 0 lost, 0 doubled: {:?}", hashes.finish().await);
+    println!("locks: no two at once, none written over: {:?}", locks.finish().await);
     let database = OverDynamoDb::new(composed.addresses("SHARD"));
     database.create().await.unwrap();
     networks_are_cut(&composed, "shard", 7003, &database).await;
