@@ -37,6 +37,29 @@ pub(crate) async fn start(program: &std::path::Path, port: u16, arguments: &[Str
     server
 }
 
+impl Server {
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+/// Microseconds of a processor that a process has used, its own and the kernel's for it. Source: proc(5), `/proc/PID/stat`.
+pub(crate) fn processor_us(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // Behind the name, which may have anything in it: the state is the first, times are the 12th and the 13th.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_ascii_whitespace().collect();
+    let ticks: f64 = fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum();
+    ticks * 1e6 / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// Bytes of memory that a process has. Source: proc(5), `/proc/PID/statm`.
+pub(crate) fn memory_bytes(process: u32) -> f64 {
+    let statm = std::fs::read_to_string(format!("/proc/{process}/statm")).unwrap();
+    let pages: f64 = statm.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
+    pages * rustix::param::page_size() as f64
+}
+
 pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

@@ -563,6 +563,10 @@ async fn tell_of_failure<M: Machine>(group: Group<M>, failed: watch::Sender<Opti
     });
 }
 
+/// A log in memory is cut when it takes such a part of what the group holds: it takes the memory that is for that, and its snapshot
+/// costs nothing until a replica needs it.
+const MEMORY_SHARE: u64 = 8;
+
 /// Has a snapshot made of every group whose log has grown by as much as a snapshot is, within the limits of the options,
 /// until the node leaves its lines. One task for
 /// all groups: as many timers would cost idle groups more than all else.
@@ -575,10 +579,10 @@ async fn compact_when_long(shared: Weak<Shared>) {
         if shared.has_left() {
             return;
         }
-        let logs: Vec<(u64, usize)> =
-            shared.open.read().iter().map(|(&id, opened)| (id, opened.log.bytes())).collect();
-        floors.retain(|id, _| logs.iter().any(|(open, _)| open == id));
-        for (id, bytes) in logs {
+        let read = |(&id, opened): (&u64, &Opened)| (id, opened.log.bytes(), opened.log.is_in_memory());
+        let logs: Vec<(u64, usize, bool)> = shared.open.read().iter().map(read).collect();
+        floors.retain(|id, _| logs.iter().any(|(open, ..)| open == id));
+        for (id, bytes, is_in_memory) in logs {
             let floor = floors.entry(id).or_default();
             *floor = bytes.min(*floor);
             let (grown, most) = (bytes - *floor, shared.options.log_bytes_max);
@@ -586,7 +590,8 @@ async fn compact_when_long(shared: Weak<Shared>) {
                 continue;
             }
             let held = shared.open.read().get(&id).map_or(0, |opened| (opened.bytes)());
-            if (grown as u64) < held.min(most as u64) {
+            let share = if is_in_memory { MEMORY_SHARE } else { 1 };
+            if (grown as u64) < (held / share).min(most as u64) {
                 continue;
             }
             *floor = bytes;

@@ -101,6 +101,11 @@ impl Log {
         self.held.lock().purged
     }
 
+    /// True if it is gone with the process.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.wal.is_none()
+    }
+
     /// Bytes of the entries that are not purged.
     pub(crate) fn bytes(&self) -> usize {
         self.held.lock().bytes

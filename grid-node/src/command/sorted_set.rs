@@ -2,8 +2,9 @@
 //! sets.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
-use super::arguments::{NOT_A_FLOAT, SYNTAX, fitting, integer, is, lower, numbered_keys, positive};
+use super::arguments::{NOT_A_FLOAT, SYNTAX, fitting, integer, is, numbered_keys, positive};
 use super::key::{Page, scan_options};
 use super::list::syntax_of_keys;
 use super::reply::double;
@@ -30,15 +31,15 @@ pub(super) fn zadd(on: &mut Write<'_>, arguments: &[Bytes]) -> Done {
     let mut add = Add::default();
     let mut rest = &arguments[2..];
     while let Some((option, more)) = rest.split_first() {
-        let flag = match lower(option).as_str() {
-            "nx" => &mut add.if_absent,
-            "xx" => &mut add.if_present,
-            "gt" => &mut add.if_greater,
-            "lt" => &mut add.if_less,
-            "ch" => &mut add.count_changed,
-            "incr" => &mut add.increment,
-            _ => break,
-        };
+        let flags = [
+            ("nx", &mut add.if_absent),
+            ("xx", &mut add.if_present),
+            ("gt", &mut add.if_greater),
+            ("lt", &mut add.if_less),
+            ("ch", &mut add.count_changed),
+            ("incr", &mut add.increment),
+        ];
+        let Some((_, flag)) = flags.into_iter().find(|(word, _)| is(option, word)) else { break };
         *flag = true;
         rest = more;
     }
@@ -66,7 +67,7 @@ fn add_members(on: &mut Write<'_>, key: &[u8], add: Add, pairs: &[[Bytes; 2]]) -
     }
     let format = on.format;
     let score = |text| fitting(text, format).ok_or_else(|| Refusal::new(NOT_A_FLOAT));
-    let pairs: Vec<(f64, &Bytes)> =
+    let pairs: SmallVec<[(f64, &Bytes); 4]> =
         pairs.iter().map(|[text, member]| Ok((score(text)?, member))).collect::<Done<_>>()?;
     if add.if_present && on.look::<SortedSet>(key)?.is_none() {
         match add.increment {
@@ -92,7 +93,7 @@ fn add_members(on: &mut Write<'_>, key: &[u8], add: Add, pairs: &[[Bytes; 2]]) -
             if !is_met {
                 continue;
             }
-            set.insert(member, score, encodings);
+            set.insert_over(held, member, score, encodings);
             last = Some(score);
             fresh += usize::from(held.is_none());
             changed += usize::from(held != Some(score));

@@ -13,8 +13,11 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use twox_hash::XxHash3_64;
 
-/// The bytes of a name or of an element: counted, so that a copy of many costs no allocation each.
-pub type Blob = Arc<[u8]>;
+use super::ByteString;
+
+/// The bytes of a name or of an element: short ones are where they are looked for, longer ones are counted, so that a copy of many
+/// costs no allocation each.
+pub type Blob = ByteString;
 
 type Shard<V> = IndexMap<Blob, V, hashbrown::DefaultHashBuilder>;
 
@@ -82,10 +85,8 @@ impl<V: Clone> Dict<V> {
     /// The entry of a name, to be changed.
     pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut V> {
         let place = self.place(name);
-        if !self.shards[place].contains_key(name) {
-            return None;
-        }
-        Arc::make_mut(&mut self.shards[place]).get_mut(name)
+        let at = self.shards[place].get_index_of(name)?;
+        Arc::make_mut(&mut self.shards[place]).get_index_mut(at).map(|(_, entry)| entry)
     }
 
     /// Puts an entry, and returns the one before.
@@ -104,10 +105,8 @@ impl<V: Clone> Dict<V> {
     /// Removes an entry.
     pub fn remove(&mut self, name: &[u8]) -> Option<(Blob, V)> {
         let place = self.place(name);
-        if !self.shards[place].contains_key(name) {
-            return None;
-        }
-        let removed = Arc::make_mut(&mut self.shards[place]).swap_remove_entry(name)?;
+        let at = self.shards[place].get_index_of(name)?;
+        let removed = Arc::make_mut(&mut self.shards[place]).swap_remove_index(at)?;
         self.len -= 1;
         Some(removed)
     }
@@ -120,7 +119,7 @@ impl<V: Clone> Dict<V> {
             let mut halves = [Shard::default(), Shard::default()];
             for (name, value) in shard.iter() {
                 let half = (hash(name) >> shift) as usize & 1;
-                halves[half].insert(Arc::clone(name), value.clone());
+                halves[half].insert(name.clone(), value.clone());
             }
             self.shards.extend(halves.map(Arc::new));
         }
@@ -193,18 +192,18 @@ mod tests {
                 if kind == 0 {
                     prop_assert_eq!(dict.remove(&name).map(|(_, value)| value), model.remove(&name));
                 } else {
-                    prop_assert_eq!(dict.insert(Arc::clone(&name), at as u32), model.insert(Arc::clone(&name), at as u32));
+                    prop_assert_eq!(dict.insert(name.clone(), at as u32), model.insert(name.clone(), at as u32));
                 }
                 if let Some(copy) = &mut copy {
                     if kind == 0 { copy.remove(&name); } else { copy.insert(name, at as u32); }
                 } else if at == 1000 {
                     let mut filled = Dict::with_bits(dict.bits());
-                    for (name, value) in dict.iter() { filled.insert(Arc::clone(name), *value); }
+                    for (name, value) in dict.iter() { filled.insert(name.clone(), *value); }
                     copy = Some(filled);
                 }
             }
             prop_assert_eq!(dict.len(), model.len());
-            prop_assert_eq!(dict.iter().map(|(name, value)| (Arc::clone(name), *value)).collect::<BTreeMap<_, _>>(), model);
+            prop_assert_eq!(dict.iter().map(|(name, value)| (name.clone(), *value)).collect::<BTreeMap<_, _>>(), model);
             if let Some(copy) = copy {
                 prop_assert!(copy.iter().eq(dict.iter()));
             }
@@ -223,7 +222,7 @@ mod tests {
         loop {
             let (found, next) = dict.scan(cursor, 7);
             for (name, _) in found {
-                *seen.entry(Arc::clone(name)).or_insert(0) += 1;
+                *seen.entry(name.clone()).or_insert(0) += 1;
             }
             if next == 0 {
                 break;

@@ -198,7 +198,7 @@ impl Hash {
         if at_ms != 0 {
             let field: Blob = field.into();
             self.bytes += field.len() + 2 * ELEMENT_OVERHEAD_BYTES;
-            ends.soonest.insert((at_ms, Arc::clone(&field)));
+            ends.soonest.insert((at_ms, field.clone()));
             ends.of_field.insert(field, at_ms);
         } else if ends.of_field.is_empty() {
             self.ends = None;

@@ -205,14 +205,14 @@ mod tests {
                 let element: Blob = number.to_string().into_bytes().into();
                 let index = usize::from(number) % (model.len() + 1);
                 match kind {
-                    0 => { list.push_front(Arc::clone(&element)); model.insert(0, element); }
-                    1 | 2 => { list.push_back(Arc::clone(&element)); model.push(element); }
-                    3 => { list.insert(index, Arc::clone(&element)); model.insert(index, element); }
+                    0 => { list.push_front(element.clone()); model.insert(0, element); }
+                    1 | 2 => { list.push_back(element.clone()); model.push(element); }
+                    3 => { list.insert(index, element.clone()); model.insert(index, element); }
                     4 => prop_assert_eq!(list.remove(index), (index < model.len()).then(|| model.remove(index))),
                     5 => prop_assert_eq!(list.pop_back(), model.pop()),
                     _ => {
                         let there = index < model.len();
-                        prop_assert_eq!(list.set(index, Arc::clone(&element)), there);
+                        prop_assert_eq!(list.set(index, element.clone()), there);
                         if there { model[index] = element; }
                     }
                 }

@@ -9,7 +9,6 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use trimaran_placement::token::{self, Token};
@@ -47,6 +46,7 @@ pub mod semaphore;
 pub mod tally;
 
 mod encodings;
+mod table;
 mod value;
 
 use access::Access;
@@ -56,6 +56,7 @@ pub use encodings::Encodings;
 use library::Libraries;
 use notice::{Classes, Doing, Notices};
 use semaphore::Semaphore;
+use table::Table;
 use tally::Tally;
 pub use value::{Container, Value, WrongType};
 
@@ -147,7 +148,7 @@ pub struct Keys {
 /// The keys of one slot.
 #[derive(Clone, Debug, Default)]
 struct Slot {
-    entries: HashMap<ByteString, Entry>,
+    entries: Table,
     /// By name: they are no keys.
     semaphores: BTreeMap<Box<[u8]>, Arc<Semaphore>>,
     /// About how many they take.
@@ -163,10 +164,6 @@ const TOLD_BYTES_MAX: usize = 4 << 10;
 /// A split leaves each part at least one such share of the bytes, or is none.
 const LEAST_PART: usize = 10;
 
-/// What a key costs in memory beside what it and its value have allocated: its place in the table, of which two thirds are
-/// taken on the average, and its mark there.
-const ENTRY_OVERHEAD_BYTES: usize = (size_of::<(ByteString, Entry)>() + 1) * 3 / 2;
-
 /// Keys that are looked for at the same time: about as many as a processor can wait for.
 const REACHED_TOGETHER: usize = 32;
 
@@ -174,13 +171,13 @@ const REACHED_TOGETHER: usize = 32;
 fn reach(places: &[(&Slot, &[u8])]) {
     if places.len() > 1 {
         black_box(places.iter().map(|(slot, _)| slot.bytes).fold(0, usize::wrapping_add));
-        black_box(places.iter().filter(|(slot, key)| slot.entries.contains_key(*key)).count());
+        black_box(places.iter().filter(|(slot, key)| slot.entries.contains_key(key)).count());
     }
 }
 
 /// About how many bytes a key takes with its value.
 fn bytes_of_entry(key: &[u8], entry: &Entry) -> usize {
-    key_bytes(key) + ENTRY_OVERHEAD_BYTES + entry.value.bytes()
+    key_bytes(key) + table::OVERHEAD_BYTES + entry.value.bytes()
 }
 
 /// What a key has allocated.
@@ -333,11 +330,14 @@ impl Keys {
                 entry.access.note(self.clock_ms);
                 Some(std::mem::replace(held, entry))
             }
-            None => slot.entries.insert(key.into(), entry),
+            None => {
+                slot.entries.insert_new(key, entry);
+                None
+            }
         };
         if before.is_none() {
             self.count += 1;
-            added += key_bytes(key) + ENTRY_OVERHEAD_BYTES;
+            added += key_bytes(key) + table::OVERHEAD_BYTES;
             self.notices.note(Doing::NEW, key);
         }
         self.notices.changed(key);
@@ -361,7 +361,7 @@ impl Keys {
         }
         let slot = Arc::make_mut(&mut self.slots[position]);
         let before = slot.entries.remove(key)?;
-        let removed = key_bytes(key) + ENTRY_OVERHEAD_BYTES;
+        let removed = key_bytes(key) + table::OVERHEAD_BYTES;
         slot.bytes -= removed;
         self.bytes -= removed;
         self.version += 1;
@@ -515,7 +515,7 @@ impl Keys {
     /// Removes all keys.
     pub fn clear(&mut self) {
         let mut keys: Vec<ByteString> =
-            self.slots.iter().flat_map(|slot| slot.entries.keys().cloned()).collect();
+            self.slots.iter().flat_map(|slot| slot.entries.iter()).map(|(key, _)| key.clone()).collect();
         // In the same order everywhere, so that each change has the same version.
         keys.sort_unstable();
         // As Redis, which tells clients of none of them.
@@ -541,7 +541,7 @@ impl Keys {
         let (before, from) = self.slots.split_at(first);
         let slot = from.iter().chain(before).find(|slot| !slot.entries.is_empty())?;
         let place = usize::try_from((random >> 32) % slot.entries.len() as u64).unwrap_or(0);
-        slot.entries.iter().nth(place).map(|(key, entry)| (&**key, entry))
+        slot.entries.at(place).map(|(key, entry)| (&**key, entry))
     }
 
     /// Keys with a time to live, soonest first.

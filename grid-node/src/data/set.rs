@@ -200,7 +200,7 @@ impl Set {
         };
         let numbers = numbers.into_iter().flatten().map(|number| blob(*number));
         let list = list.into_iter().flatten().cloned();
-        let table = table.into_iter().flat_map(|table| table.iter().map(|(name, ())| Arc::clone(name)));
+        let table = table.into_iter().flat_map(|table| table.iter().map(|(name, ())| name.clone()));
         numbers.chain(list).chain(table)
     }
 
@@ -209,7 +209,7 @@ impl Set {
         match &self.members {
             Members::Intset(numbers) => numbers.get(place).map(|number| blob(*number)),
             Members::Listpack(list) => list.get(place).cloned(),
-            Members::Table(table) => table.at(place).map(|(name, ())| Arc::clone(name)),
+            Members::Table(table) => table.at(place).map(|(name, ())| name.clone()),
         }
     }
 
@@ -218,7 +218,7 @@ impl Set {
         match &self.members {
             Members::Table(table) => {
                 let (found, next) = table.scan(cursor, count);
-                (found.into_iter().map(|(name, ())| Arc::clone(name)).collect(), next)
+                (found.into_iter().map(|(name, ())| name.clone()).collect(), next)
             }
             Members::Intset(_) | Members::Listpack(_) => (self.iter().collect(), 0),
         }

@@ -19,10 +19,34 @@ const MEMBER_OVERHEAD_BYTES: usize = 2 * ELEMENT_OVERHEAD_BYTES + 8;
 /// A member and its score, which is a number.
 pub type Member = (f64, Blob);
 
+/// Some members in order, never none. The last score is beside those of the other chunks, so that a search need not look into each.
+#[derive(Clone, Debug)]
+struct Chunk {
+    last: f64,
+    members: Arc<Vec<Member>>,
+}
+
+impl Chunk {
+    fn new(members: Vec<Member>) -> Self {
+        Self { last: last_score(&members), members: Arc::new(members) }
+    }
+
+    fn edit<R>(&mut self, change: impl FnOnce(&mut Vec<Member>) -> R) -> R {
+        let members = Arc::make_mut(&mut self.members);
+        let result = change(members);
+        self.last = last_score(members);
+        result
+    }
+}
+
+fn last_score(members: &[Member]) -> f64 {
+    members.last().map_or(f64::NEG_INFINITY, |(score, _)| *score)
+}
+
 /// A sorted set.
 #[derive(Clone, Debug, Default)]
 pub struct SortedSet {
-    chunks: Vec<Arc<Vec<Member>>>,
+    chunks: Vec<Chunk>,
     len: usize,
     /// Scores by member, once there are many: before, the chunks are looked through.
     scores: Option<Dict<f64>>,
@@ -86,79 +110,99 @@ impl SortedSet {
 
     /// The place of the first member that is not before the one given: the chunk, and the place in it.
     fn search(&self, wanted: (f64, &[u8])) -> (usize, usize) {
-        self.partition(|(score, member)| order((*score, member), wanted) == Ordering::Less)
+        let is_before = |(score, member): &Member| order((*score, member), wanted) == Ordering::Less;
+        let chunk = self.chunks.partition_point(|chunk| match chunk.last.total_cmp(&wanted.0) {
+            Ordering::Less => true,
+            Ordering::Equal => chunk.members.last().is_some_and(is_before),
+            Ordering::Greater => false,
+        });
+        (chunk, self.place_in(chunk, is_before))
     }
 
     fn partition(&self, is_before: impl Fn(&Member) -> bool) -> (usize, usize) {
-        let chunk = self.chunks.partition_point(|chunk| chunk.last().is_some_and(&is_before));
-        let place = self.chunks.get(chunk).map_or(0, |chunk| chunk.partition_point(&is_before));
-        (chunk, place)
+        let chunk = self.chunks.partition_point(|chunk| chunk.members.last().is_some_and(&is_before));
+        (chunk, self.place_in(chunk, is_before))
+    }
+
+    fn place_in(&self, chunk: usize, is_before: impl Fn(&Member) -> bool) -> usize {
+        self.chunks.get(chunk).map_or(0, |chunk| chunk.members.partition_point(is_before))
     }
 
     /// How many members come first for which this is true, which it is for none behind one for which it is not.
     pub fn count_while(&self, is_before: impl Fn(&Member) -> bool) -> usize {
         let (chunk, place) = self.partition(is_before);
-        self.chunks[..chunk].iter().map(|chunk| chunk.len()).sum::<usize>() + place
+        self.chunks[..chunk].iter().map(|chunk| chunk.members.len()).sum::<usize>() + place
     }
 
     /// The place of a member from the lowest score, and its score.
     pub fn rank(&self, member: &[u8]) -> Option<(usize, f64)> {
         let score = self.score(member)?;
         let (chunk, place) = self.search((score, member));
-        Some((self.chunks[..chunk].iter().map(|chunk| chunk.len()).sum::<usize>() + place, score))
+        Some((self.chunks[..chunk].iter().map(|chunk| chunk.members.len()).sum::<usize>() + place, score))
     }
 
     /// Sets the score of a member, which is new, or has another one then; the one before.
     pub fn insert(&mut self, member: &[u8], score: f64, encodings: &Encodings) -> Option<f64> {
-        let score = normal(score);
         let before = self.score(member);
+        self.insert_over(before, member, score, encodings);
+        before
+    }
+
+    /// The same where it is known which score it has.
+    pub fn insert_over(&mut self, before: Option<f64>, member: &[u8], score: f64, encodings: &Encodings) {
+        let score = normal(score);
         if before == Some(score) {
-            return before;
+            return;
         }
         let is_large = self.len >= encodings.zset_max_listpack_entries && before.is_none();
         if self.scores.is_none() && (is_large || member.len() > encodings.zset_max_listpack_value) {
             self.become_table();
         }
-        let name = match before {
-            Some(before) => self.take(before, member).unwrap_or_else(|| member.into()),
-            None => member.into(),
+        let Some(name) = before.and_then(|before| self.take(before, member)) else {
+            return self.put(score, member.into());
         };
-        self.put(score, name);
-        before
+        if let Some(held) = self.scores.as_mut().and_then(|scores| scores.get_mut(member)) {
+            *held = score;
+        }
+        self.place(score, name);
     }
 
     /// Adds a member that is not there, however it is laid out.
     pub fn put(&mut self, score: f64, member: Blob) {
         if let Some(scores) = &mut self.scores {
-            scores.insert(Arc::clone(&member), score);
+            scores.insert(member.clone(), score);
         }
+        self.place(score, member);
+    }
+
+    /// Puts a member in its chunk.
+    fn place(&mut self, score: f64, member: Blob) {
         self.len += 1;
         self.bytes += member.len() + MEMBER_OVERHEAD_BYTES;
         let (mut chunk, mut place) = self.search((score, &member));
         if chunk == self.chunks.len() {
             // Behind the last.
-            match self.chunks.last() {
-                Some(last) => {
-                    chunk -= 1;
-                    place = last.len();
-                }
-                None => self.chunks.push(Arc::default()),
-            }
+            let Some(last) = self.chunks.last() else {
+                return self.chunks.push(Chunk::new(vec![(score, member)]));
+            };
+            place = last.members.len();
+            chunk -= 1;
         }
-        let members = Arc::make_mut(&mut self.chunks[chunk]);
-        members.insert(place, (score, member));
-        if members.len() > CHUNK_MEMBERS {
+        let second = self.chunks[chunk].edit(|members| {
+            members.insert(place, (score, member));
             // Who adds in order leaves full chunks behind.
             let at = if place + 1 == members.len() { CHUNK_MEMBERS } else { CHUNK_MEMBERS / 2 };
-            let second = members.split_off(at);
-            self.chunks.insert(chunk + 1, Arc::new(second));
+            (members.len() > CHUNK_MEMBERS).then(|| members.split_off(at))
+        });
+        if let Some(second) = second {
+            self.chunks.insert(chunk + 1, Chunk::new(second));
         }
     }
 
     fn become_table(&mut self) {
         let mut scores = Dict::default();
         for (score, member) in self.iter() {
-            scores.insert(Arc::clone(member), *score);
+            scores.insert(member.clone(), *score);
         }
         self.scores = Some(scores);
     }
@@ -166,11 +210,10 @@ impl SortedSet {
     /// Takes a member with its score out of the chunks.
     fn take(&mut self, score: f64, member: &[u8]) -> Option<Blob> {
         let (chunk, place) = self.search((score, member));
-        let members = self.chunks.get_mut(chunk)?;
-        members.get(place).filter(|(_, held)| **held == *member)?;
-        let members = Arc::make_mut(members);
-        let (_, name) = members.remove(place);
-        if members.is_empty() {
+        let found = self.chunks.get_mut(chunk)?;
+        found.members.get(place).filter(|(_, held)| **held == *member)?;
+        let (_, name) = found.edit(|members| members.remove(place));
+        if found.members.is_empty() {
             self.chunks.remove(chunk);
         }
         self.len -= 1;
@@ -192,10 +235,10 @@ impl SortedSet {
     pub fn at(&self, rank: usize) -> Option<&Member> {
         let mut rest = rank;
         for chunk in &self.chunks {
-            if rest < chunk.len() {
-                return chunk.get(rest);
+            if rest < chunk.members.len() {
+                return chunk.members.get(rest);
             }
-            rest -= chunk.len();
+            rest -= chunk.members.len();
         }
         None
     }
@@ -207,12 +250,12 @@ impl SortedSet {
             .chunks
             .iter()
             .position(|chunk| {
-                let is_here = rank < skipped + chunk.len();
-                skipped += if is_here { 0 } else { chunk.len() };
+                let is_here = rank < skipped + chunk.members.len();
+                skipped += if is_here { 0 } else { chunk.members.len() };
                 is_here
             })
             .unwrap_or(self.chunks.len());
-        self.chunks[chunk..].iter().flat_map(|chunk| chunk.iter()).skip(rank - skipped)
+        self.chunks[chunk..].iter().flat_map(|chunk| chunk.members.iter()).skip(rank - skipped)
     }
 
     /// Members from a rank down.
@@ -223,17 +266,17 @@ impl SortedSet {
             .chunks
             .iter()
             .rposition(|chunk| {
-                let is_here = behind < skipped + chunk.len();
-                skipped += if is_here { 0 } else { chunk.len() };
+                let is_here = behind < skipped + chunk.members.len();
+                skipped += if is_here { 0 } else { chunk.members.len() };
                 is_here
             })
             .map_or(0, |last| last + 1);
-        self.chunks[..chunks].iter().rev().flat_map(|chunk| chunk.iter().rev()).skip(behind - skipped)
+        self.chunks[..chunks].iter().rev().flat_map(|chunk| chunk.members.iter().rev()).skip(behind - skipped)
     }
 
     /// All members, lowest score first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Member> {
-        self.chunks.iter().flat_map(|chunk| chunk.iter())
+        self.chunks.iter().flat_map(|chunk| chunk.members.iter())
     }
 
     /// A page of a scan, see [`Dict::scan`]; a small set is one page.
@@ -241,7 +284,7 @@ impl SortedSet {
         match &self.scores {
             Some(scores) => {
                 let (found, next) = scores.scan(cursor, count);
-                (found.into_iter().map(|(name, score)| (*score, Arc::clone(name))).collect(), next)
+                (found.into_iter().map(|(name, score)| (*score, name.clone())).collect(), next)
             }
             None => (self.iter().cloned().collect(), 0),
         }

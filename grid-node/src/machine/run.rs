@@ -93,10 +93,16 @@ pub(crate) fn transaction(keys: &mut Keys, transaction: &Transaction, now_ms: u6
 pub(crate) fn commands(pipeline: &Pipeline) -> impl Iterator<Item = (Option<&'static Spec>, &[Bytes])> {
     let format = pipeline.format;
     let mut rest = &pipeline.arguments[..];
+    // Most pipelines have the same command many times over: it is looked for once.
+    let (mut name, mut found): (&[u8], _) = (&[], None);
     pipeline.counts.iter().map_while(move |&count| {
         let (arguments, behind) = rest.split_at_checked(usize::try_from(count).ok()?)?;
         rest = behind;
-        let spec = find(arguments.first()?);
+        let next = arguments.first()?;
+        if *name != **next {
+            (name, found) = (next, find(next));
+        }
+        let spec = found;
         Some((spec.filter(|spec| spec.takes(arguments.len()) && spec.format <= format), arguments))
     })
 }
