@@ -10,16 +10,16 @@
 
 use std::sync::Arc;
 
-use indexmap::IndexMap;
 use twox_hash::XxHash3_64;
 
 use super::ByteString;
+use super::table::Table;
 
 /// The bytes of a name or of an element: short ones are where they are looked for, longer ones are counted, so that a copy of many
 /// costs no allocation each.
 pub type Blob = ByteString;
 
-type Shard<V> = IndexMap<Blob, V, hashbrown::DefaultHashBuilder>;
+type Shard<V> = Table<V>;
 
 /// Entries that a shard has before there are twice as many shards.
 const SHARD_ENTRIES: usize = 256;
@@ -85,28 +85,32 @@ impl<V: Clone> Dict<V> {
     /// The entry of a name, to be changed.
     pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut V> {
         let place = self.place(name);
-        let at = self.shards[place].get_index_of(name)?;
-        Arc::make_mut(&mut self.shards[place]).get_index_mut(at).map(|(_, entry)| entry)
+        let at = self.shards[place].place(name)?;
+        Arc::make_mut(&mut self.shards[place]).at_mut(at)
     }
 
     /// Puts an entry, and returns the one before.
     pub fn insert(&mut self, name: Blob, value: V) -> Option<V> {
         let place = self.place(&name);
-        let before = Arc::make_mut(&mut self.shards[place]).insert(name, value);
-        if before.is_none() {
-            self.len += 1;
-            if self.len > self.shards.len() * SHARD_ENTRIES && self.bits < BITS_MAX {
-                self.grow();
-            }
+        let shard = Arc::make_mut(&mut self.shards[place]);
+        if let Some(held) = shard.get_mut(&name) {
+            return Some(std::mem::replace(held, value));
         }
-        before
+        shard.insert_new(name, value);
+        self.len += 1;
+        if self.len > self.shards.len() * SHARD_ENTRIES && self.bits < BITS_MAX {
+            self.grow();
+        }
+        None
     }
 
     /// Removes an entry.
     pub fn remove(&mut self, name: &[u8]) -> Option<(Blob, V)> {
         let place = self.place(name);
-        let at = self.shards[place].get_index_of(name)?;
-        let removed = Arc::make_mut(&mut self.shards[place]).swap_remove_index(at)?;
+        if !self.shards[place].contains_key(name) {
+            return None;
+        }
+        let removed = Arc::make_mut(&mut self.shards[place]).remove(name)?;
         self.len -= 1;
         Some(removed)
     }
@@ -119,7 +123,7 @@ impl<V: Clone> Dict<V> {
             let mut halves = [Shard::default(), Shard::default()];
             for (name, value) in shard.iter() {
                 let half = (hash(name) >> shift) as usize & 1;
-                halves[half].insert(name.clone(), value.clone());
+                halves[half].insert_new(name.clone(), value.clone());
             }
             self.shards.extend(halves.map(Arc::new));
         }
@@ -134,7 +138,7 @@ impl<V: Clone> Dict<V> {
     pub fn at(&self, mut place: usize) -> Option<(&Blob, &V)> {
         for shard in &self.shards {
             if place < shard.len() {
-                return shard.get_index(place);
+                return shard.at(place);
             }
             place -= shard.len();
         }

@@ -148,7 +148,7 @@ pub struct Keys {
 /// The keys of one slot.
 #[derive(Clone, Debug, Default)]
 struct Slot {
-    entries: Table,
+    entries: Table<Entry>,
     /// By name: they are no keys.
     semaphores: BTreeMap<Box<[u8]>, Arc<Semaphore>>,
     /// About how many they take.
@@ -331,7 +331,7 @@ impl Keys {
                 Some(std::mem::replace(held, entry))
             }
             None => {
-                slot.entries.insert_new(key, entry);
+                slot.entries.insert_new(key.into(), entry);
                 None
             }
         };
@@ -360,7 +360,7 @@ impl Keys {
             return None;
         }
         let slot = Arc::make_mut(&mut self.slots[position]);
-        let before = slot.entries.remove(key)?;
+        let (_, before) = slot.entries.remove(key)?;
         let removed = key_bytes(key) + table::OVERHEAD_BYTES;
         slot.bytes -= removed;
         self.bytes -= removed;

@@ -1,7 +1,8 @@
-//! The keys of a slot with their entries, one behind the other, and where each is.
+//! Names with what they lead to, one behind the other, and where each is: the keys of a slot, the fields of a part of a hash.
 //!
-//! A hash table keeps between an eighth and more than half of its places free, and a slot has many small ones of them: with entries of
-//! nine words that is half of a cache's memory. Here only the index does, with two bytes a place; entries grow by a quarter.
+//! A hash table keeps between an eighth and more than half of its places free, and there are many small ones of them: with entries of
+//! nine words that is half of a cache's memory. Here only the index does, with two bytes a place; entries grow by a quarter. The index
+//! of many is small enough to be near when it is looked into.
 
 use std::hash::BuildHasher as _;
 
@@ -9,15 +10,25 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::{ByteString, Entry};
 
+/// What an entry costs in memory beside what it and its key have allocated: its place, of which an eighth is free on the average,
+/// and its mark in the index, of which a third is.
+pub(super) const OVERHEAD_BYTES: usize = size_of::<(ByteString, Entry)>() * 9 / 8 + 3 * 3 / 2;
+
 /// See the module.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Table {
-    entries: Vec<(ByteString, Entry)>,
+#[derive(Clone, Debug)]
+pub(super) struct Table<V> {
+    entries: Vec<(ByteString, V)>,
     index: Index,
     hashes: DefaultHashBuilder,
 }
 
-/// Places of entries by their keys' hashes: two bytes are enough for almost every slot.
+impl<V> Default for Table<V> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), index: Index::default(), hashes: DefaultHashBuilder::default() }
+    }
+}
+
+/// Places of entries by their names' hashes: two bytes are enough for almost all.
 #[derive(Clone, Debug)]
 enum Index {
     Small(HashTable<u16>),
@@ -32,10 +43,6 @@ impl Default for Index {
 
 /// Entries from which on those that are not used are given back.
 const SHRINKS_FROM: usize = 16;
-
-/// What an entry costs in memory beside what it and its key have allocated: its place, of which an eighth is free on the average,
-/// and its mark in the index, of which a third is.
-pub(super) const OVERHEAD_BYTES: usize = size_of::<(ByteString, Entry)>() * 9 / 8 + 3 * 3 / 2;
 
 fn hash(hashes: &DefaultHashBuilder, key: &[u8]) -> u64 {
     hashes.hash_one(key)
@@ -64,7 +71,7 @@ impl Index {
                 self.insert(hash, at, hash_of);
             }
             (Self::Large(places), _) => {
-                // More keys than that in one slot do not fit in memory.
+                // More of them than that do not fit in memory.
                 let at = u32::try_from(at).unwrap_or(u32::MAX);
                 places.insert_unique(hash, at, |&at| hash_of(at as usize));
             }
@@ -110,7 +117,7 @@ impl Index {
     }
 }
 
-impl Table {
+impl<V> Table<V> {
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -119,67 +126,73 @@ impl Table {
         self.entries.is_empty()
     }
 
-    fn place(&self, key: &[u8]) -> Option<usize> {
+    /// Where a name is.
+    pub(super) fn place(&self, name: &[u8]) -> Option<usize> {
         let entries = &self.entries;
-        self.index.find(hash(&self.hashes, key), |at| entries.get(at).is_some_and(|(held, _)| **held == *key))
+        self.index
+            .find(hash(&self.hashes, name), |at| entries.get(at).is_some_and(|(held, _)| **held == *name))
     }
 
-    /// The entry of a key.
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Entry> {
-        self.get_key_value(key).map(|(_, entry)| entry)
+    /// What a name leads to.
+    pub(super) fn get(&self, name: &[u8]) -> Option<&V> {
+        self.get_key_value(name).map(|(_, entry)| entry)
     }
 
-    /// A key with its entry.
-    pub(super) fn get_key_value(&self, key: &[u8]) -> Option<(&ByteString, &Entry)> {
-        let (key, entry) = self.entries.get(self.place(key)?)?;
-        Some((key, entry))
+    /// The name with it.
+    pub(super) fn get_key_value(&self, name: &[u8]) -> Option<(&ByteString, &V)> {
+        self.at(self.place(name)?)
     }
 
-    /// The entry of a key, to be changed.
-    pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Entry> {
-        let place = self.place(key)?;
-        self.entries.get_mut(place).map(|(_, entry)| entry)
+    /// What a name leads to, to be changed.
+    pub(super) fn get_mut(&mut self, name: &[u8]) -> Option<&mut V> {
+        let place = self.place(name)?;
+        self.at_mut(place)
     }
 
-    pub(super) fn contains_key(&self, key: &[u8]) -> bool {
-        self.place(key).is_some()
+    pub(super) fn contains_key(&self, name: &[u8]) -> bool {
+        self.place(name).is_some()
     }
 
-    /// Adds an entry of a key that has none.
-    pub(super) fn insert_new(&mut self, key: &[u8], entry: Entry) {
+    /// Adds a name that is not there.
+    pub(super) fn insert_new(&mut self, name: ByteString, entry: V) {
         let Self { entries, index, hashes } = self;
         if entries.len() == entries.capacity() {
             entries.reserve_exact((entries.len() / 4).max(1));
         }
         let at = entries.len();
-        index.insert(hash(hashes, key), at, |at| entries.get(at).map_or(0, |(key, _)| hash(hashes, key)));
-        entries.push((key.into(), entry));
+        index.insert(hash(hashes, &name), at, |at| entries.get(at).map_or(0, |(name, _)| hash(hashes, name)));
+        entries.push((name, entry));
     }
 
-    /// Removes the entry of a key; the last one comes to its place.
-    pub(super) fn remove(&mut self, key: &[u8]) -> Option<Entry> {
+    /// Removes a name; the last one comes to its place.
+    pub(super) fn remove(&mut self, name: &[u8]) -> Option<(ByteString, V)> {
         let Self { entries, index, hashes } = self;
-        let is = |at: usize| entries.get(at).is_some_and(|(held, _)| **held == *key);
-        let at = index.remove(hash(hashes, key), is)?;
-        let (_, removed) = entries.swap_remove(at);
+        let is = |at: usize| entries.get(at).is_some_and(|(held, _)| **held == *name);
+        let at = index.remove(hash(hashes, name), is)?;
+        let removed = entries.swap_remove(at);
         if let Some((moved, _)) = entries.get(at) {
             index.moved(hash(hashes, moved), entries.len(), at);
         }
         if entries.capacity() >= SHRINKS_FROM && entries.len() < entries.capacity() / 4 {
             entries.shrink_to(entries.len() * 2);
-            index.shrink(|at| entries.get(at).map_or(0, |(key, _)| hash(hashes, key)));
+            index.shrink(|at| entries.get(at).map_or(0, |(name, _)| hash(hashes, name)));
         }
         Some(removed)
     }
 
     /// All of them: in the order in which they came, but for those that came to the place of one that went.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&ByteString, &Entry)> {
-        self.entries.iter().map(|(key, entry)| (key, entry))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&ByteString, &V)> {
+        self.entries.iter().map(|(name, entry)| (name, entry))
     }
 
     /// The one at a place, counted in that order.
-    pub(super) fn at(&self, place: usize) -> Option<(&ByteString, &Entry)> {
-        self.entries.get(place).map(|(key, entry)| (key, entry))
+    pub(super) fn at(&self, place: usize) -> Option<(&ByteString, &V)> {
+        self.entries.get(place).map(|(name, entry)| (name, entry))
+    }
+
+    /// What that one leads to, to be changed.
+    pub(super) fn at_mut(&mut self, place: usize) -> Option<&mut V> {
+        self.entries.get_mut(place).map(|(_, entry)| entry)
     }
 }
 
@@ -190,22 +203,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::data::Value;
-    use crate::data::access::Access;
 
-    fn entry(version: u64) -> Entry {
-        Entry {
-            value: Value::String(ByteString::default()),
-            version,
-            expires_at_ms: 0,
-            access: Access::default(),
-        }
-    }
-
-    fn put(table: &mut Table, key: &[u8], version: u64) {
+    fn put(table: &mut Table<u64>, key: &[u8], version: u64) {
         match table.get_mut(key) {
-            Some(held) => held.version = version,
-            None => table.insert_new(key, entry(version)),
+            Some(held) => *held = version,
+            None => table.insert_new(key.into(), version),
         }
     }
 
@@ -216,15 +218,15 @@ mod tests {
             for (version, (kind, number)) in (1..).zip(operations) {
                 let key = number.to_string().into_bytes();
                 if kind < 2 {
-                    let removed = table.remove(&key).map(|entry| entry.version);
+                    let removed = table.remove(&key).map(|(_, version)| version);
                     prop_assert_eq!(removed, model.remove(&key));
                 } else {
                     put(&mut table, &key, version);
                     model.insert(key.clone(), version);
                 }
-                prop_assert_eq!(table.get(&key).map(|entry| entry.version), model.get(&key).copied());
+                prop_assert_eq!(table.get(&key).copied(), model.get(&key).copied());
             }
-            let all: BTreeMap<Vec<u8>, u64> = table.iter().map(|(key, entry)| (key.to_vec(), entry.version)).collect();
+            let all: BTreeMap<Vec<u8>, u64> = table.iter().map(|(key, version)| (key.to_vec(), *version)).collect();
             prop_assert_eq!(table.len(), model.len());
             prop_assert_eq!(all, model);
         }
@@ -238,11 +240,10 @@ mod tests {
             put(&mut table, &number.to_le_bytes(), number.into());
         }
         assert!(matches!(table.index, Index::Large(_)));
-        let found =
-            (0..MANY).all(|number| table.get(&number.to_le_bytes()).unwrap().version == u64::from(number));
+        let found = (0..MANY).all(|number| table.get(&number.to_le_bytes()) == Some(&u64::from(number)));
         assert!(found && table.len() == MANY as usize);
         for number in 100..MANY {
-            assert_eq!(table.remove(&number.to_le_bytes()).unwrap().version, u64::from(number));
+            assert_eq!(table.remove(&number.to_le_bytes()).unwrap().1, u64::from(number));
         }
         assert!((0..100_u32).all(|number| table.contains_key(&number.to_le_bytes())));
         assert!(table.entries.capacity() <= 400, "{}", table.entries.capacity());
