@@ -55,6 +55,8 @@ async fn a_namespace_takes_no_more_memory_than_its_quota() {
     };
     let said = refused.to_string();
     assert!(said.contains("OOM") && said.contains("'orders'") && said.contains("1048576"), "{said}");
+    // The leader of that key hears of it by itself.
+    until("it is refused everywhere", async || grid.set("orders:sdk", "x").await.is_err()).await;
     let sdk = grid.set("orders:sdk", "x").await.unwrap_err();
     assert!(matches!(sdk, Error::Exhausted(_)) && sdk.to_string().contains("orders"), "{sdk}");
     // Others go on, and so does what needs no memory.
@@ -67,7 +69,7 @@ async fn a_namespace_takes_no_more_memory_than_its_quota() {
     let mut other = redis_of(&cluster, (victim + 1) % 3).await;
     until("others lead", async || set(&mut other, "invoices:2").await.is_ok()).await;
     until("it is full there too", async || {
-        described(&grid, "orders").await.is_some_and(|it| it.keys == at && it.bytes >= MEMORY)
+        described(&grid, "orders").await.is_some_and(|it| it.keys >= at && it.bytes >= MEMORY)
     })
     .await;
     until("it is refused there too", async || set(&mut other, "orders:other").await.is_err()).await;

@@ -1,6 +1,7 @@
-//! What operators of a Redis ask and change: SLOWLOG, ROLE, WAITAOF, MEMORY, LATENCY, CONFIG SET requirepass.
+//! What operators of a Redis ask and change: SLOWLOG, ROLE, WAITAOF, MEMORY, LATENCY, CONFIG SET requirepass, CLIENT PAUSE.
 
 use redis::{AsyncCommands as _, Value};
+use tokio::task::JoinHandle;
 use trimaran_tests::harness::process::Cluster;
 use trimaran_tests::harness::until;
 
@@ -72,4 +73,64 @@ async fn a_password_that_is_set_is_asked_for_at_every_node() {
     set = redis::cmd("CONFIG");
     set.arg("SET").arg("requirepass").arg("").exec_async(&mut redis).await.unwrap();
     connect(&cluster.nodes[0].front).await.get::<_, Option<String>>("k").await.unwrap();
+}
+
+/// Asks over a connection of its own, which waits as long as it takes.
+async fn asks(address: &str, words: &'static [&'static str]) -> JoinHandle<Value> {
+    let client = redis::Client::open(format!("redis://{address}")).unwrap();
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    let mut redis = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
+    tokio::spawn(async move {
+        redis::cmd(words[0]).arg(&words[1..]).query_async::<Value>(&mut redis).await.unwrap()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_wait_while_they_are_paused() {
+    let cluster = Cluster::grid(1, "memory", 2).await;
+    let mut operator = connect(&cluster.nodes[0].front).await;
+    let mut say = async |words: &[&str]| {
+        redis::cmd(words[0]).arg(&words[1..]).query_async::<Value>(&mut operator).await
+    };
+    let front = cluster.nodes[0].front.clone();
+    let mut reader = connect(&cluster.nodes[0].front).await;
+    let paused = say(&["CLIENT", "PAUSE", "100000", "WRITE"]).await.unwrap();
+    assert_eq!(paused, Value::Okay);
+    let writes = [
+        asks(&front, &["SET", "k", "v"]).await,
+        asks(&front, &["EVAL", "return redis.call('SET', KEYS[1], 'v')", "1", "l"]).await,
+        asks(&front, &["PUBLISH", "channel", "text"]).await,
+    ];
+    // Reads are answered, and find nothing of what waits.
+    for _ in 0..50 {
+        let found: Vec<Option<String>> = reader.mget(&["k", "l"]).await.unwrap();
+        assert_eq!(found, [None, None]);
+    }
+    assert!(writes.iter().all(|write| !write.is_finished()));
+    // A shorter pause for all is as long as the one under way, and what is paused by it is not less.
+    say(&["CLIENT", "PAUSE", "1", "ALL"]).await.unwrap();
+    let read = asks(&front, &["GET", "k"]).await;
+    say(&["CLIENT", "PAUSE", "1", "WRITE"]).await.unwrap();
+    for _ in 0..50 {
+        say(&["CLIENT", "ID"]).await.unwrap();
+    }
+    assert!(!read.is_finished());
+    say(&["CLIENT", "UNPAUSE"]).await.unwrap();
+    for write in writes {
+        write.await.unwrap();
+    }
+    read.await.unwrap();
+    let found: Vec<Option<String>> = reader.mget(&["k", "l"]).await.unwrap();
+    assert_eq!(found, [Some("v".to_owned()), Some("v".to_owned())]);
+    // It ends by itself.
+    say(&["CLIENT", "PAUSE", "50"]).await.unwrap();
+    asks(&front, &["SET", "k", "w"]).await.await.unwrap();
+    for (words, refused) in [
+        (&["CLIENT", "PAUSE", "soon"][..], "timeout is not an integer or out of range"),
+        (&["CLIENT", "PAUSE", "-1"], "timeout is negative"),
+        (&["CLIENT", "PAUSE", "1", "SOME"], "syntax error"),
+    ] {
+        let said = say(words).await.unwrap_err().to_string();
+        assert!(said.contains(refused), "{said}");
+    }
 }

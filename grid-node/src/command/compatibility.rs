@@ -49,7 +49,7 @@ const PARTLY: &[(&str, &str)] = &[
     ("BZPOPMIN", "its keys must be in one partition: give them a hash tag"),
     (
         "CLIENT",
-        "GETNAME, SETNAME, SETINFO, ID, INFO, LIST, KILL, UNBLOCK, REPLY, NO-EVICT, NO-TOUCH, TRACKING, TRACKINGINFO, CACHING, GETREDIR; connections of this node",
+        "GETNAME, SETNAME, SETINFO, ID, INFO, LIST, KILL, UNBLOCK, PAUSE, UNPAUSE, REPLY, NO-EVICT, NO-TOUCH, TRACKING, TRACKINGINFO, CACHING, GETREDIR; connections of this node",
     ),
     ("CLUSTER", "SLOTS, SHARDS, NODES, INFO, KEYSLOT, MYID, COUNTKEYSINSLOT"),
     ("COMMAND", "without key specifications and subcommands"),

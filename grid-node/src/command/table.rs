@@ -337,7 +337,7 @@ pub static TABLE: &[Spec] = &[
     c("bzmpop", -5, "write blocking", Keys::Numbered { first: None, count: 2 }, "sorted-set", "7.0.0", "timeout numkeys key [key ...] MIN|MAX [COUNT count]", "Takes members of the first sorted set that has some, and waits for them.", Run::Write(sorted_set::bzmpop)),
     c("bzpopmax", -3, "write fast blocking", Keys::Range { first: 1, last: -2, step: 1 }, "sorted-set", "5.0.0", "key [key ...] timeout", "Takes the member with the highest score, and waits for one.", Run::Write(sorted_set::bzpopmax)),
     c("bzpopmin", -3, "write fast blocking", Keys::Range { first: 1, last: -2, step: 1 }, "sorted-set", "5.0.0", "key [key ...] timeout", "Takes the member with the lowest score, and waits for one.", Run::Write(sorted_set::bzpopmin)),
-    c("client", -2, "noscript loading stale", Keys::None, "connection", "2.4.0", "GETNAME|SETNAME|SETINFO|ID|INFO|LIST|KILL|NO-EVICT|NO-TOUCH|UNBLOCK|REPLY|TRACKING|TRACKINGINFO|CACHING|GETREDIR", "About connections.", Run::Front),
+    c("client", -2, "noscript loading stale", Keys::None, "connection", "2.4.0", "GETNAME|SETNAME|SETINFO|ID|INFO|LIST|KILL|NO-EVICT|NO-TOUCH|UNBLOCK|PAUSE|UNPAUSE|REPLY|TRACKING|TRACKINGINFO|CACHING|GETREDIR", "About connections.", Run::Front),
     c("cluster", -2, "loading stale", Keys::None, "cluster", "3.0.0", "SLOTS|SHARDS|NODES|INFO|KEYSLOT|MYID|COUNTKEYSINSLOT", "Which slots are where.", Run::Front),
     c("command", -1, "loading stale", Keys::None, "server", "2.8.13", "[COUNT|DOCS|GETKEYS|INFO|LIST]", "What commands there are.", Run::Front),
     c("config", -2, "admin noscript loading stale", Keys::None, "server", "2.0.0", "GET|SET|RESETSTAT|REWRITE", "Options that may be changed while it runs.", Run::Front),

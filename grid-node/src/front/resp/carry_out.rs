@@ -1,6 +1,7 @@
 //! Has what was planned done, and answers in order.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
@@ -25,6 +26,13 @@ pub(crate) async fn answer(
 ) -> bool {
     if requests.is_empty() {
         return true;
+    }
+    if front.pause.is_on() {
+        let client = Arc::clone(&session.client);
+        tokio::select! {
+            () = front.pause.wait(session, requests) => {}
+            () = client.killed() => return false,
+        }
     }
     session.commands.increment(requests.len() as u64);
     let own = tracking::Changing::begin(front, session);

@@ -354,6 +354,12 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: &[Bytes]) ->
             said(Answer::ok)
         }
         ("kill", rest) => kill(front, session, rest)?,
+        ("pause", [timeout]) => front.pause.begin(timeout, None).map(|()| said(Answer::ok))?,
+        ("pause", [timeout, what]) => front.pause.begin(timeout, Some(what)).map(|()| said(Answer::ok))?,
+        ("unpause", []) => {
+            front.pause.end();
+            said(Answer::ok)
+        }
         ("unblock", [id, how @ ..]) => unblock(front, id, how)?,
         // Keys and connections are not thrown out here, and reading a key leaves no trace.
         ("no-evict" | "no-touch", [option]) if is(option, "on") || is(option, "off") => said(Answer::ok),
@@ -369,12 +375,14 @@ pub(super) fn plan(front: &Front, session: &mut Session, arguments: &[Bytes]) ->
                 "LIST",
                 "NO-EVICT",
                 "NO-TOUCH",
+                "PAUSE",
                 "REPLY",
                 "SETINFO",
                 "SETNAME",
                 "TRACKING",
                 "TRACKINGINFO",
                 "UNBLOCK",
+                "UNPAUSE",
             ];
             out.array(commands.len());
             commands.iter().for_each(|command| out.simple(command));

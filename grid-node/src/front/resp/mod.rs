@@ -36,6 +36,7 @@ mod clients;
 mod cluster;
 mod connection;
 mod introspection;
+mod pause;
 mod plan;
 mod scripts;
 mod server;
@@ -54,6 +55,7 @@ pub(crate) use clients::Client;
 use clients::Clients;
 use introspection::Statistics;
 use parse::Parsed;
+use pause::Pause;
 pub(crate) use plan::Session;
 use scripts::Scripts;
 use settings::Settings;
@@ -79,6 +81,7 @@ pub struct Front {
     clients: Clients,
     statistics: Statistics,
     slow_log: SlowLog,
+    pause: Pause,
     /// What is answered is on disks, here and at a majority.
     is_flushed: bool,
     scripts: Scripts,
@@ -112,6 +115,7 @@ impl Front {
             clients: Clients::default(),
             statistics: Statistics::default(),
             slow_log: SlowLog::default(),
+            pause: Pause::default(),
             is_flushed,
             scripts: Scripts::default(),
             chance: Mutex::new(Random::new(seed)),

@@ -32,6 +32,11 @@ impl Queued {
     pub(super) fn fail(&mut self) {
         self.failed = true;
     }
+
+    /// True if there is such a command among them.
+    pub(super) fn any(&self, is: impl Fn(&Spec) -> bool) -> bool {
+        self.commands.iter().any(|(spec, _)| is(spec))
+    }
 }
 
 /// True for a command that is not queued.
