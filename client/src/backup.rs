@@ -3,6 +3,7 @@
 //! An [`Export`] gives each partition as it is at one moment, while it is written to; an [`Import`] puts keys into a grid with any
 //! number of partitions. What goes between them is opaque; where it is kept is the caller's.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -76,7 +77,7 @@ pub enum Exported {
 }
 
 /// What became of the keys of a backup.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
     /// They are there now.
     pub restored: u64,
@@ -84,6 +85,8 @@ pub struct Imported {
     pub kept: u64,
     /// Their time to live is over.
     pub expired: u64,
+    /// Libraries of functions that could not be taken, and why.
+    pub left_out: BTreeSet<String>,
 }
 
 impl Imported {
@@ -212,14 +215,10 @@ enum Sent {
     LeftOut,
 }
 
-fn bytes_of(item: &Item) -> usize {
-    item.encoded_len()
-}
-
 impl Import {
     /// What was put in for certain until now.
-    pub fn imported(&self) -> Imported {
-        self.imported
+    pub fn imported(&self) -> &Imported {
+        &self.imported
     }
 
     /// Puts the keys of a part of an export in, which must come in their order.
@@ -231,24 +230,30 @@ impl Import {
             .map_err(|_bad| Error::Invalid("the chunk is none of an export".to_owned()))?;
         if let Some(head) = chunk.head.take() {
             let chunk = SnapshotChunk { head: Some(head), ..SnapshotChunk::default() };
-            send(self.grid.clone(), Token(0), chunk, self.replace, None).await?;
+            let told = send(self.grid.clone(), Token(0), chunk, self.replace, None).await?;
+            self.count(&told);
         }
         for item in chunk.items {
-            let goes_on = item.goes_on;
+            let (goes_on, bytes) = (item.goes_on, item.encoded_len());
             if goes_on || self.large.is_some() {
+                let is_full =
+                    |large: &Large| !large.items.is_empty() && large.bytes + bytes > WHOLE_VALUE_BYTES;
+                if self.large.as_ref().is_some_and(is_full) {
+                    self.put_large(true).await?;
+                }
                 let large = self.large.get_or_insert_default();
-                large.bytes += bytes_of(&item);
+                large.bytes += bytes;
                 large.items.push(item);
-                if !goes_on || large.bytes >= WHOLE_VALUE_BYTES {
-                    self.put_large(goes_on).await?;
+                if !goes_on {
+                    self.put_large(false).await?;
                 }
                 continue;
             }
-            self.batch_bytes += bytes_of(&item);
-            self.batch.push(item);
-            if self.batch_bytes >= BATCH_BYTES {
+            if self.batch_bytes + bytes > BATCH_BYTES {
                 self.put_batch().await?;
             }
+            self.batch_bytes += bytes;
+            self.batch.push(item);
         }
         Ok(())
     }
@@ -280,15 +285,16 @@ impl Import {
             && let Some(ended) = self.under_way.join_next().await
         {
             let reply = ended.map_err(|ended| Error::Broken(ended.to_string()))??;
-            self.count(reply);
+            self.count(&reply);
         }
         Ok(())
     }
 
-    fn count(&mut self, reply: ImportReply) {
+    fn count(&mut self, reply: &ImportReply) {
         self.imported.restored += reply.restored;
         self.imported.kept += reply.kept;
         self.imported.expired += reply.expired;
+        self.imported.left_out.extend(reply.left_out.iter().cloned());
     }
 
     /// Sends what has come of a large value.
@@ -305,7 +311,7 @@ impl Import {
         let token = items.first().map_or(Token(0), |first| token::grid(&first.key));
         let chunk = SnapshotChunk { items, ..SnapshotChunk::default() };
         let reply = send(self.grid.clone(), token, chunk, self.replace, after).await?;
-        self.count(reply);
+        self.count(&reply);
         let is_in = after.is_some() || reply.restored > 0;
         let sent = if is_in { Sent::UpTo(reply.version) } else { Sent::LeftOut };
         self.large = goes_on.then(|| Large { sent, ..Large::default() });

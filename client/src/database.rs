@@ -214,7 +214,7 @@ type Client = DatabaseClient<Channel>;
 impl Database {
     /// Connects to a cluster of which these are some addresses, "host:port" of gRPC.
     pub async fn connect<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, Error> {
-        Self::connected(Routes::new(addresses.into_iter().map(Into::into).collect(), false)).await
+        Ok(Self { routes: Routes::connect(addresses, false).await? })
     }
 
     /// Connects through these addresses only, where those that nodes have for each other lead nowhere: from outside of a network of
@@ -222,14 +222,7 @@ impl Database {
     pub async fn connect_through<A: Into<String>>(
         addresses: impl IntoIterator<Item = A>,
     ) -> Result<Self, Error> {
-        Self::connected(Routes::new(addresses.into_iter().map(Into::into).collect(), true)).await
-    }
-
-    async fn connected(routes: Routes) -> Result<Self, Error> {
-        routes.refresh().await?;
-        let routes = Arc::new(routes);
-        routes.follow();
-        Ok(Self { routes })
+        Ok(Self { routes: Routes::connect(addresses, true).await? })
     }
 
     /// Makes a table; it takes requests at once.

@@ -81,7 +81,7 @@ pub enum Condition {
 impl Grid {
     /// Connects to a cluster of which these are some addresses, "host:port" of gRPC.
     pub async fn connect<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, Error> {
-        Self::connected(Routes::new(addresses.into_iter().map(Into::into).collect(), false)).await
+        Ok(Self { routes: Routes::connect(addresses, false).await?, fence: None })
     }
 
     /// Connects through these addresses only, where those that nodes have for each other lead nowhere: from outside of a network of
@@ -89,14 +89,7 @@ impl Grid {
     pub async fn connect_through<A: Into<String>>(
         addresses: impl IntoIterator<Item = A>,
     ) -> Result<Self, Error> {
-        Self::connected(Routes::new(addresses.into_iter().map(Into::into).collect(), true)).await
-    }
-
-    async fn connected(routes: Routes) -> Result<Self, Error> {
-        routes.refresh().await?;
-        let routes = Arc::new(routes);
-        routes.follow();
-        Ok(Self { routes, fence: None })
+        Ok(Self { routes: Routes::connect(addresses, true).await?, fence: None })
     }
 
     /// The same grid, but what is written through it is refused with [`Error::Conflict`] once a holding of a lock is over:

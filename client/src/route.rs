@@ -65,7 +65,18 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    pub(crate) fn new(seeds: Vec<String>, only_seeds: bool) -> Self {
+    /// Looks for a cluster at some addresses, and follows it.
+    pub(crate) async fn connect<A: Into<String>>(
+        seeds: impl IntoIterator<Item = A>,
+        only_seeds: bool,
+    ) -> Result<Arc<Self>, Error> {
+        let routes = Arc::new(Self::new(seeds.into_iter().map(Into::into).collect(), only_seeds));
+        routes.refresh().await?;
+        routes.follow();
+        Ok(routes)
+    }
+
+    fn new(seeds: Vec<String>, only_seeds: bool) -> Self {
         Self {
             seeds,
             only_seeds,
@@ -125,7 +136,7 @@ impl Routes {
 
     /// Follows the table at one node after the other, as long as somebody has this: so that requests go to where a
     /// partition is by now, and need not be passed on.
-    pub(crate) fn follow(self: &Arc<Self>) {
+    fn follow(self: &Arc<Self>) {
         let routes = Arc::downgrade(self);
         let mut alive = self.alive.subscribe();
         let follow = async move {

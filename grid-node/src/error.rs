@@ -90,6 +90,9 @@ pub enum Error {
     /// Upgrade the nodes that do not know it.
     #[error("there are nodes of a release in the cluster that does not know this yet: upgrade them all")]
     NotKnownYet,
+    /// Try again later: whoever leads the cluster could not be asked to agree on it.
+    #[error("the cluster has not agreed on it: {0}")]
+    NotAgreed(String),
     /// The node has not joined its cluster yet, or is stopping.
     #[error("the node does not take requests yet")]
     NotReady,
@@ -115,7 +118,7 @@ impl Classified for Error {
             | Self::ChangedMeanwhile => Class::Conflict,
             Self::Elsewhere { .. } => Class::Elsewhere,
             Self::PartitionLost { .. } => Class::Broken,
-            Self::NotReady | Self::NotKnownYet => Class::Later,
+            Self::NotReady | Self::NotKnownYet | Self::NotAgreed(_) => Class::Later,
             Self::Full | Self::NamespaceFull { .. } | Self::Throttled { .. } => Class::Exhausted,
             Self::TimedOut { .. } => Class::Unknown,
             Self::Replication(inner) => inner.class(),
@@ -136,6 +139,7 @@ impl Classified for Error {
             Self::Elsewhere { .. } => "WRONG_NODE",
             Self::PartitionLost { .. } => "PARTITION_LOST",
             Self::NotReady => "NOT_READY",
+            Self::NotAgreed(_) => "CLUSTER_NOT_READY",
             Self::NotKnownYet => "NOT_KNOWN_YET",
             Self::Full => "OUT_OF_MEMORY",
             Self::NamespaceFull { .. } => "NAMESPACE_FULL",

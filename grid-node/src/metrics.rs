@@ -1,6 +1,7 @@
 //! All metrics of the grid.
 
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+use trimaran_proto::internal::cluster::Usage;
 
 /// Says what each metric means; call once a process.
 pub fn describe() {
@@ -61,9 +62,10 @@ pub fn held(partition: u64, keys: usize, bytes: usize) {
 }
 
 /// What a namespace uses of this node.
-pub fn used(namespace: &str, keys: u64, bytes: u64, operations: u64) {
-    let namespace = namespace.to_owned();
-    gauge!("trimaran_grid_namespace_keys", "namespace" => namespace.clone()).set(keys as f64);
-    gauge!("trimaran_grid_namespace_bytes", "namespace" => namespace.clone()).set(bytes as f64);
-    gauge!("trimaran_grid_namespace_operations", "namespace" => namespace).set(operations as f64);
+pub fn used(usage: &Usage) {
+    let namespace = &usage.name;
+    gauge!("trimaran_grid_namespace_keys", "namespace" => namespace.clone()).set(usage.keys as f64);
+    gauge!("trimaran_grid_namespace_bytes", "namespace" => namespace.clone()).set(usage.bytes as f64);
+    gauge!("trimaran_grid_namespace_operations", "namespace" => namespace.clone())
+        .set(usage.operations as f64);
 }

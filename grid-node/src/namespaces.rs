@@ -14,7 +14,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use prost::Message as _;
 use smallvec::SmallVec;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tracing::warn;
 use trimaran_cluster::meta::Meta;
 use trimaran_cluster::usage::Totals;
@@ -28,9 +28,6 @@ use crate::router::Router;
 
 /// What the definition of a namespace is called before its name.
 const PREFIX: &str = "namespace/";
-
-/// How often it is looked whether there is a partition in which they are not counted.
-const COUNT_EVERY: Duration = Duration::from_millis(200);
 
 /// The share of a node that nobody asks is such a part of what it would have if all were asked alike.
 const IDLE_SHARE: f64 = 0.25;
@@ -64,8 +61,8 @@ struct Namespace {
     quotas: Quotas,
     /// Operations since they were told last.
     asked: AtomicU64,
-    /// Those of the interval before, per second.
-    told: AtomicU64,
+    /// What was told last.
+    told: Mutex<Usage>,
     is_full: AtomicBool,
     bucket: Mutex<Bucket>,
 }
@@ -185,6 +182,11 @@ impl Namespaces {
         all
     }
 
+    /// True if there is one of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.inner.known.load().by_name.contains_key(name.as_bytes())
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.inner.known.load().by_name.len()
@@ -219,7 +221,7 @@ impl Namespaces {
                 revision,
                 quotas,
                 asked: AtomicU64::new(held.map_or(0, |held| held.asked.load(Ordering::Relaxed))),
-                told: AtomicU64::new(held.map_or(0, |held| held.told.load(Ordering::Relaxed))),
+                told: Mutex::new(held.map_or_else(Usage::default, |held| held.told.lock().clone())),
                 is_full: AtomicBool::new(false),
                 bucket: Mutex::new(Bucket { left: rate, at_ms: 0, rate }),
             };
@@ -246,7 +248,7 @@ impl Namespaces {
             let Quotas { memory_bytes, operations } = namespace.quotas;
             let is_full = memory_bytes > 0 && usage.bytes >= memory_bytes;
             namespace.is_full.store(is_full, Ordering::Relaxed);
-            let own = namespace.told.load(Ordering::Relaxed);
+            let own = namespace.told.lock().operations;
             namespace.bucket.lock().rate = share(operations, own, usage.operations, totals.nodes);
         }
     }
@@ -258,16 +260,30 @@ impl Namespaces {
             return Vec::new();
         }
         let led = router.replicas().into_iter().filter(|(_, group)| group.is_leader());
-        let tallies: Vec<Arc<Tally>> =
-            led.filter_map(|(_, group)| group.read_now(|machine| machine.keys().tally())).collect();
+        let tallies: Vec<Option<Arc<Tally>>> =
+            led.map(|(_, group)| group.read_now(|machine| machine.keys().tally())).collect();
         let seconds = since.as_secs_f64().max(0.001);
         let usage = |namespace: &Arc<Namespace>| {
-            let sums = tallies.iter().filter_map(|tally| tally.sum(namespace.name.as_bytes()));
-            let (keys, bytes) = sums.fold((0, 0), |sum, (keys, bytes)| (sum.0 + keys, sum.1 + bytes));
+            let mut told = namespace.told.lock();
             let operations = (namespace.asked.swap(0, Ordering::Relaxed) as f64 / seconds) as u64;
-            namespace.told.store(operations, Ordering::Relaxed);
-            metrics::used(&namespace.name, keys, bytes, operations);
-            Usage { name: namespace.name.clone(), keys, bytes, operations }
+            let mut usage = Usage { name: namespace.name.clone(), operations, ..Usage::default() };
+            let mut all_counted = true;
+            for tally in &tallies {
+                match tally.as_ref().and_then(|tally| tally.sum(namespace.name.as_bytes())) {
+                    Some((keys, bytes)) => {
+                        usage.keys += keys;
+                        usage.bytes += bytes;
+                    }
+                    None => all_counted = false,
+                }
+            }
+            // A partition that is counted anew was split, or merged: its keys have not gone.
+            if !all_counted && usage.bytes < told.bytes {
+                (usage.keys, usage.bytes) = (told.keys, told.bytes);
+            }
+            metrics::used(&usage);
+            told.clone_from(&usage);
+            usage
         };
         known.by_name.values().map(usage).collect()
     }
@@ -287,7 +303,6 @@ impl Namespaces {
                 })
             });
             if let Some((tally, entries)) = begun {
-                // It may be long: nobody waits for it.
                 let counted = tokio::task::spawn_blocking(move || tally.count(&entries)).await;
                 if let Err(error) = counted {
                     warn!(%error, "the namespaces of a partition are not counted");
@@ -297,8 +312,24 @@ impl Namespaces {
     }
 }
 
-/// Keeps namespaces up to date with what the cluster agrees on and uses, until that ends.
+/// Keeps namespaces up to date with what the cluster agrees on and uses, until that ends. To count what is there may take long,
+/// and holds up nothing else.
 pub async fn run(namespaces: Namespaces, router: Router) {
+    tokio::join!(hear(&namespaces, &router), count(&namespaces, &router));
+}
+
+/// Sees to it that they are counted in every partition, and looks again whenever sums are told.
+async fn count(namespaces: &Namespaces, router: &Router) {
+    let mut totals = router.cluster().totals();
+    loop {
+        namespaces.keep_tallies(router).await;
+        if totals.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn hear(namespaces: &Namespaces, router: &Router) {
     let mut members = router.members();
     let mut totals = router.cluster().totals();
     let told_at = Mutex::new(Instant::now());
@@ -314,11 +345,9 @@ pub async fn run(namespaces: Namespaces, router: Router) {
         namespaces.heard(&meta);
         let heard = Arc::clone(&totals.borrow_and_update());
         namespaces.heard_totals(heard);
-        namespaces.keep_tallies(&router).await;
         tokio::select! {
             changed = members.changed() => if changed.is_err() { return },
             changed = totals.changed() => if changed.is_err() { return },
-            () = sleep(COUNT_EVERY), if namespaces.are_any() => {}
         }
     }
 }

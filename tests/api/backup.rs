@@ -18,6 +18,9 @@ const LONG_ELEMENT_BYTES: usize = 1 << 20;
 
 const KEYS: usize = 3000;
 
+/// Length, checksum, kind, number.
+const RECORD_HEADER_BYTES: usize = 17;
+
 async fn redis_of(cluster: &Cluster) -> MultiplexedConnection {
     let client = redis::Client::open(format!("redis://{}", cluster.nodes[0].front)).unwrap();
     client.get_multiplexed_async_connection().await.unwrap()
@@ -45,6 +48,7 @@ fn told(output: &Output) -> String {
 async fn fill(redis: &mut MultiplexedConnection) {
     for words in [
         &["SET", "string", "text"][..],
+        &["SET", "", "of the empty key"],
         &["SET", "binary", "\u{0}\u{1}\r\n"],
         &["SET", "for a while", "text", "PXAT", "33000000000000"],
         &["RPUSH", "list", "a", "b", "a"],
@@ -84,6 +88,7 @@ async fn seen(redis: &mut MultiplexedConnection) -> Vec<String> {
     let mut seen = Vec::new();
     for words in [
         &["GET", "string"][..],
+        &["GET", ""],
         &["GET", "binary"],
         &["PEXPIRETIME", "for a while"],
         &["LRANGE", "list", "0", "-1"],
@@ -158,6 +163,14 @@ async fn a_grid_is_filled_from_the_backup_of_another_one() {
     assert_eq!(ask(&mut other, &["GET", "string"]).await, Value::BulkString(b"another".into()));
     told(&grid(&into, &["restore", "--replace"], &file));
     assert_eq!(seen(&mut other).await, before);
+    // A function that is in another library stays what it is, and that is told.
+    ask(&mut other, &["FUNCTION", "DELETE", "lib"]).await;
+    let library = "#!lua name=mine\nredis.register_function('f', function() return 'mine' end)";
+    ask(&mut other, &["FUNCTION", "LOAD", library]).await;
+    let output = grid(&into, &["restore", "--replace", "--output", "json"], &file);
+    let json: serde_json::Value = serde_json::from_str(&told(&output)).unwrap();
+    assert!(json["left_out"][0].as_str().unwrap().contains("library lib: "), "{json}");
+    assert_eq!(ask(&mut other, &["FCALL", "f", "0"]).await, Value::BulkString(b"mine".into()));
     // Those that wait for a key are told.
     ask(&mut other, &["DEL", "list"]).await;
     let mut waiting = redis_of(&into).await;
@@ -187,7 +200,15 @@ async fn a_damaged_file_is_refused_and_says_where() {
         assert!(!output.status.success());
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
+    ask(&mut redis, &["DEL", "key"]).await;
+    // The first record, and one that is left out behind it.
+    let first = u32::from_le_bytes(whole[..4].try_into().unwrap()) as usize + RECORD_HEADER_BYTES;
+    let second =
+        u32::from_le_bytes(whole[first..first + 4].try_into().unwrap()) as usize + RECORD_HEADER_BYTES;
+    let missing = [&whole[..first], &whole[first + second..]].concat();
     for words in [&["restore", "--check"][..], &["restore", "--replace"]] {
+        let said = refused(&missing, words);
+        assert!(said.contains(&format!("damaged, or broken off, at byte {first}")), "{said}");
         let said = refused(&damaged, words);
         assert!(said.contains("damaged") && said.contains("at byte "), "{said}");
         let said = refused(&whole[..whole.len() - 3], words);
@@ -195,6 +216,7 @@ async fn a_damaged_file_is_refused_and_says_where() {
         let said = refused(b"something else", words);
         assert!(said.contains("no backup of a grid"), "{said}");
     }
+    assert_eq!(ask(&mut redis, &["DBSIZE"]).await, Value::Int(0), "nothing of a damaged file is put in");
     // One that comes from elsewhere over the API is looked at as closely.
     let dial: Arc<dyn Dial> = Arc::new(TcpDial);
     let mut client = BackupClient::new(channel(&dial, &cluster.addresses()[0]).unwrap());

@@ -1,5 +1,6 @@
 //! `trimaran grid backup` and `restore`: all keys in a file, which any grid can be filled from.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -64,6 +65,18 @@ struct Restored {
     restored: u64,
     kept: u64,
     expired: u64,
+    left_out: BTreeSet<String>,
+}
+
+impl Contents {
+    fn new(head: Head, end: End, bytes: u64) -> Self {
+        let Head { release, created_ms, .. } = head;
+        Self { partitions: end.partitions, keys: end.keys, bytes, created_ms, release }
+    }
+}
+
+fn unknown(kind: u8) -> String {
+    format!("the backup has a record of kind {kind}, which this release does not know")
 }
 
 /// Says from time to time how far it is.
@@ -87,8 +100,16 @@ impl Teller {
 /// A file that is being written.
 struct Writer {
     out: Out,
-    at: u64,
+    at: Place,
     record: BytesMut,
+}
+
+/// A place between two records.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    byte: u64,
+    /// How many records are before it. Each has its number, so that none is missing unseen.
+    records: u64,
 }
 
 enum Out {
@@ -111,30 +132,31 @@ impl Writer {
             let aside = PathBuf::from(name);
             Out::File { file: BufWriter::new(File::create(&aside)?), aside, path: path.to_owned() }
         };
-        Ok(Self { out, at: 0, record: BytesMut::new() })
+        Ok(Self { out, at: Place::default(), record: BytesMut::new() })
     }
 
     fn write(&mut self, kind: u8, payload: &[u8]) -> io::Result<()> {
         self.record.clear();
-        format::put(&mut self.record, 0, kind, 0, |out| out.put_slice(payload));
+        format::put(&mut self.record, 0, kind, self.at.records, |out| out.put_slice(payload));
         match &mut self.out {
             Out::File { file, .. } => file.write_all(&self.record)?,
             Out::Standard(out) => out.write_all(&self.record)?,
         }
-        self.at += self.record.len() as u64;
+        self.at.byte += self.record.len() as u64;
+        self.at.records += 1;
         Ok(())
     }
 
     /// Forgets what is behind a place.
-    fn cut(&mut self, at: u64) -> anyhow::Result<()> {
+    fn cut(&mut self, at: Place) -> anyhow::Result<()> {
         let Out::File { file, .. } = &mut self.out else {
             bail!(
                 "a partition changed its leader meanwhile, and what went to standard output cannot be taken back"
             );
         };
         file.flush()?;
-        file.get_ref().set_len(at)?;
-        file.seek(SeekFrom::Start(at))?;
+        file.get_ref().set_len(at.byte)?;
+        file.seek(SeekFrom::Start(at.byte))?;
         self.at = at;
         Ok(())
     }
@@ -151,14 +173,14 @@ impl Writer {
                 File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()?;
             }
         }
-        Ok(self.at)
+        Ok(self.at.byte)
     }
 }
 
 /// What a file says, record by record.
 struct Reader {
     input: Box<dyn Read + Send>,
-    at: u64,
+    at: Place,
 }
 
 impl Reader {
@@ -168,7 +190,7 @@ impl Reader {
         } else {
             Box::new(BufReader::new(File::open(path).with_context(|| path.display().to_string())?))
         };
-        let mut reader = Self { input, at: 0 };
+        let mut reader = Self { input, at: Place::default() };
         let head = match reader.next() {
             Ok((KIND_HEAD, payload)) => Head::decode(payload).ok(),
             _ => None,
@@ -185,18 +207,34 @@ impl Reader {
     }
 
     fn next(&mut self) -> anyhow::Result<(u8, Bytes)> {
-        let damaged = |at: u64| move || format!("the backup is damaged, or broken off, at byte {at}");
-        let at = self.at;
+        let Place { byte, records } = self.at;
+        let damaged = || format!("the backup is damaged, or broken off, at byte {byte}");
         let mut record = vec![0; format::HEADER_BYTES];
-        self.input.read_exact(&mut record).with_context(damaged(at))?;
+        self.input.read_exact(&mut record).with_context(damaged)?;
         let header = record.first_chunk().copied().unwrap_or_default();
-        let bytes = format::record_bytes(&header).with_context(damaged(at))?;
+        let bytes = format::record_bytes(&header).with_context(damaged)?;
         record.resize(bytes, 0);
-        self.input.read_exact(&mut record[format::HEADER_BYTES..]).with_context(damaged(at))?;
+        self.input.read_exact(&mut record[format::HEADER_BYTES..]).with_context(damaged)?;
         let record = Bytes::from(record);
-        let (found, used) = format::get(&record, 0).with_context(damaged(at))?;
-        self.at += used as u64;
+        let found = format::get(&record, 0).filter(|(found, _)| found.group == records);
+        let (found, used) = found.with_context(damaged)?;
+        self.at = Place { byte: byte + used as u64, records: records + 1 };
         Ok((found.kind, record.slice_ref(found.payload)))
+    }
+
+    /// What the file has, once all of it was read.
+    fn read_through(mut self, head: Head) -> anyhow::Result<Contents> {
+        let mut teller = Teller::new();
+        loop {
+            match self.next()? {
+                (KIND_CHUNK, _) => teller.tell(|| format!("{} MiB read", self.at.byte >> 20)),
+                (KIND_END, payload) => {
+                    let end = End::decode(payload).context("the end of the backup")?;
+                    return Ok(Contents::new(head, end, self.at.byte));
+                }
+                (kind, _) => bail!("{}", unknown(kind)),
+            }
+        }
     }
 }
 
@@ -231,17 +269,11 @@ pub(crate) async fn backup(grid: &Grid, args: Backup, output: Format) -> anyhow:
                 end = before.1;
             }
         }
-        teller
-            .tell(|| format!("{} keys of {} partitions, {} MiB", end.keys, end.partitions, writer.at >> 20));
+        let mib = writer.at.byte >> 20;
+        teller.tell(|| format!("{} keys of {} partitions, {mib} MiB", end.keys, end.partitions));
     }
     writer.write(KIND_END, &end.encode_to_vec()).with_context(name)?;
-    let contents = Contents {
-        partitions: end.partitions,
-        keys: end.keys,
-        bytes: writer.finish().with_context(name)?,
-        created_ms: head.created_ms,
-        release: head.release,
-    };
+    let contents = Contents::new(head, end, writer.finish().with_context(name)?);
     if args.file == Path::new(STANDARD) {
         eprintln!("{}", said(&contents));
     } else {
@@ -256,22 +288,8 @@ fn said(contents: &Contents) -> String {
 }
 
 pub(crate) fn check(file: &Path, output: Format) -> anyhow::Result<ExitCode> {
-    let (mut reader, head) = Reader::open(file)?;
-    let mut teller = Teller::new();
-    let end = loop {
-        match reader.next()? {
-            (KIND_CHUNK, _) => teller.tell(|| format!("{} MiB", reader.at >> 20)),
-            (KIND_END, payload) => break End::decode(payload).context("the end of the backup")?,
-            (kind, _) => bail!("the backup has a record of kind {kind}, which this release does not know"),
-        }
-    };
-    let contents = Contents {
-        partitions: end.partitions,
-        keys: end.keys,
-        bytes: reader.at,
-        created_ms: head.created_ms,
-        release: head.release,
-    };
+    let (reader, head) = Reader::open(file)?;
+    let contents = reader.read_through(head)?;
     output.show(&contents, |contents| {
         format!("complete: {}, by release {}", said(contents), contents.release)
     })?;
@@ -279,25 +297,31 @@ pub(crate) fn check(file: &Path, output: Format) -> anyhow::Result<ExitCode> {
 }
 
 pub(crate) async fn restore(grid: &Grid, args: Restore, output: Format) -> anyhow::Result<ExitCode> {
+    if args.file != Path::new(STANDARD) {
+        // Nothing of a file that is damaged is put in.
+        let (reader, head) = Reader::open(&args.file)?;
+        reader.read_through(head)?;
+    }
     let (mut reader, _head) = Reader::open(&args.file)?;
     let mut import = grid.import(args.replace);
     let mut teller = Teller::new();
-    let so_far = |imported: Imported| format!("{} keys were put in before that", imported.restored);
+    let so_far = |imported: &Imported| format!("at least {} keys were put in before that", imported.restored);
     loop {
         let put = match reader.next() {
             Ok((KIND_CHUNK, chunk)) => import.put(chunk).await.map_err(anyhow::Error::from),
             Ok((KIND_END, _)) => break,
-            Ok((kind, _)) => {
-                Err(anyhow::anyhow!("a record of kind {kind}, which this release does not know"))
-            }
+            Ok((kind, _)) => Err(anyhow::anyhow!(unknown(kind))),
             Err(damaged) => Err(damaged),
         };
         put.with_context(|| so_far(import.imported()))?;
-        teller.tell(|| format!("{} keys, {} MiB", import.imported().all(), reader.at >> 20));
+        teller.tell(|| format!("{} keys, {} MiB", import.imported().all(), reader.at.byte >> 20));
     }
-    let Imported { restored, kept, expired } = import.finish().await?;
-    output.show(&Restored { restored, kept, expired }, |restored| {
-        let Restored { restored, kept, expired } = restored;
+    let Imported { restored, kept, expired, left_out } = import.finish().await?;
+    for why in &left_out {
+        eprintln!("left out: {why}");
+    }
+    output.show(&Restored { restored, kept, expired, left_out }, |restored| {
+        let Restored { restored, kept, expired, .. } = restored;
         format!("{restored} keys restored, {kept} kept as they were there already, {expired} had expired")
     })?;
     Ok(ExitCode::SUCCESS)

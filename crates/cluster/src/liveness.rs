@@ -95,12 +95,15 @@ impl Heard {
         self.said(meta, node, since, |said| said.load)
     }
 
-    /// What is used of what has a quota, by the nodes that are not silent.
-    fn totals(&self, now: Instant) -> Totals {
+    /// What is used of what has a quota, if all of some nodes have told it of late: a leader that is new has not heard of
+    /// everybody yet, and a sum that leaves some out would let too much through.
+    fn totals(&self, nodes: impl Iterator<Item = u64>, now: Instant) -> Option<Totals> {
         let mut totals = Totals::default();
-        for ear in self.0.lock().values() {
+        let heard = self.0.lock();
+        for node in nodes {
+            let ear = heard.get(&node)?;
             let is_there = ear.at.is_some_and(|at| now.saturating_duration_since(at) < SUSPECT_AFTER);
-            let Some(said) = ear.said.as_ref().filter(|_| is_there) else { continue };
+            let said = ear.said.as_ref().filter(|_| is_there)?;
             totals.nodes += 1;
             for usage in &said.usages {
                 let sum = totals.by_name.entry(usage.name.clone()).or_default();
@@ -109,7 +112,7 @@ impl Heard {
                 sum.operations += usage.operations;
             }
         }
-        totals
+        Some(totals)
     }
 
     /// What the partitions carry that a node leads, if it was heard of since `since`.
@@ -131,7 +134,11 @@ impl Cluster {
         self.inner.heard.note(beat, now);
         let meta = self.inner.meta.borrow();
         let state = meta.nodes.get(&node).map_or(wire::NodeState::Unspecified, wire::Node::state);
-        let Totals { by_name, nodes } = self.inner.heard.totals(now);
+        // One that leaves leads until it has gone.
+        let leads =
+            |node: &&wire::Node| matches!(node.state(), wire::NodeState::Up | wire::NodeState::Leaving);
+        let nodes = meta.nodes.values().filter(leads).map(|node| node.id);
+        let Totals { by_name, nodes } = self.inner.heard.totals(nodes, now).unwrap_or_default();
         let totals = by_name.into_iter().map(|(name, sum)| Usage { name, ..sum }).collect();
         Ok(HeartbeatReply { state: state.into(), totals, nodes })
     }
@@ -176,7 +183,9 @@ pub(crate) async fn beat(cluster: Cluster) {
             Ok(reply) => {
                 unheard = 0;
                 let state = reply.state();
-                cluster.inner.totals.send_replace(Arc::new(Totals::from(reply)));
+                if reply.nodes > 0 {
+                    cluster.inner.totals.send_replace(Arc::new(Totals::from(reply)));
+                }
                 cluster.inner.told.send_if_modified(|told| std::mem::replace(told, state) != state);
             }
             Err(error) => {
@@ -223,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_has_a_quota_is_summed_over_the_nodes_that_are_there() {
+    async fn what_has_a_quota_is_summed_over_all_nodes_or_not_at_all() {
         let heard = Heard::default();
         let now = Instant::now();
         let beat = |node_id, bytes| HeartbeatRequest {
@@ -235,9 +244,12 @@ mod tests {
         heard.note(beat(2, 30), now);
         heard.note(beat(2, 40), now + Duration::from_secs(1));
         let sum = |keys, bytes, operations| Usage { keys, bytes, operations, ..Usage::default() };
-        let both = heard.totals(now + Duration::from_secs(1));
+        let later = now + Duration::from_secs(1);
+        let both = heard.totals([1, 2].into_iter(), later).unwrap();
         assert_eq!((both.nodes, &both.by_name["a"]), (2, &sum(2, 140, 4)));
-        let one = heard.totals(now + SUSPECT_AFTER);
+        assert_eq!(heard.totals([1, 2, 3].into_iter(), later), None, "3 was not heard of yet");
+        assert_eq!(heard.totals([1, 2].into_iter(), now + SUSPECT_AFTER), None, "1 is silent");
+        let one = heard.totals([2].into_iter(), now + SUSPECT_AFTER).unwrap();
         assert_eq!((one.nodes, &one.by_name["a"]), (1, &sum(1, 40, 2)));
     }
 

@@ -94,8 +94,11 @@ pub const PIPELINE_FORMAT: u32 = 6;
 /// The one from which on they know semaphores, and writes that depend on a holding of one.
 pub const SEMAPHORE_FORMAT: u32 = 7;
 
-/// The format of the cluster from which on keys of a backup may be put in.
+/// The one from which on keys of a backup may be put in.
 pub const LOAD_FORMAT: u32 = 8;
+
+/// The one from which on every node keeps to the quotas of namespaces.
+pub const NAMESPACES_FORMAT: u32 = 8;
 
 /// The one from which on numbers that do not fit 64 bits are refused as scores and weights, and what is empty sorts as zero.
 pub const STRICT_NUMBERS_FORMAT: u32 = 7;

@@ -155,7 +155,8 @@ struct Slot {
     bytes: usize,
 }
 
-/// What an element costs in memory beside its bytes: a pointer with a length, and its allocation with a count.
+/// What an element costs in memory beside its bytes: its three words, and where it is not short its allocation with two counts.
+/// About: short ones are in those words, and take less.
 pub const ELEMENT_OVERHEAD_BYTES: usize = 32;
 
 /// A string that is longer is not told whole when a part of it is changed: it would be told whole for every bit.

@@ -1,5 +1,6 @@
 //! The keys of a grid out of it, partition by partition, and in again.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -23,12 +24,11 @@ use trimaran_replication::group::Consistency;
 use trimaran_replication::machine::{Machine as _, SnapshotChunks};
 use trimaran_replication::session::RequestId;
 
-use super::check_key;
+use super::check_length;
 use super::grpc::{request_id, respond};
 use crate::command::table::LOAD_FORMAT;
 use crate::error::Error;
-use crate::front::check_length;
-use crate::limits::{EXPORTS_MAX, IMPORT_BYTES_MAX, MESSAGE_BYTES_MAX, UNREAD_EXPORT_MAX};
+use crate::limits::{EXPORTS_MAX, IMPORT_BYTES_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX, UNREAD_EXPORT_MAX};
 use crate::machine::GridMachine;
 use crate::namespaces::Namespaces;
 use crate::router::{Router, Write, token_of};
@@ -67,8 +67,10 @@ impl Service {
     }
 
     /// What every partition is told, one after the other: whoever is split off meanwhile has heard of it.
-    async fn tell_all(&self, head: SnapshotHead, replace: bool, id: RequestId) -> Result<(), Error> {
+    async fn tell_all(&self, head: SnapshotHead, replace: bool, id: RequestId) -> Result<ImportReply, Error> {
         let mut token = Token(0);
+        // They all have the same libraries.
+        let mut left_out = BTreeSet::new();
         for at in 0.. {
             let load = Load {
                 replace,
@@ -78,12 +80,13 @@ impl Service {
                 ..Load::default()
             };
             let reply = self.router.write_one(write(token, load), Some(id.following(at))).await?;
+            left_out.extend(reply.loaded.unwrap_or_default().left_out);
             match reply.last_token.and_then(|last| last.checked_add(1)) {
                 Some(next) => token = Token(next),
                 None => break,
             }
         }
-        Ok(())
+        Ok(ImportReply { left_out: left_out.into_iter().collect(), ..ImportReply::default() })
     }
 
     async fn import(&self, request: ImportRequest, id: Option<RequestId>) -> Result<ImportReply, Error> {
@@ -99,10 +102,13 @@ impl Service {
         let chunk = SnapshotChunk::decode(chunk)
             .map_err(|_bad| Error::Invalid { field: "chunk", reason: "it is no chunk of an export" })?;
         if let Some(head) = chunk.head {
-            self.tell_all(head, replace, id).await?;
-            return Ok(ImportReply::default());
+            return self.tell_all(head, replace, id).await;
         }
-        chunk.items.iter().try_for_each(|item| check_key(&item.key))?;
+        // Redis has an empty key, where gRPC has none.
+        chunk
+            .items
+            .iter()
+            .try_for_each(|item| check_length("key", "KEY_BYTES_MAX", item.key.len(), KEY_BYTES_MAX))?;
         self.namespaces.must_have_room(chunk.items.iter().map(|item| &item.key[..]))?;
         let mut after_version = after_version;
         let writes = by_slot(chunk.items).into_iter().map(|(token, items)| {

@@ -11,6 +11,7 @@ use trimaran_proto::state::grid as state;
 
 use super::check_length;
 use super::grpc::respond;
+use crate::command::table::NAMESPACES_FORMAT;
 use crate::data::tally::NAMESPACE_BYTES_MAX;
 use crate::error::Error;
 use crate::limits::{NAMESPACES_MAX, REQUEST_TIMEOUT};
@@ -32,6 +33,9 @@ impl Service {
     /// Has the cluster agree on something else, whatever it was before. False if there was nothing to be removed.
     async fn define(&self, name: &str, quotas: Option<state::Quotas>) -> Result<bool, Error> {
         check_name(name)?;
+        if self.router.format() < NAMESPACES_FORMAT {
+            return Err(Error::NotKnownYet);
+        }
         let definition = Namespaces::definition(name);
         let value = quotas.map(|quotas| quotas.encode_to_vec().into());
         let cluster = self.router.cluster();
@@ -42,7 +46,7 @@ impl Service {
                 return Ok(false);
             }
             let defined = cluster.define_within(&definition, value.clone(), revision, REQUEST_TIMEOUT).await;
-            match defined.map_err(|_refused| Error::NotReady)? {
+            match defined.map_err(|error| Error::NotAgreed(error.to_string()))? {
                 Defined::Done(_) => break,
                 // Somebody was faster, or it was itself with an attempt whose answer was lost: it has the last word.
                 Defined::Changed(now) => revision = now,
@@ -74,16 +78,8 @@ impl Rpc for Service {
                 let reason = "a quota of 0 lets nothing through: leave it out for none";
                 return Err(Error::Invalid { field: "quotas", reason });
             }
-            let count = self.namespaces.count() as u64 + 1;
-            let is_new = self.namespaces.describe().iter().all(|held| held.name != name);
-            if is_new && count > NAMESPACES_MAX as u64 {
-                let max = NAMESPACES_MAX as u64;
-                return Err(Error::Limit {
-                    field: "namespaces",
-                    limit: "NAMESPACES_MAX",
-                    actual: count,
-                    max,
-                });
+            if !self.namespaces.has(&name) {
+                check_length("namespaces", "NAMESPACES_MAX", self.namespaces.count() + 1, NAMESPACES_MAX)?;
             }
             let quotas = state::Quotas {
                 memory_bytes: memory_bytes.unwrap_or(0),

@@ -8,6 +8,7 @@ use trimaran_proto::state::grid::reply::Outcome;
 use trimaran_proto::state::grid::{Element, Item, Load, Loaded, Reply, StreamState};
 
 use super::snapshot::restore_libraries;
+use crate::command::scripting::function;
 use crate::data::hash::Hash;
 use crate::data::list::List;
 use crate::data::set::Set;
@@ -23,14 +24,17 @@ pub(super) struct Malformed;
 pub(super) fn load(keys: &mut Keys, load: Load, now_ms: u64) -> Reply {
     let Load { items, replace, after_version, least_version, libraries, .. } = load;
     keys.advance_to(least_version);
+    let mut loaded = Loaded::default();
     for (name, library) in restore_libraries(&libraries).iter() {
-        if replace || keys.libraries.get(name).is_none() {
-            // A function that another library has here stays what it is here.
-            let _taken = keys.libraries.insert(name, library.clone());
+        if !replace && keys.libraries.get(name).is_some() {
+            continue;
+        }
+        let added = vec![(name.to_owned(), library.clone())];
+        if let Err(refusal) = function::add(&mut keys.libraries, added, replace) {
+            loaded.left_out.push(format!("library {name}: {}", refusal.text()));
         }
     }
     let last_token = items.is_empty().then(|| keys.range().1.0);
-    let mut loaded = Loaded::default();
     let mut after_version = after_version;
     let mut outcome = Outcome::Applied;
     let mut version = keys.version();
@@ -63,11 +67,11 @@ fn put(
     now_ms: u64,
     loaded: &mut Loaded,
 ) -> Outcome {
-    let expires_at_ms = parts.first().map_or(0, |part| part.expires_at_ms);
-    if expires_at_ms != 0 && expires_at_ms <= now_ms {
+    if has_ended(&parts, now_ms) {
         loaded.expired += 1;
         return Outcome::Applied;
     }
+    let expires_at_ms = parts.first().map_or(0, |part| part.expires_at_ms);
     if !replace && keys.get(key, now_ms).is_some() {
         loaded.kept += 1;
         return Outcome::Applied;
@@ -84,8 +88,11 @@ fn put(
     }
 }
 
-/// Goes on with the value of a key, if nobody has changed it since.
+/// Goes on with the value of a key, if nobody has changed it since. One whose time to live is over by now needs no more.
 fn go_on(keys: &mut Keys, key: &[u8], parts: Vec<Item>, after: u64, now_ms: u64) -> Outcome {
+    if has_ended(&parts, now_ms) {
+        return Outcome::Applied;
+    }
     if keys.get(key, now_ms).is_none_or(|entry| entry.version != after) {
         return Outcome::ConditionFailed;
     }
@@ -94,6 +101,10 @@ fn go_on(keys: &mut Keys, key: &[u8], parts: Vec<Item>, after: u64, now_ms: u64)
         Some(Ok(())) => Outcome::Applied,
         _ => Outcome::Malformed,
     }
+}
+
+fn has_ended(parts: &[Item], now_ms: u64) -> bool {
+    parts.first().is_some_and(|part| part.expires_at_ms != 0 && part.expires_at_ms <= now_ms)
 }
 
 fn value(parts: Vec<Item>) -> Result<Value, Malformed> {
@@ -150,8 +161,10 @@ fn extend(value: &mut Value, elements: impl Iterator<Item = Element>) -> Result<
 #[cfg(test)]
 mod tests {
     use trimaran_placement::token::Token;
+    use trimaran_proto::state::grid::{self, LibraryFunction};
 
     use super::*;
+    use crate::limits::LIBRARIES_BYTES_MAX;
 
     fn keys() -> Keys {
         Keys::new(Token(0), Token(u64::MAX))
@@ -199,6 +212,9 @@ mod tests {
         assert_eq!(reply.outcome(), Outcome::Applied);
         let stale = load(&mut keys, next(reply.version - 1), 1);
         assert_eq!(stale.outcome(), Outcome::ConditionFailed);
+        let mut ended = next(reply.version - 1);
+        ended.items[0].expires_at_ms = 1;
+        assert_eq!(load(&mut keys, ended, 1).outcome(), Outcome::Applied, "it is over");
         let Value::List(list) = &keys.get(b"key", 1).unwrap().value else { panic!("no list") };
         let elements: Vec<&[u8]> = list.iter().map(|element| &**element).collect();
         assert_eq!(elements, [b"a", b"b", b"c"]);
@@ -229,6 +245,33 @@ mod tests {
             assert!(keys.get(b"key", 1).is_none(), "{case:?}");
         }
         assert_eq!(load(&mut keys(), of(vec![unordered([1, 9])]), 1).outcome(), Outcome::Applied);
+    }
+
+    #[test]
+    fn a_library_that_cannot_be_taken_is_told() {
+        let library = |name: &str, function: &str| grid::Library {
+            name: name.to_owned(),
+            code: "code".into(),
+            functions: vec![LibraryFunction { name: function.to_owned(), ..LibraryFunction::default() }],
+        };
+        let mut keys = keys();
+        let with = |library, replace| Load { libraries: vec![library], replace, ..Load::default() };
+        let left_out = |keys: &mut Keys, load: Load| super::load(keys, load, 1).loaded.unwrap().left_out;
+        assert!(left_out(&mut keys, with(library("one", "f"), false)).is_empty());
+        assert!(left_out(&mut keys, with(library("one", "g"), false)).is_empty(), "it is there already");
+        assert!(keys.libraries.function("f").is_some());
+        for replace in [false, true] {
+            let said = left_out(&mut keys, with(library("two", "F"), replace));
+            assert!(
+                said.len() == 1 && said[0].contains("library two: ") && said[0].contains("already"),
+                "{said:?}"
+            );
+        }
+        let mut large = library("three", "h");
+        large.code = vec![b'x'; LIBRARIES_BYTES_MAX + 1].into();
+        let said = left_out(&mut keys, with(large, false));
+        assert!(said[0].contains("LIBRARIES_BYTES_MAX"), "{said:?}");
+        assert_eq!(keys.libraries.len(), 1);
     }
 
     #[test]

@@ -115,7 +115,10 @@ fn cut(first: Item, elements: impl Iterator<Item = Element>) -> Vec<Item> {
     let mut items = vec![first];
     let mut bytes = 0;
     for element in elements {
-        if bytes >= ITEM_BYTES
+        let size = element_size(&element);
+        // An element that is large itself has an item of its own.
+        if bytes > 0
+            && bytes + size > ITEM_BYTES
             && let Some(full) = items.last_mut()
         {
             full.goes_on = true;
@@ -124,7 +127,7 @@ fn cut(first: Item, elements: impl Iterator<Item = Element>) -> Vec<Item> {
             items.push(next);
             bytes = 0;
         }
-        bytes += element_size(&element);
+        bytes += size;
         if let Some(item) = items.last_mut() {
             item.elements.push(element);
         }

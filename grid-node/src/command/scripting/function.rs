@@ -83,7 +83,7 @@ fn load(on: &mut Write<'_>, code: &Bytes) -> Done<(String, Library)> {
 }
 
 /// Adds libraries, all or none.
-fn add(libraries: &mut Libraries, added: Vec<(String, Library)>, replaces: bool) -> Done {
+pub(crate) fn add(libraries: &mut Libraries, added: Vec<(String, Library)>, replaces: bool) -> Done {
     let mut changed = libraries.clone();
     for (name, library) in added {
         if !replaces && changed.get(&name).is_some() {

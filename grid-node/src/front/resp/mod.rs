@@ -177,6 +177,8 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, redirect: bool, sto
             drop(place);
         });
     }
+    // Nobody who waits for it holds the node up.
+    front.pause.end();
 }
 
 struct Connection {

@@ -210,7 +210,7 @@ pub(super) fn error_text(error: &Error) -> String {
         Error::NamespaceFull { .. } => format!("OOM {error}"),
         Error::Throttled { .. } => format!("THROTTLED {error}"),
         Error::PartitionLost { .. } | Error::Elsewhere { .. } => format!("CLUSTERDOWN {error}"),
-        Error::TimedOut { .. } | Error::Replication(_) => format!("TRYAGAIN {error}"),
+        Error::TimedOut { .. } | Error::Replication(_) | Error::NotAgreed(_) => format!("TRYAGAIN {error}"),
         Error::Limit { .. }
         | Error::Invalid { .. }
         | Error::Operand(_)
