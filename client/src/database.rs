@@ -19,6 +19,12 @@ use trimaran_proto::api::database::database_client::DatabaseClient;
 use crate::error::Error;
 use crate::route::{Routes, attempt_timeout};
 
+mod index;
+mod transaction;
+
+pub use index::{Index, Projection};
+pub use transaction::{Action, TransactWrite};
+
 /// How long a request is tried.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -107,8 +113,10 @@ pub struct Table {
 pub struct TableDescription {
     /// What it is.
     pub table: Table,
-    /// False while it is being deleted.
+    /// False while it is being made or deleted.
     pub active: bool,
+    /// Its secondary indexes, and whether each takes queries.
+    pub indexes: Vec<(Index, bool)>,
     /// Items in it.
     pub item_count: u64,
     /// Bytes that they count for.
@@ -184,6 +192,8 @@ pub struct ReadOptions {
     pub descending: bool,
     /// This part (from 0) of so many, for scans side by side.
     pub segment: Option<(u32, u32)>,
+    /// The index that is read. Empty = the table itself.
+    pub index: String,
 }
 
 /// One page of items.
@@ -227,11 +237,16 @@ impl Database {
 
     /// Makes a table; it takes requests at once.
     pub async fn create_table(&self, table: Table) -> Result<(), Error> {
+        self.create(table, Vec::new()).await
+    }
+
+    async fn create(&self, table: Table, indexes: Vec<Index>) -> Result<(), Error> {
         let request = wire::CreateTableRequest {
             name: table.name,
             partition_key: Some(put_key(table.partition_key)),
             sort_key: table.sort_key.map(put_key),
             deletion_protection: false,
+            indexes: indexes.into_iter().map(index::put).collect(),
         };
         self.call(request, |mut client, request| async move { client.create_table(request).await }).await?;
         Ok(())
@@ -247,6 +262,7 @@ impl Database {
             active: table.status() == wire::TableStatus::Active,
             item_count: table.item_count,
             size_bytes: table.size_bytes,
+            indexes: table.indexes.into_iter().map(index::get).collect::<Result<_, _>>()?,
             table: Table {
                 name: table.name,
                 partition_key: get_key(table.partition_key.ok_or_else(|| missing("partition_key"))?)?,
@@ -368,6 +384,7 @@ impl Database {
             limit: options.limit,
             start_key: options.start_key.map(put_item),
             count_only: false,
+            index: options.index,
         };
         let reply =
             self.call(request, |mut client, request| async move { client.query(request).await }).await?;
@@ -387,6 +404,7 @@ impl Database {
             count_only: false,
             segment,
             segments,
+            index: options.index,
         };
         let reply =
             self.call(request, |mut client, request| async move { client.scan(request).await }).await?;

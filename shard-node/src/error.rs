@@ -23,6 +23,21 @@ impl From<crate::number::Error> for Invalid {
     }
 }
 
+/// Why a transaction was not carried out, as far as one of its items says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reason {
+    /// DynamoDB's; `None` if it was not this item.
+    pub code: Option<&'static str>,
+    /// For people.
+    pub message: String,
+    /// The item as it is, if it was asked for.
+    pub item: Option<Item>,
+}
+
+fn codes(reasons: &[Reason]) -> String {
+    reasons.iter().map(|reason| reason.code.unwrap_or("None")).collect::<Vec<_>>().join(", ")
+}
+
 /// Why a request was not carried out.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -44,9 +59,30 @@ pub enum Error {
     /// The table was deleted while the request was on its way; look it up again.
     #[error("the table was deleted meanwhile")]
     TableDropped,
+    /// There is no such index of the table.
+    #[error("Requested resource not found: Index: {0} not found")]
+    IndexNotFound(String),
+    /// More than DynamoDB would do at once.
+    #[error("{0}")]
+    LimitExceeded(String),
     /// The table is there already, or is not ready for this.
     #[error("{0}")]
     TableInUse(String),
+    /// A transaction has a hold of the item, for longer than was waited; retry.
+    #[error("Transaction is ongoing for the item")]
+    Held,
+    /// Some nodes of the cluster have an older release, which does not know this.
+    #[error("some nodes of the cluster are of an older release that does not know this; upgrade them first")]
+    NotAgreed,
+    /// A transaction was not carried out, see each of its reasons.
+    #[error("Transaction cancelled, please refer cancellation reasons for specific reasons [{}]", codes(.0))]
+    Cancelled(Vec<Reason>),
+    /// The idempotency token was used for another transaction.
+    #[error("An error occurred: the idempotency token was used with other parameters")]
+    TokenReused,
+    /// A transaction with this idempotency token is under way.
+    #[error("a transaction with this idempotency token is under way")]
+    InProgress,
     /// A limit of the cluster.
     #[error("{limit} = {max} is reached")]
     Limit {
@@ -109,11 +145,16 @@ impl Classified for Error {
     fn class(&self) -> Class {
         match self {
             Self::Validation(_) => Class::Invalid,
-            Self::TableNotFound { .. } | Self::TableDropped => Class::NotFound,
-            Self::ConditionFailed { .. } | Self::TableInUse(_) => Class::Conflict,
-            Self::Limit { .. } => Class::Exhausted,
+            Self::TableNotFound { .. } | Self::TableDropped | Self::IndexNotFound(_) => Class::NotFound,
+            Self::ConditionFailed { .. }
+            | Self::TableInUse(_)
+            | Self::Held
+            | Self::Cancelled(_)
+            | Self::TokenReused
+            | Self::InProgress => Class::Conflict,
+            Self::Limit { .. } | Self::LimitExceeded(_) => Class::Exhausted,
             Self::Elsewhere { .. } => Class::Elsewhere,
-            Self::NotReady => Class::Later,
+            Self::NotReady | Self::NotAgreed => Class::Later,
             Self::TimedOut { .. } => Class::Unknown,
             Self::Storage(_) | Self::Lost { .. } => Class::Broken,
             Self::Cluster(inner) => inner.class(),
@@ -126,7 +167,14 @@ impl Classified for Error {
             Self::Validation(_) => "VALIDATION",
             Self::ConditionFailed { .. } => "CONDITION_FAILED",
             Self::TableNotFound { .. } | Self::TableDropped => "TABLE_NOT_FOUND",
+            Self::IndexNotFound(_) => "INDEX_NOT_FOUND",
+            Self::LimitExceeded(_) => "LIMIT_EXCEEDED",
             Self::TableInUse(_) => "TABLE_IN_USE",
+            Self::Held => "TRANSACTION_CONFLICT",
+            Self::NotAgreed => "CLUSTER_NOT_READY",
+            Self::Cancelled(_) => "TRANSACTION_CANCELLED",
+            Self::TokenReused => "IDEMPOTENCY_TOKEN_REUSED",
+            Self::InProgress => "TRANSACTION_IN_PROGRESS",
             Self::Limit { .. } => "LIMIT_EXCEEDED",
             Self::Elsewhere { .. } => "WRONG_NODE",
             Self::NotReady => "NOT_READY",

@@ -10,7 +10,7 @@ use trimaran_storage::engine::{Range, after_prefix};
 use crate::error::Invalid;
 use crate::expression::{Comparator, SortCondition};
 use crate::item::{Item, Type, Value};
-use crate::table::Table;
+use crate::table::{Index, KeyAttribute, Table};
 
 /// Where an item stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,25 +24,95 @@ pub struct RowKey {
 /// Bytes of the table and the token.
 pub const HEAD_BYTES: usize = 16;
 
+/// How the keys of a table, or of one of its indexes, become rows.
+#[derive(Clone, Debug)]
+pub struct Layout<'a> {
+    /// The first eight bytes of its rows, see [`crate::keyspace`].
+    pub keyspace: u64,
+    /// What tokens are reckoned with: a local index's entries stand where their items do.
+    hashed: u64,
+    /// What rows are spread by.
+    pub partition_key: &'a KeyAttribute,
+    /// What rows of one partition key are sorted by.
+    pub sort_key: Option<&'a KeyAttribute>,
+    /// Of an index: what tells entries of the same key apart.
+    rest: Vec<&'a KeyAttribute>,
+}
+
+impl<'a> Layout<'a> {
+    /// Of the items.
+    pub fn of_table(table: &'a Table) -> Self {
+        Self {
+            keyspace: table.id,
+            hashed: table.id,
+            partition_key: &table.partition_key,
+            sort_key: table.sort_key.as_ref(),
+            rest: Vec::new(),
+        }
+    }
+
+    /// Of the entries of an index.
+    pub fn of_index(table: &'a Table, index: &'a Index) -> Self {
+        let keyspace = index.keyspace(table.id);
+        Self {
+            keyspace,
+            hashed: if index.local { table.id } else { keyspace },
+            partition_key: &index.partition_key,
+            sort_key: index.sort_key.as_ref(),
+            rest: if index.local {
+                table.sort_key.iter().collect()
+            } else {
+                table.key_attributes().collect()
+            },
+        }
+    }
+
+    /// Every attribute that a row is made of, once.
+    pub fn attributes(&self) -> Vec<&'a KeyAttribute> {
+        let mut found: Vec<&KeyAttribute> = vec![self.partition_key];
+        for attribute in self.sort_key.into_iter().chain(self.rest.iter().copied()) {
+            if !found.iter().any(|known| known.name == attribute.name) {
+                found.push(attribute);
+            }
+        }
+        found
+    }
+
+    /// What the rows of one partition key begin with.
+    pub fn prefix(&self, partition: &Value) -> (Token, BytesMut) {
+        let mut encoded = BytesMut::new();
+        encode(partition, &mut encoded);
+        let token = token::shard(self.hashed, &encoded);
+        let mut row = head(self.keyspace, token);
+        row.put_slice(&encoded);
+        (token, row)
+    }
+
+    /// The row of an item, or of a key, that has been checked; `None` if an attribute is missing or of another type, which
+    /// keeps it out of an index.
+    pub fn row(&self, key: &Item) -> Option<RowKey> {
+        let value = |attribute: &KeyAttribute| {
+            key.get(&attribute.name).filter(|value| value.kind() == attribute.kind)
+        };
+        let (token, mut row) = self.prefix(value(self.partition_key)?);
+        for attribute in self.sort_key.into_iter().chain(self.rest.iter().copied()) {
+            encode(value(attribute)?, &mut row);
+        }
+        Some(RowKey { token, row: row.freeze() })
+    }
+}
+
 /// The row of a key whose attributes have been checked against the table.
 pub fn row_key(table: &Table, key: &Item) -> Result<RowKey, Invalid> {
     let mismatch = || Invalid::new("The provided key element does not match the schema");
-    let partition = key.get(&table.partition_key.name).ok_or_else(mismatch)?;
-    let (token, mut row) = partition_prefix(table, partition);
-    if let Some(sort_key) = &table.sort_key {
-        encode(key.get(&sort_key.name).ok_or_else(mismatch)?, &mut row);
-    }
-    Ok(RowKey { token, row: row.freeze() })
+    Layout::of_table(table).row(key).ok_or_else(mismatch)
 }
 
-/// What the rows of all items with one partition key begin with.
-pub fn partition_prefix(table: &Table, partition: &Value) -> (Token, BytesMut) {
-    let mut encoded = BytesMut::new();
-    encode(partition, &mut encoded);
-    let token = token::shard(table.id, &encoded);
-    let mut row = head(table.id, token);
-    row.put_slice(&encoded);
-    (token, row)
+/// The row of an item of a table that stands where another row does.
+pub fn row_at<'v>(table: u64, token: Token, key: impl Iterator<Item = &'v Value>) -> Bytes {
+    let mut row = head(table, token);
+    key.for_each(|value| encode(value, &mut row));
+    row.freeze()
 }
 
 /// Table and token.
@@ -77,7 +147,7 @@ pub fn sort_range(prefix: &[u8], condition: Option<&SortCondition>) -> Range {
         encode(value, &mut row);
         row.freeze()
     };
-    // Behind everything that has this sort key: there is one row of it, and it ends itself.
+    // Behind everything that has this sort key, which ends itself.
     let behind = |value: &Value| after_prefix(&at(value));
     let (start, end) = (all.start.clone(), all.end.clone());
     match condition {
@@ -147,20 +217,11 @@ mod tests {
 
     use super::*;
     use crate::expression::evaluate::order;
-    use crate::table::{KeyAttribute, Status};
 
     fn table(sort_kind: Type) -> Table {
-        Table {
-            id: 7,
-            name: "t".into(),
-            partition_key: KeyAttribute { name: "pk".into(), kind: Type::S },
-            sort_key: Some(KeyAttribute { name: "sk".into(), kind: sort_kind }),
-            status: Status::Active,
-            created_ms: 0,
-            throughput: None,
-            deletion_protection: false,
-            revision: 1,
-        }
+        let partition_key = KeyAttribute { name: "pk".into(), kind: Type::S };
+        let sort_key = KeyAttribute { name: "sk".into(), kind: sort_kind };
+        Table { id: 7, ..Table::new("t".into(), partition_key, Some(sort_key)) }
     }
 
     fn row(pk: &str, sk: Value) -> Bytes {
@@ -193,7 +254,7 @@ mod tests {
             let (row_a, row_b) = (row("p", a.clone()), row("p", b.clone()));
             let expected = order(&a, &b).unwrap();
             prop_assert_eq!(row_a.cmp(&row_b), expected);
-            let (_, prefix) = partition_prefix(&table(a.kind()), &Value::S("p".into()));
+            let (_, prefix) = Layout::of_table(&table(a.kind())).prefix(&Value::S("p".into()));
             let within = |condition: SortCondition| {
                 let range = sort_range(&prefix, Some(&condition));
                 range.start <= row_a && range.end.is_none_or(|end| row_a < end)

@@ -1,5 +1,7 @@
 //! The hash-sharded database: replicated by Raft, on disk, also for DynamoDB clients.
 //!
+//! Global secondary indexes follow their items through [`index`]; [`transaction`] joins items of many partitions.
+//!
 //! The way of a request: [`front`] (decode) → [`op`] (check) → [`router`] (which partition, who leads it) → the group
 //! → [`machine`] → [`op`] (apply) → [`store`] (rows in an engine) → back. [`item`], [`number`], [`table`], [`key`] and
 //! [`expression`] are the data model, [`node`] starts all of it, [`limits`] names every bound.
@@ -16,6 +18,10 @@ pub mod router;
 
 pub mod machine;
 
+pub mod index;
+
+pub mod transaction;
+
 pub mod store;
 
 pub mod expression;
@@ -27,6 +33,8 @@ pub mod number;
 pub mod table;
 
 pub mod key;
+
+pub mod keyspace;
 
 pub mod sweep;
 

@@ -73,5 +73,80 @@ pub const HISTORY_REMOVED_MAX: usize = 4096;
 /// Rows of a deleted table that are removed at once.
 pub const SWEEP_ROWS_MAX: usize = 1000;
 
+/// Secondary indexes of a table that have its partition key.
+pub const LOCAL_INDEXES_MAX: usize = 5;
+
+/// Secondary indexes of a table that have other keys.
+pub const GLOBAL_INDEXES_MAX: usize = 20;
+
+/// Attributes that all indexes of a table name to have beside keys.
+pub const PROJECTED_ATTRIBUTES_MAX: usize = 100;
+
+/// Changes carried to global indexes at once, from one partition.
+pub const PROPAGATED_MAX: usize = 256;
+
+/// Partitions that carry changes to global indexes at once, on a node.
+pub const PROPAGATIONS_MAX: usize = 16;
+
+/// How often partitions are looked at for changes that wait for indexes, beside when they say so.
+pub const PROPAGATE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often partitions are looked at for what has done its duty.
+pub const TIDY_EVERY: Duration = Duration::from_secs(30);
+
+/// Attempts to change the definition of a table that others change too.
+pub const DEFINE_ATTEMPTS: usize = 32;
+
+/// How long an index that is filled waits for what it does not have yet, before that is looked at anew.
+pub const FILLED_PAUSE: Duration = Duration::from_millis(20);
+
+/// Expired items that are removed with one command.
+pub const EXPIRE_ROWS: usize = 256;
+
+/// Rows that are looked at at once for those whose time has come, and the pause behind them.
+pub const EXPIRE_PAGE: usize = 2000;
+
+/// See [`EXPIRE_PAGE`].
+pub const EXPIRE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long an index remembers that it does not have an entry any more.
+pub const REMOVED_KEPT: Duration = Duration::from_secs(600);
+
+/// Items that are looked at at once for an index that is being made.
+pub const BACKFILL_ROWS: usize = 256;
+
+/// Actions of a transaction.
+pub const ACTIONS_MAX: usize = 100;
+
+/// Bytes of the items of a transaction.
+pub const TRANSACTION_BYTES_MAX: usize = 4 << 20;
+
+/// How old a transaction may be when it is decided on.
+pub const TRANSACTION_MAX: Duration = Duration::from_secs(600);
+
+/// How long a transaction's idempotency token is remembered.
+pub const RECORDS_KEPT: Duration = Duration::from_secs(600);
+
+/// How long it is remembered that a transaction was decided against: longer than one may be old.
+pub const REFUSALS_KEPT: Duration = Duration::from_secs(3600);
+
+/// How long a write waits for transactions that have a hold of its item.
+pub const HELD_MAX: Duration = Duration::from_secs(3);
+
+/// From when on a transaction is decided against by whoever meets it: its coordinator is gone.
+pub const ABANDONED_AFTER: Duration = Duration::from_secs(2);
+
+/// Decided transactions whose items are being written, of those that this node was asked for.
+pub const RESOLVING_MAX: usize = 1024;
+
+/// Attempts to read many items as they were at one moment.
+pub const SNAPSHOT_ATTEMPTS: usize = 16;
+
+/// How often a node looks at each partition that it leads for items whose time has come; with many items it takes longer.
+pub const EXPIRE_EVERY: Duration = Duration::from_secs(10);
+
+/// Tags of a table.
+pub const TAGS_MAX: usize = 50;
+
 /// How often a node looks for rows of deleted tables.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(2);

@@ -7,15 +7,19 @@ use prost::Message as _;
 use trimaran_placement::token::Token;
 use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::command::Body;
+use trimaran_proto::state::shard::reply::Outcome;
 use trimaran_replication::error::Stop;
 use trimaran_replication::machine::{
     Committed, Machine, Persist, Recovered, Remember, Reply, SnapshotChunks,
 };
-use trimaran_storage::engine::Order;
+use trimaran_storage::engine::{Order, Range};
 
+use crate::index;
 use crate::key::{parse_head, token_range};
-use crate::op;
-use crate::store::{Found, Row, Shared, Stats, Store, Stored, View};
+use crate::keyspace::{self, Kind};
+use crate::op::{self, change};
+use crate::store::{self, Found, Row, Shared, Stats, Store, Stored, View};
+use crate::transaction::apply;
 
 /// Bytes of one chunk of a snapshot.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -65,6 +69,75 @@ impl ShardMachine {
         parse_head(row).is_some_and(|(_, token)| first <= token && token <= last)
     }
 
+    /// What has a hold of rows, but transactions that are known not to be decided.
+    pub fn held(&self, rows: &[Bytes], undecided: &[Bytes]) -> Result<Vec<state::Held>, Stop> {
+        let mut found = Vec::new();
+        if !self.store.is_free() {
+            for row in rows {
+                let is_open = |held: &state::Held| {
+                    held.transaction.as_ref().is_none_or(|transaction| !undecided.contains(&transaction.id))
+                };
+                found.extend(apply::held(&self.store, row)?.filter(is_open));
+            }
+        }
+        Ok(found)
+    }
+
+    /// What has a hold of items in a range of rows, likewise; the rows may be those of a local index.
+    pub fn held_within(&self, range: &Range, undecided: &[Bytes]) -> Result<Vec<state::Held>, Stop> {
+        if self.store.is_free() {
+            return Ok(Vec::new());
+        }
+        let Some((rows, first)) = parse_head(&range.start) else { return Ok(Vec::new()) };
+        let table = keyspace::table(rows);
+        let is_local = || {
+            let schema = self.store.schema(table);
+            let mut indexes = schema.iter().flat_map(|schema| &schema.indexes);
+            indexes.any(|index| index.local && index.number == keyspace::number(rows))
+        };
+        if keyspace::kind(rows) != Some(Kind::Items) && !is_local() {
+            return Ok(Vec::new());
+        }
+        // All that stand with the tokens of the range: settling one more does no harm.
+        let last =
+            range.end.as_ref().and_then(|end| parse_head(end)).map_or(Token(u64::MAX), |(_, last)| last);
+        let places = token_range(Kind::Intents.of(table, 0), first, last);
+        apply::held_within(&self.store, &places, undecided)
+    }
+
+    /// Not before anything was removed that had this row, see [`Store::removed`].
+    pub fn removed(&self, row: &[u8]) -> u64 {
+        self.store.removed(row)
+    }
+
+    /// Where rows of a kind are.
+    pub fn rows_of(&self, kind: Kind) -> Result<Vec<Range>, Stop> {
+        self.store.rows_of(kind).map_err(stop)
+    }
+
+    /// Where what waits for a table's indexes is.
+    pub fn waiting(&self, table: u64) -> Range {
+        let (first, last) = self.store.tokens();
+        token_range(Kind::Waiting.of(table, 0), first, last)
+    }
+
+    /// The version of the command applied last.
+    pub fn version(&self) -> u64 {
+        self.store.version()
+    }
+
+    /// What is known here of a table: what follows from writes to it.
+    pub fn schema(&self, table: u64) -> Option<Arc<crate::table::Table>> {
+        self.store.schema(table).cloned()
+    }
+
+    /// Intents that were put down at this version, or before.
+    pub fn holds_before(&self, version: u64) -> Result<Vec<state::Held>, Stop> {
+        let all = Range { start: Bytes::new(), end: None };
+        let held = apply::held_within(&self.store, &all, &[])?;
+        Ok(held.into_iter().filter(|held| held.version <= version).collect())
+    }
+
     /// Tables that were dropped, and the tokens that their rows are to be removed of.
     pub fn dropped(&self) -> (Vec<u64>, (Token, Token)) {
         (self.store.dropped(), self.store.tokens())
@@ -80,26 +153,111 @@ impl ShardMachine {
             }
             return Ok(state::Reply::default());
         }
-        let (table, token) = parse_head(&command.row).ok_or_else(unknown)?;
-        let (first, last) = self.store.tokens();
-        if token < first || token > last {
-            return Ok(op::reply(state::reply::Outcome::WrongPartition));
+        let (table, _) = parse_head(&command.row).ok_or_else(unknown)?;
+        if !self.has_place_for(&command.row) {
+            return Ok(op::reply(Outcome::WrongPartition));
         }
+        let last = self.store.tokens().1;
+        let told = || Ok(state::Reply { last_token: Some(last.0), ..state::Reply::default() });
         if let Body::DropTable(drop) = &body {
             self.store.drop_table(drop.table);
-            return Ok(state::Reply { last_token: Some(last.0), ..state::Reply::default() });
+            return told();
+        }
+        if let Body::SetSchema(schema) = body {
+            self.store.set_schema(store::decode_schema(schema).ok_or_else(unknown)?);
+            return told();
         }
         if self.store.is_dropped(table) {
-            return Ok(op::reply(state::reply::Outcome::TableDropped));
+            return Ok(op::reply(Outcome::TableDropped));
         }
         // A copy: the row is a slice of the whole log entry, and may be kept for long.
         let row = Bytes::copy_from_slice(&command.row);
         match body {
-            Body::Put(put) => op::put_item::apply(&mut self.store, &row, put),
-            Body::Update(update) => op::update_item::apply(&mut self.store, &row, update),
-            Body::Delete(delete) => op::delete_item::apply(&mut self.store, &row, delete),
-            Body::DropTable(_) | Body::CorrectStats(_) => Err(unknown()),
+            Body::Put(_) | Body::Update(_) | Body::Delete(_) => self.write(&row, body),
+            Body::IndexWrite(write) => index::apply(&mut self.store, &row, write),
+            Body::Trim(trim) => self.trim(&trim.rows),
+            Body::Restamp(restamp) => {
+                self.store.follow(restamp.at_least);
+                change::restamp(&mut self.store, &row)?;
+                Ok(op::reply(Outcome::Applied))
+            }
+            Body::Backfill(backfill) => {
+                if !backfill.rows.iter().all(|row| self.has_place_for(row)) {
+                    return Ok(op::reply(Outcome::Apart));
+                }
+                change::backfill(&mut self.store, &backfill)?;
+                Ok(state::Reply { version: self.store.version(), ..op::reply(Outcome::Applied) })
+            }
+            Body::Expire(expire) => self.expire(&expire),
+            Body::Transact(request) => match self.has_all(&request.actions, request.transaction.as_ref()) {
+                true => apply::transact(&mut self.store, request),
+                false => Ok(op::reply(Outcome::Apart)),
+            },
+            Body::Prepare(request) => match self.has_all(&request.actions, None) {
+                true => apply::prepare(&mut self.store, request),
+                false => Ok(op::reply(Outcome::Apart)),
+            },
+            Body::Decide(request) => apply::decide(&mut self.store, &row, request),
+            Body::Resolve(request) => match keyspace::kind(table) {
+                Some(Kind::Records) => apply::end(&mut self.store, &row),
+                _ => apply::resolve(&mut self.store, &row, &request),
+            },
+            Body::DropTable(_) | Body::CorrectStats(_) | Body::SetSchema(_) => Err(unknown()),
         }
+    }
+
+    /// A write to an item that nobody has a hold of.
+    fn write(&mut self, row: &Bytes, body: Body) -> Result<state::Reply, Stop> {
+        if let Some(held) = apply::held(&self.store, row)? {
+            return Ok(apply::refuse_held(held));
+        }
+        let evaluated = match body {
+            Body::Put(put) => op::put_item::evaluate(&self.store, row, put)?,
+            Body::Update(update) => op::update_item::evaluate(&self.store, row, update)?,
+            Body::Delete(delete) => op::delete_item::evaluate(&self.store, row, delete)?,
+            _ => return Err(Stop::new("no write to an item")),
+        };
+        change::carry_out(&mut self.store, row, evaluated)
+    }
+
+    /// Whether the rows of a transaction belong here, all of them.
+    fn has_all(&self, actions: &[state::Action], transaction: Option<&state::Transaction>) -> bool {
+        actions.iter().all(|action| self.has_place_for(&action.row))
+            && transaction.is_none_or(|transaction| self.has_place_for(&transaction.record))
+    }
+
+    /// Removes rows that have done their duty, of those that are (still) here.
+    fn trim(&mut self, rows: &[Bytes]) -> Result<state::Reply, Stop> {
+        for row in rows {
+            let here = self.has_place_for(row);
+            let Some((table, _)) = parse_head(row).filter(|_| here) else { continue };
+            let Some(found) = self.store.get(row).map_err(stop)? else { continue };
+            let is_spent = match keyspace::kind(table) {
+                Some(Kind::Waiting) => true,
+                Some(Kind::Removed) => index::is_spent(&found, self.store.version()),
+                Some(Kind::Records) => apply::is_over(&found, self.store.version())?,
+                _ => false,
+            };
+            if is_spent {
+                self.store.set(&Bytes::copy_from_slice(row), Some(&found), None);
+            }
+        }
+        Ok(op::reply(Outcome::Applied))
+    }
+
+    /// Removes items whose time has come, but those that a transaction has a hold of.
+    fn expire(&mut self, expire: &state::Expire) -> Result<state::Reply, Stop> {
+        for row in expire.rows.iter().filter(|row| self.has_place_for(row)).cloned().collect::<Vec<_>>() {
+            let row = Bytes::copy_from_slice(&row);
+            if apply::held(&self.store, &row)?.is_some() {
+                continue;
+            }
+            let before = self.store.get(&row).map_err(stop)?;
+            if op::expire::is_expired(&op::decode(before.as_ref())?, &expire.attribute, expire.now_s) {
+                change::write(&mut self.store, &row, before.as_ref(), None)?;
+            }
+        }
+        Ok(op::reply(Outcome::Applied))
     }
 }
 
@@ -114,7 +272,9 @@ impl Machine for ShardMachine {
             let reply = self.command(committed.payload)?;
             let encoded = reply.encode_to_vec().into();
             replies.push(match reply.outcome() {
-                state::reply::Outcome::WrongPartition => Reply::Elsewhere(encoded),
+                Outcome::WrongPartition | Outcome::Held | Outcome::TooLate | Outcome::Apart => {
+                    Reply::Elsewhere(encoded)
+                }
                 _ => Reply::Done(encoded),
             });
         }
@@ -136,7 +296,7 @@ impl Machine for ShardMachine {
     }
 
     fn elsewhere(&self) -> Bytes {
-        op::reply(state::reply::Outcome::WrongPartition).encode_to_vec().into()
+        op::reply(Outcome::WrongPartition).encode_to_vec().into()
     }
 
     fn freeze(&mut self, frozen: bool) {
@@ -187,6 +347,7 @@ impl Machine for ShardMachine {
             dropped_tables: self.store.dropped(),
             partition: self.store.partition(),
             absorbed: self.store.absorbed().to_vec(),
+            schemas: self.store.schemas().map(|table| store::encode_schema(table)).collect(),
         };
         let view = self.store.view();
         let rows = tables
@@ -204,7 +365,7 @@ impl Machine for ShardMachine {
             }
             self.store.restore_rows(chunk.rows.into_iter().map(row)).map_err(stop)?;
         }
-        Ok(())
+        self.store.end_restore().map_err(stop)
     }
 }
 

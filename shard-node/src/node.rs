@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng as _;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trimaran_cluster::autoscale;
@@ -30,7 +31,7 @@ use crate::config::{self, Options};
 use crate::machine::ShardMachine;
 use crate::router::Router;
 use crate::store::Shared;
-use crate::{front, metrics, sweep};
+use crate::{front, index, metrics, op, sweep};
 
 /// How long connections have to end when the node stops.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -70,7 +71,7 @@ pub struct Node {
     leaving: CancellationToken,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     dynamodb_server: tokio::task::JoinHandle<()>,
-    sweeper: tokio::task::JoinHandle<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Node {
@@ -170,10 +171,11 @@ impl Node {
         let ending = CancellationToken::new();
         let leaving = CancellationToken::new();
         let shared = Arc::new(Shared::new(Arc::clone(&engine)));
+        let of_partitions = Arc::clone(&shared);
         let replicas =
             Replicas::keep(cluster.clone(), durability(groups::Durability::Log), move |partition| {
                 let (first, last) = (Token(partition.first_token), Token(partition.last_token));
-                ShardMachine::new(Arc::clone(&shared), partition.id, first, last)
+                ShardMachine::new(Arc::clone(&of_partitions), partition.id, first, last)
             });
         let router = Router::new(cluster.clone(), replicas, clock, random.random(), leaving.clone());
 
@@ -198,7 +200,11 @@ impl Node {
             entered = cluster.enter() => entered?,
             () = stop.cancelled() => return Err(Error::Options("stopped before the node was a member of a cluster")),
         }
-        let sweeper = tokio::spawn(sweep::run(router.clone(), engine));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(sweep::run(router.clone(), engine));
+        tasks.spawn(index::propagate::run(router.clone(), shared));
+        tasks.spawn(index::build::run(router.clone()));
+        tasks.spawn(op::expire::run(router.clone()));
         let dynamodb_server =
             tokio::spawn(front::dynamodb::serve(dynamodb_listener, router.clone(), ending.clone()));
         health.set(true).await;
@@ -215,7 +221,7 @@ impl Node {
             leaving,
             server,
             dynamodb_server,
-            sweeper,
+            tasks,
         })
     }
 
@@ -223,12 +229,12 @@ impl Node {
     /// their answers, logs are closed.
     ///
     /// Errors: [`Error::Cluster`] if it ended because it cannot go on.
-    pub async fn stopped(self) -> Result<(), Error> {
+    pub async fn stopped(mut self) -> Result<(), Error> {
         let ended_well = self.cluster.until_end(&self.stop).await;
         self.ending.cancel();
         self.router.give_leaderships_away(HANDOVER_MAX).await;
         self.leaving.cancel();
-        self.sweeper.abort();
+        self.tasks.abort_all();
         self.groups.leave_lines();
         let ended = async {
             let _ended = self.dynamodb_server.await;

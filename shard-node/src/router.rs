@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use trimaran_cluster::member::{Cluster, Defined};
 use trimaran_cluster::replicas::Replicas;
@@ -26,10 +27,11 @@ use trimaran_replication::Error as ReplicationError;
 use trimaran_replication::group::{Consistency, Group};
 use trimaran_replication::machine::Machine as _;
 use trimaran_replication::session::RequestId;
+use trimaran_storage::engine::{Order, Range};
 
 use crate::error::Error;
 use crate::key::{RowKey, parse_head};
-use crate::limits::{MESSAGE_BYTES_MAX, SCANS_MAX};
+use crate::limits::{DEFINE_ATTEMPTS, HELD_MAX, MESSAGE_BYTES_MAX, RESOLVING_MAX, SCANS_MAX};
 use crate::machine::ShardMachine;
 use crate::op::{OnTable, get_item, page};
 use crate::table::{Status, Table, Tables};
@@ -54,6 +56,9 @@ struct Inner {
     tables: ArcSwap<Tables>,
     clock: Arc<dyn Clock>,
     scans: Semaphore,
+    resolving: Arc<Semaphore>,
+    seen: AtomicU64,
+    changed: Notify,
 }
 
 impl std::fmt::Debug for Router {
@@ -73,7 +78,11 @@ impl Router {
     ) -> Self {
         let routes = Routes::new(cluster, replicas, seed, leaving);
         let scans = Semaphore::new(SCANS_MAX);
-        let router = Self { inner: Arc::new(Inner { routes, tables: ArcSwap::default(), clock, scans }) };
+        let resolving = Arc::new(Semaphore::new(RESOLVING_MAX));
+        let (tables, seen) = (ArcSwap::default(), AtomicU64::new(0));
+        let changed = Notify::new();
+        let router =
+            Self { inner: Arc::new(Inner { routes, tables, clock, scans, resolving, seen, changed }) };
         router.read_tables();
         tokio::spawn(router.clone().follow_tables());
         router
@@ -90,9 +99,38 @@ impl Router {
     fn read_tables(&self) {
         let meta = Arc::clone(&self.cluster().meta().borrow());
         self.inner.tables.store(Arc::new(Tables::of(&meta)));
+        self.inner.changed.notify_one();
     }
 
-    fn cluster(&self) -> &Cluster {
+    /// Returns when tables may have changed since the last call. For one caller.
+    pub async fn tables_changed(&self) {
+        self.inner.changed.notified().await;
+    }
+
+    /// Changes the definition of a table, whoever else does; `edit` says whether there is something to change.
+    pub async fn edit(
+        &self,
+        name: &str,
+        edit: impl Fn(&mut Table) -> Result<bool, Error>,
+    ) -> Result<Table, Error> {
+        let not_found = || Error::TableNotFound { table: name.to_owned() };
+        for _ in 0..DEFINE_ATTEMPTS {
+            let mut table = self.tables().get(name).cloned().ok_or_else(not_found)?;
+            if !edit(&mut table)? {
+                return Ok(table);
+            }
+            match self.define(name, Some(table.encode()), table.revision).await? {
+                Defined::Done(revision) => {
+                    table.revision = revision;
+                    return Ok(table);
+                }
+                Defined::Changed(_) => self.refresh_tables().await?,
+            }
+        }
+        Err(Error::TableInUse(format!("Attempt to change a resource which is still in use: {name}")))
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
         self.inner.routes.cluster()
     }
 
@@ -168,15 +206,41 @@ impl Router {
         self.inner.routes.replicas()
     }
 
-    /// Has one command applied.
+    /// Has one command applied. What a transaction has a hold of is waited for, up to [`HELD_MAX`].
     pub async fn write(
         &self,
         key: &RowKey,
         body: Body,
         request_id: Option<RequestId>,
     ) -> Result<state::Reply, Error> {
-        let mut replies = self.write_many(vec![(key.clone(), body)], request_id).await;
-        replies.pop().unwrap_or(Err(Error::NotReady))
+        let deadline = tokio::time::Instant::now() + HELD_MAX;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let mut replies = self.write_many(vec![(key.clone(), body.clone())], request_id).await;
+            let reply = replies.pop().unwrap_or(Err(Error::NotReady))?;
+            if reply.outcome() != Outcome::Held || tokio::time::Instant::now() >= deadline {
+                return Ok(reply);
+            }
+            if !self.settle(reply.held).await?.is_empty() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+        }
+    }
+
+    /// Has commands applied as [`Router::write_many`] does, and waits for what transactions have a hold of.
+    pub async fn write_all(
+        &self,
+        commands: Vec<(RowKey, Body)>,
+        request_id: Option<RequestId>,
+    ) -> Vec<Result<state::Reply, Error>> {
+        let mut replies = self.write_many(commands.clone(), request_id).await;
+        for ((reply, (key, body)), at) in replies.iter_mut().zip(commands).zip(0..) {
+            if matches!(reply, Ok(reply) if reply.outcome() == Outcome::Held) {
+                *reply = self.write(&key, body, request_id.map(|id| id.following(at))).await;
+            }
+        }
+        replies
     }
 
     /// Has commands applied, those of one partition and table in order. The replies stand as the commands do. `request_id`
@@ -236,7 +300,8 @@ impl Router {
         let pieces: Vec<Piece<Bytes>> = pieces.collect();
         let send = async |partition, rows: Vec<Bytes>| {
             let count = rows.len();
-            let Some(reply) = self.read_from(partition, Question::Get(wire::Get { rows })).await? else {
+            let get = wire::Get { rows, undecided: Vec::new() };
+            let Some(reply) = self.read_from(partition, Question::Get(get)).await? else {
                 return Ok(vec![None; count]);
             };
             if reply.items.len() != count {
@@ -276,12 +341,61 @@ impl Router {
     }
 
     /// `None` if the partition does not have what is asked for (any more).
-    async fn read_from(&self, partition: u64, question: Question) -> Result<Option<wire::ReadReply>, Error> {
-        let reply = self.until_answered(partition, &Read { router: self, partition, question }).await?;
-        match reply {
-            Some(reply) if reply.table_dropped => Err(Error::TableDropped),
-            reply => Ok(reply.filter(|reply| !reply.wrong_partition)),
+    async fn read_from(
+        &self,
+        partition: u64,
+        mut question: Question,
+    ) -> Result<Option<wire::ReadReply>, Error> {
+        let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            let read = Read { router: self, partition, question: question.clone() };
+            let reply = match self.until_answered(partition, &read).await? {
+                Some(reply) if reply.table_dropped => return Err(Error::TableDropped),
+                reply => reply.filter(|reply| !reply.wrong_partition),
+            };
+            let Some(reply) = reply else { return Ok(None) };
+            if reply.held.is_empty() {
+                return Ok(Some(reply));
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(Error::TimedOut { partition });
+            }
+            // What is decided is written by then; the rest was not there yet when it was looked at.
+            let undecided = Box::pin(self.settle(reply.held)).await?;
+            match &mut question {
+                Question::Get(get) => get.undecided = undecided,
+                Question::Page(page) => page.undecided = undecided,
+                Question::Stats(_) => {}
+            }
         }
+    }
+
+    /// Which partition a token lies in, as far as this node knows.
+    pub fn partition_of(&self, token: Token) -> Option<u64> {
+        self.inner.routes.table().find(token).map(|partition| partition.id)
+    }
+
+    /// Waits until this node knows of other partitions than it does now, or for a moment.
+    pub async fn wait_for_partitions(&self) {
+        let table = self.inner.routes.table();
+        let soon = tokio::time::Instant::now() + Duration::from_millis(100);
+        let _newer = self.inner.routes.wait_for_newer(&table, soon).await;
+    }
+
+    /// A place among those that write what was decided.
+    pub async fn resolving(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.inner.resolving).acquire_owned().await.ok()
+    }
+
+    /// The greatest version seen, of those that say that this node's clock is behind.
+    pub fn seen(&self, version: u64) -> u64 {
+        self.inner.seen.fetch_max(version, Ordering::Relaxed).max(version)
+    }
+
+    /// Refuses what older nodes of the cluster do not know yet.
+    pub fn require_format(&self, format: u32) -> Result<(), Error> {
+        let agreed = self.cluster().meta().borrow().format;
+        if agreed >= format { Ok(()) } else { Err(Error::NotAgreed) }
     }
 
     /// `None` if there is no such partition any more.
@@ -341,6 +455,14 @@ impl Router {
             Question::Page(page) => page.last_token,
             Question::Stats(stats) => Some(stats.token),
         };
+        let held = |machine: &ShardMachine| match &question {
+            Question::Get(get) => machine.held(&get.rows, &get.undecided),
+            Question::Page(page) => {
+                let end = Some(page.end.clone()).filter(|end| !end.is_empty());
+                machine.held_within(&Range { start: page.start.clone(), end }, &page.undecided)
+            }
+            Question::Stats(_) => Ok(Vec::new()),
+        };
         let token = || Some(parse_head(rows.first()?)?.1);
         self.inner.routes.note(group.id(), rows.len().max(1), token);
         let dropped = || Ok(wire::ReadReply { table_dropped: true, ..wire::ReadReply::default() });
@@ -352,25 +474,47 @@ impl Router {
                 && last.is_none_or(|last| own_first <= last && last <= own_last);
             let is_there =
                 |row: &&Bytes| parse_head(row).is_some_and(|(table, _)| machine.stats(table).is_some());
-            is_here.then(|| rows.iter().all(is_there).then(|| machine.view()))
+            is_here.then(|| {
+                rows.iter().all(is_there).then(|| {
+                    let removed: Vec<u64> = rows.iter().map(|row| machine.removed(row)).collect();
+                    (machine.view(), removed, held(machine))
+                })
+            })
         });
         // From here on without the machine's lock: the view does not change.
         let Some(view) = view else { return elsewhere() };
-        let Some(view) = view else { return dropped() };
+        let Some((view, removed, held)) = view else { return dropped() };
+        let held = held.map_err(|stop| Error::Storage(stop.to_string()))?;
+        if !held.is_empty() {
+            return Ok(wire::ReadReply { held, ..wire::ReadReply::default() });
+        }
         let reply = match question {
-            Question::Get(get) => get_item::read(&view, &get.rows)?,
+            Question::Get(get) => get_item::read(&view, &get.rows, &removed)?,
             Question::Page(wanted) => {
                 let _place = self.inner.scans.acquire().await.map_err(|_closed| Error::NotReady)?;
                 let read = tokio::task::spawn_blocking(move || page::read(&view, wanted)).await;
                 read.map_err(|panicked| Error::Storage(panicked.to_string()))??
             }
             Question::Stats(wanted) => {
+                let oldest_waiting = if wanted.waiting {
+                    let range = group.read_now(|machine| machine.waiting(wanted.table));
+                    let oldest = tokio::task::spawn_blocking(move || {
+                        let versions = view.scan(range, Order::Ascending).map(|row| Ok::<_, Error>(row?.1));
+                        versions.collect::<Result<Vec<_>, _>>()
+                    });
+                    let versions =
+                        oldest.await.map_err(|panicked| Error::Storage(panicked.to_string()))??;
+                    versions.into_iter().min().unwrap_or(0)
+                } else {
+                    0
+                };
                 match group.read_now(|machine| (machine.stats(wanted.table), machine.tokens())) {
                     (None, _) => return dropped(),
                     (Some(stats), (_, last)) => wire::ReadReply {
                         table_items: stats.items,
                         table_bytes: stats.bytes,
                         last_token: Some(last),
+                        oldest_waiting,
                         ..wire::ReadReply::default()
                     },
                 }

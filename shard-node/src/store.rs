@@ -6,20 +6,24 @@
 //! changes, and what replication wants to remember with it, is one batch.
 //!
 //! Keys, one byte of space first: `C` rows, `H` history, `A` what replication said last and the state, `D` answered
-//! requests, `T` counts of tables, `X` dropped tables, `G` the range of tokens and the
-//! partitions that are part of this one by now, `R` "is being restored". Rows stand by
-//! their tokens, whatever partition has them: a split moves none.
+//! requests, `T` counts of tables, `X` dropped tables, `S` what follows from writes to tables, `G` the range of tokens and
+//! the partitions that are part of this one by now, `R` "is being restored". Rows stand by
+//! their tokens, whatever partition has them: a split moves none. What rows are, items or what is kept beside them, is in
+//! [`crate::keyspace`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use prost::Message as _;
 use trimaran_placement::token::Token;
-use trimaran_proto::state::shard::{SnapshotHead, TableStats};
+use trimaran_proto::state::shard::{SetSchema, SnapshotHead, TableStats};
 use trimaran_storage::engine::{Batch, Engine, Order, Range};
 
 use crate::key::{parse_head, token_range};
+use crate::keyspace::{self, Kind};
 use crate::limits::HISTORY_REMOVED_MAX;
+use crate::table::Table;
 
 type StorageError = trimaran_storage::Error;
 
@@ -28,6 +32,16 @@ const WIPE_ROWS: usize = 4096;
 
 /// Low bits of a version: versions of one millisecond.
 const VERSION_COUNTER_BITS: u32 = 20;
+
+/// Milliseconds since 1970 of a version.
+pub fn stamp_ms(version: u64) -> u64 {
+    version >> VERSION_COUNTER_BITS
+}
+
+/// The first version of a millisecond.
+pub fn version_at(stamp_ms: u64) -> u64 {
+    stamp_ms << VERSION_COUNTER_BITS
+}
 
 /// What an item counts for in its table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -160,6 +174,25 @@ pub struct Store {
     absorbed: Vec<u64>,
     /// What the next commit takes over.
     merging: Option<Merging>,
+    /// What follows from writes to tables, by table: of those from whose writes anything follows.
+    schemas: BTreeMap<u64, Arc<Table>>,
+    /// The rows of intents of transactions, as they are in the engine.
+    intents: BTreeMap<Bytes, Current>,
+    /// Rows for indexes that the command that was begun has written.
+    waiting: u16,
+    /// Something waits for indexes since the last commit.
+    is_waiting: bool,
+    /// When something was removed last, by a hash of its row. Not the same on every replica: it only says that a row which
+    /// is not there may have been there meanwhile.
+    removed: Box<[u64; REMOVED_KINDS]>,
+}
+
+/// Kinds of rows whose last removal is told apart.
+const REMOVED_KINDS: usize = 256;
+
+/// Which of them a row is of.
+fn removed_kind(row: &[u8]) -> usize {
+    row.iter().fold(0_usize, |hash, &byte| hash.wrapping_mul(31).wrapping_add(byte.into())) % REMOVED_KINDS
 }
 
 impl std::fmt::Debug for Store {
@@ -206,6 +239,11 @@ impl Store {
             tokens_changed: true,
             absorbed: Vec::new(),
             merging: None,
+            schemas: BTreeMap::new(),
+            intents: BTreeMap::new(),
+            waiting: 0,
+            is_waiting: false,
+            removed: Box::new([0; REMOVED_KINDS]),
         }
     }
 
@@ -255,6 +293,17 @@ impl Store {
             let table = key.last_chunk::<8>().ok_or_else(|| damaged("a dropped table"))?;
             self.dropped.insert(u64::from_be_bytes(*table));
         }
+        for pair in self.engine.scan(self.own_range(b'S'), Order::Ascending) {
+            let (key, value) = pair?;
+            let table =
+                key.last_chunk::<8>().ok_or_else(|| damaged("what follows from writes to a table"))?;
+            let table = u64::from_be_bytes(*table);
+            let schema = SetSchema::decode(value).ok().and_then(decode_schema);
+            let schema = schema.ok_or_else(|| damaged("what follows from writes to a table"))?;
+            self.schemas.insert(table, Arc::new(schema));
+        }
+        self.read_intents()?;
+        self.forget_removals();
         // The readers that needed history are gone.
         self.wipe_rows(b'H')?;
         Ok(Found::Committed { applied, answered })
@@ -303,6 +352,14 @@ impl Store {
             new.stats.insert(table, part);
             batch.put(new.own(b'T', &table.to_be_bytes()), part.encode());
         }
+        new.schemas.clone_from(&self.schemas);
+        for (table, schema) in &new.schemas {
+            batch.put(new.own(b'S', &table.to_be_bytes()), encode_schema(schema).encode_to_vec());
+        }
+        let intents = std::mem::take(&mut self.intents);
+        let goes = |row: &Bytes| parse_head(row).is_some_and(|(_, token)| token >= at);
+        (new.intents, self.intents) = intents.into_iter().partition(|(row, _)| goes(row));
+        new.removed.clone_from(&self.removed);
         new.dropped.clone_from(&self.dropped);
         for table in &new.dropped {
             batch.put(new.own(b'X', &table.to_be_bytes()), Bytes::new());
@@ -346,6 +403,13 @@ impl Store {
     /// soon after as is possible.
     pub fn begin(&mut self, stamp_ms: u64) {
         self.version = (self.version + 1).max(stamp_ms << VERSION_COUNTER_BITS);
+        self.waiting = 0;
+    }
+
+    /// The command that was begun follows from something of this version: it is later. (A hybrid logical clock; Kulkarni et
+    /// al., "Logical Physical Clocks", 2014.)
+    pub fn follow(&mut self, version: u64) {
+        self.version = self.version.max(version.saturating_add(1));
     }
 
     /// The newest version.
@@ -367,12 +431,21 @@ impl Store {
             self.keep(row, before);
         }
         self.count(row, before.map(|before| &before.item), item.as_ref());
+        let version = self.version;
+        if item.is_none() {
+            self.removed[removed_kind(row)] = version;
+        }
+        if parse_head(row).and_then(|(table, _)| keyspace::kind(table)) == Some(Kind::Intents) {
+            match &item {
+                Some(item) => self.intents.insert(row.clone(), Current { version, item: item.clone() }),
+                None => self.intents.remove(row),
+            };
+        }
         let key = keyed(b'C', &[row]);
         match &item {
             Some(item) => self.batch.put(key, Current::encode(self.version, item)),
             None => self.batch.delete(key),
         }
-        let version = self.version;
         self.fresh.insert(row.clone(), item.map(|item| Current { version, item }));
     }
 
@@ -425,14 +498,105 @@ impl Store {
     pub fn drop_table(&mut self, table: u64) {
         self.dropped.insert(table);
         self.batch.put(self.own(b'X', &table.to_be_bytes()), Bytes::new());
-        self.stats.remove(&table);
-        self.stats_changed.remove(&table);
-        self.batch.delete(self.own(b'T', &table.to_be_bytes()));
+        let gone: Vec<u64> = self.stats.keys().copied().filter(|&rows| is_of(rows, table)).collect();
+        for rows in gone {
+            self.stats.remove(&rows);
+            self.stats_changed.remove(&rows);
+            self.batch.delete(self.own(b'T', &rows.to_be_bytes()));
+        }
+        if self.schemas.remove(&table).is_some() {
+            self.batch.delete(self.own(b'S', &table.to_be_bytes()));
+        }
+        self.intents.retain(|row, _| parse_head(row).is_none_or(|(rows, _)| !is_of(rows, table)));
     }
 
-    /// True if a table was dropped.
+    /// True if a table, or an index, was dropped.
     pub fn is_dropped(&self, table: u64) -> bool {
-        self.dropped.contains(&table)
+        self.dropped.contains(&table) || self.dropped.contains(&keyspace::table(table))
+    }
+
+    /// What follows from writes to a table, if anything does.
+    pub fn schema(&self, table: u64) -> Option<&Arc<Table>> {
+        self.schemas.get(&table)
+    }
+
+    /// Says what follows from writes to a table, unless something newer was said.
+    pub fn set_schema(&mut self, table: Table) {
+        let (id, known) = (table.id, self.schemas.get(&table.id));
+        if self.is_dropped(id) || known.is_some_and(|known| known.revision >= table.revision) {
+            return;
+        }
+        self.batch.put(self.own(b'S', &id.to_be_bytes()), encode_schema(&table).encode_to_vec());
+        self.schemas.insert(id, Arc::new(table));
+    }
+
+    /// All that is known of what follows from writes.
+    pub fn schemas(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.schemas.values()
+    }
+
+    /// Where the command that was begun puts what waits for indexes beside an item; another place each time.
+    pub fn next_waiting(&mut self, row: &[u8]) -> Option<Bytes> {
+        let (table, token) = parse_head(row)?;
+        let mut next = crate::key::head(Kind::Waiting.of(keyspace::table(table), 0), token);
+        next.put_u64(self.version);
+        next.put_u16(self.waiting);
+        self.waiting += 1;
+        self.is_waiting = true;
+        Some(next.freeze())
+    }
+
+    /// The intents of transactions in a range of rows.
+    pub fn intents(&self, range: &Range) -> impl Iterator<Item = (&Bytes, &Current)> {
+        let end = range.end.clone().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let is_empty = range.is_empty();
+        let found =
+            (!is_empty).then(|| self.intents.range((std::ops::Bound::Included(range.start.clone()), end)));
+        found.into_iter().flatten()
+    }
+
+    /// The intent at a row of intents.
+    pub fn intent(&self, row: &[u8]) -> Option<&Current> {
+        self.intents.get(row)
+    }
+
+    /// True if no transaction has a hold of anything.
+    pub fn is_free(&self) -> bool {
+        self.intents.is_empty()
+    }
+
+    /// Not before anything was removed that had this row: as new as that, or newer.
+    pub fn removed(&self, row: &[u8]) -> u64 {
+        self.removed[removed_kind(row)]
+    }
+
+    fn forget_removals(&mut self) {
+        *self.removed = [self.version; REMOVED_KINDS];
+    }
+
+    fn read_intents(&mut self) -> Result<(), StorageError> {
+        self.intents.clear();
+        if self.first > self.last {
+            return Ok(());
+        }
+        let mut found = Vec::new();
+        for range in self.ranges(b'C', self.first, self.last, Some(Kind::Intents)) {
+            for pair in self.engine.scan(range?, Order::Ascending) {
+                let (key, stored) = pair?;
+                found.push((key.slice(1..), Current::decode(&stored).ok_or_else(damaged_row)?));
+            }
+        }
+        self.intents.extend(found);
+        Ok(())
+    }
+
+    /// Where rows of a kind are that this partition has: a range for each table that has any.
+    pub fn rows_of(&self, kind: Kind) -> Result<Vec<Range>, StorageError> {
+        if self.first > self.last {
+            return Ok(Vec::new());
+        }
+        let ranges = self.ranges(b'C', self.first, self.last, Some(kind));
+        ranges.map(|range| range.map(|range| without_space(&range))).collect()
     }
 
     /// Tables that were dropped.
@@ -485,6 +649,9 @@ impl Store {
             }
         }
         self.pins.forget(removed);
+        if std::mem::take(&mut self.is_waiting) {
+            self.shared.announce(self.partition);
+        }
         (self.restoring, self.tokens_changed) = (false, false);
         self.fresh.clear();
         Ok(())
@@ -529,7 +696,7 @@ impl Store {
         self.restoring = true;
         self.wipe_rows(b'C')?;
         self.wipe_rows(b'H')?;
-        for space in *b"ADTX" {
+        for space in *b"ADTXS" {
             self.wipe(&self.own_range(space))?;
         }
         self.fresh.clear();
@@ -540,6 +707,8 @@ impl Store {
         self.stats.clear();
         self.stats_changed.clear();
         self.dropped.clear();
+        self.schemas.clear();
+        self.intents.clear();
         self.answered.clear();
         Ok(())
     }
@@ -558,7 +727,7 @@ impl Store {
     /// Takes over what a snapshot says beside the rows. The partition may have been split or merged since this copy was
     /// made.
     pub fn restore_head(&mut self, head: SnapshotHead) -> Result<(), StorageError> {
-        let SnapshotHead { tables, dropped_tables: dropped, absorbed, .. } = head;
+        let SnapshotHead { tables, dropped_tables: dropped, absorbed, schemas, .. } = head;
         let (first, last) = (Token(head.first_token), Token(head.last_token));
         self.version = head.state.map_or(0, |state| state.version);
         self.absorbed = absorbed;
@@ -582,7 +751,16 @@ impl Store {
         for table in dropped {
             self.drop_table(table);
         }
+        for schema in schemas {
+            self.set_schema(decode_schema(schema).ok_or_else(damaged_row)?);
+        }
+        self.forget_removals();
         Ok(())
+    }
+
+    /// Before the first command after a restore.
+    pub fn end_restore(&mut self) -> Result<(), StorageError> {
+        self.read_intents()
     }
 
     /// Writes rows of a snapshot at once.
@@ -600,7 +778,7 @@ impl Store {
         if self.first > self.last {
             return Ok(());
         }
-        for range in self.ranges(space, self.first, self.last) {
+        for range in self.ranges(space, self.first, self.last, None) {
             let range = range?;
             loop {
                 let writing = self.shared.writing();
@@ -614,24 +792,17 @@ impl Store {
         Ok(())
     }
 
-    /// Where rows of these tokens, both inclusive, are in a space: a range for each table that has any.
+    /// Where rows of these tokens, both inclusive, are in a space, all or those of a kind: a range for each table that has
+    /// any.
     fn ranges(
         &self,
         space: u8,
         first: Token,
         last: Token,
+        kind: Option<Kind>,
     ) -> impl Iterator<Item = Result<Range, StorageError>> + use<'_> {
-        let mut next = Some(0_u64);
-        std::iter::from_fn(move || {
-            let rest = Range::new(keyed(space, &[&next?.to_be_bytes()]), vec![space + 1]);
-            let key = match self.engine.scan(rest, Order::Ascending).next()? {
-                Ok((key, _)) => key,
-                Err(error) => return Some(Err(error)),
-            };
-            let (table, _) = parse_head(&key[1..])?;
-            next = table.checked_add(1);
-            Some(Ok(in_space(space, &token_range(table, first, last))))
-        })
+        let ids = keyspaces(&*self.engine, space, kind);
+        ids.map(move |id| Ok(in_space(space, &token_range(id?, first, last))))
     }
 
     fn wipe(&self, range: &Range) -> Result<(), StorageError> {
@@ -651,14 +822,65 @@ fn remove_some(engine: &dyn Engine, range: &Range, max: usize) -> Result<usize, 
     Ok(removed)
 }
 
-/// Removes some rows of a table that was dropped in this range of tokens. Returns how many; 0 = none are left.
+/// Removes some rows of a table, or of an index, that was dropped in this range of tokens. Returns how many; 0 = none are
+/// left.
 pub fn sweep(
     engine: &dyn Engine,
     table: u64,
     tokens: (Token, Token),
     max: usize,
 ) -> Result<usize, StorageError> {
-    remove_some(engine, &in_space(b'C', &token_range(table, tokens.0, tokens.1)), max)
+    for rows in keyspaces(engine, b'C', None) {
+        let rows = rows?;
+        if is_of(rows, table) {
+            let removed = remove_some(engine, &in_space(b'C', &token_range(rows, tokens.0, tokens.1)), max)?;
+            if removed > 0 {
+                return Ok(removed);
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// Whether rows are those of a table or of an index, or belong to that table.
+fn is_of(rows: u64, table: u64) -> bool {
+    let removed = Kind::Removed.of(keyspace::table(table), keyspace::number(table));
+    let is_of_index = keyspace::kind(table) == Some(Kind::Index) && rows == removed;
+    rows == table || keyspace::table(rows) == table || is_of_index
+}
+
+/// What rows there are in a space, by their first eight bytes; all, or those of a kind.
+fn keyspaces(
+    engine: &dyn Engine,
+    space: u8,
+    kind: Option<Kind>,
+) -> impl Iterator<Item = Result<u64, StorageError>> + use<'_> {
+    let mut next = Some(kind.map_or(0, |kind| kind.of(0, 0)));
+    std::iter::from_fn(move || {
+        let rest = Range::new(keyed(space, &[&next?.to_be_bytes()]), vec![space + 1]);
+        let key = match engine.scan(rest, Order::Ascending).next()? {
+            Ok((key, _)) => key,
+            Err(error) => return Some(Err(error)),
+        };
+        let (id, _) = parse_head(&key[1..])?;
+        next = id.checked_add(1);
+        (kind.is_none() || keyspace::kind(id) == kind).then_some(Ok(id))
+    })
+}
+
+/// A range of a space as one of rows.
+fn without_space(range: &Range) -> Range {
+    Range { start: range.start.slice(1..), end: range.end.as_ref().map(|end| end.slice(1..)) }
+}
+
+/// What follows from writes to a table, from the log.
+pub(crate) fn decode_schema(schema: SetSchema) -> Option<Table> {
+    Table::decode(schema.table, schema.revision)
+}
+
+/// Likewise for the log.
+pub(crate) fn encode_schema(table: &Table) -> SetSchema {
+    SetSchema { table: table.encode(), revision: table.revision }
 }
 
 fn get_current(engine: &dyn Engine, row: &[u8]) -> Result<Option<Current>, StorageError> {

@@ -1,4 +1,4 @@
-//! What a table is: its name, its key, and where it stands in its life. Kept in the cluster's meta group.
+//! What a table is: its name, its key, its indexes, and where it stands in its life. Kept in the cluster's meta group.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,10 @@ use trimaran_proto::state::shard as state;
 use crate::error::Invalid;
 use crate::item::{Item, Type, Value};
 use crate::limits::{PARTITION_KEY_BYTES_MAX, SORT_KEY_BYTES_MAX};
+
+mod index;
+
+pub use index::{Index, IndexStatus, Projection};
 
 /// Definitions of tables have names that begin with this.
 const PREFIX: &str = "table/";
@@ -23,9 +27,22 @@ pub struct KeyAttribute {
     pub kind: Type,
 }
 
+impl KeyAttribute {
+    fn encode(&self) -> state::KeyAttribute {
+        state::KeyAttribute { name: self.name.clone(), kind: u32::from(self.kind.tag()) }
+    }
+
+    fn decode(stored: state::KeyAttribute) -> Option<Self> {
+        let kind = u8::try_from(stored.kind).ok().and_then(Type::from_tag)?;
+        Some(Self { name: stored.name, kind })
+    }
+}
+
 /// Where a table stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
+    /// It takes none yet; its partitions are being told.
+    Creating,
     /// It takes requests.
     Active,
     /// It takes none; its partitions are being told.
@@ -51,11 +68,44 @@ pub struct Table {
     pub throughput: Option<(u64, u64)>,
     /// Refuses to be deleted.
     pub deletion_protection: bool,
+    /// Secondary indexes, oldest first.
+    pub indexes: Vec<Index>,
+    /// The greatest number that one of them ever had.
+    pub last_index: u32,
+    /// The attribute that says when items expire, in seconds since 1970.
+    pub ttl_attribute: Option<String>,
+    /// Words of its owner.
+    pub tags: BTreeMap<String, String>,
+    /// Milliseconds since 1970; when it came to be paid by request, if not from its beginning on.
+    pub on_demand_since_ms: Option<u64>,
+    /// As its owner calls it; STANDARD if nobody has said.
+    pub class: Option<String>,
     /// Revision of this definition, to change it by.
     pub revision: u64,
 }
 
 impl Table {
+    /// One without anything but items, to be defined.
+    pub fn new(name: String, partition_key: KeyAttribute, sort_key: Option<KeyAttribute>) -> Self {
+        Self {
+            id: 0,
+            name,
+            partition_key,
+            sort_key,
+            status: Status::Active,
+            created_ms: 0,
+            throughput: None,
+            deletion_protection: false,
+            indexes: Vec::new(),
+            last_index: 0,
+            ttl_attribute: None,
+            tags: BTreeMap::new(),
+            on_demand_since_ms: None,
+            class: None,
+            revision: 0,
+        }
+    }
+
     /// Name of its definition.
     pub fn definition_name(name: &str) -> String {
         format!("{PREFIX}{name}")
@@ -63,46 +113,83 @@ impl Table {
 
     /// What its definition says.
     pub fn encode(&self) -> Bytes {
-        let key = |key: &KeyAttribute| state::KeyAttribute {
-            name: key.name.clone(),
-            kind: u32::from(key.kind.tag()),
-        };
         let (read_units, write_units) = self.throughput.unwrap_or_default();
+        let tag = |(key, value): (&String, &String)| state::Tag { key: key.clone(), value: value.clone() };
         let stored = state::Table {
             id: self.id,
             name: self.name.clone(),
-            partition_key: Some(key(&self.partition_key)),
-            sort_key: self.sort_key.as_ref().map(key),
+            partition_key: Some(self.partition_key.encode()),
+            sort_key: self.sort_key.as_ref().map(KeyAttribute::encode),
             deleting: self.status == Status::Deleting,
             created_ms: self.created_ms,
             read_units,
             write_units,
             deletion_protection: self.deletion_protection,
+            creating: self.status == Status::Creating,
+            indexes: self.indexes.iter().map(Index::encode).collect(),
+            last_index: self.last_index,
+            ttl_attribute: self.ttl_attribute.clone().unwrap_or_default(),
+            tags: self.tags.iter().map(tag).collect(),
+            on_demand_since_ms: self.on_demand_since_ms.unwrap_or_default(),
+            class: self.class.clone().unwrap_or_default(),
         };
         stored.encode_to_vec().into()
     }
 
-    fn decode(stored: Bytes, revision: u64) -> Option<Self> {
+    /// From its definition, which has this revision.
+    pub fn decode(stored: Bytes, revision: u64) -> Option<Self> {
         let stored = state::Table::decode(stored).ok()?;
-        let key = |key: state::KeyAttribute| {
-            let kind = u8::try_from(key.kind).ok().and_then(Type::from_tag)?;
-            Some(KeyAttribute { name: key.name, kind })
-        };
+        let text = |text: String| Some(text).filter(|text| !text.is_empty());
         Some(Self {
             // The definition that made the table could not know its own revision.
             id: if stored.id == 0 { revision } else { stored.id },
             name: stored.name,
-            partition_key: key(stored.partition_key?)?,
+            partition_key: KeyAttribute::decode(stored.partition_key?)?,
             sort_key: match stored.sort_key {
-                Some(sort_key) => Some(key(sort_key)?),
+                Some(sort_key) => Some(KeyAttribute::decode(sort_key)?),
                 None => None,
             },
-            status: if stored.deleting { Status::Deleting } else { Status::Active },
+            status: match (stored.deleting, stored.creating) {
+                (true, _) => Status::Deleting,
+                (false, true) => Status::Creating,
+                (false, false) => Status::Active,
+            },
             created_ms: stored.created_ms,
             throughput: (stored.read_units > 0).then_some((stored.read_units, stored.write_units)),
             deletion_protection: stored.deletion_protection,
+            indexes: stored.indexes.into_iter().map(Index::decode).collect::<Option<_>>()?,
+            last_index: stored.last_index,
+            ttl_attribute: text(stored.ttl_attribute),
+            tags: stored.tags.into_iter().map(|tag| (tag.key, tag.value)).collect(),
+            on_demand_since_ms: Some(stored.on_demand_since_ms).filter(|since| *since > 0),
+            class: text(stored.class),
             revision,
         })
+    }
+
+    /// The index of a name that takes queries, or is about to.
+    pub fn index(&self, name: &str) -> Option<&Index> {
+        self.indexes.iter().find(|index| index.name == name)
+    }
+
+    /// Checks what an item has of the keys of indexes: what is there must fit; what is absent keeps it out of the index.
+    pub fn check_index_keys(&self, item: &Item) -> Result<(), Invalid> {
+        self.indexes
+            .iter()
+            .filter(|index| index.status != IndexStatus::Deleting)
+            .try_for_each(|index| index.check(item))
+    }
+
+    /// Every attribute that is part of the table's key or of an index's, once.
+    pub fn defined_attributes(&self) -> Vec<&KeyAttribute> {
+        let mut found: Vec<&KeyAttribute> = Vec::new();
+        let indexed = self.indexes.iter().flat_map(Index::key_attributes);
+        for attribute in self.key_attributes().chain(indexed) {
+            if !found.iter().any(|known| known.name == attribute.name) {
+                found.push(attribute);
+            }
+        }
+        found
     }
 
     /// The key attributes, partition key first.

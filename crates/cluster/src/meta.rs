@@ -23,9 +23,9 @@ mod splits;
 pub const META_GROUP: u64 = 0;
 
 /// The newest format of commands, of this group and of partitions' logs, that this release knows: 2 has splits, 3 has
-/// merges, 4 has the commands of Redis, 5 their functions, DUMP and RESTORE, 6 pipelines and eviction, 7 semaphores. A cluster uses it once every member
+/// merges, 4 has the commands of Redis, 5 their functions, DUMP and RESTORE, 6 pipelines and eviction, 7 semaphores, 8 namespaces and backups, 9 transactions and secondary indexes. A cluster uses it once every member
 /// knows it; from then on a node that does not is refused.
-pub const FORMAT: u32 = 8;
+pub const FORMAT: u32 = 9;
 
 /// The format of everything that carries no number.
 pub const FIRST_FORMAT: u32 = 1;

@@ -109,6 +109,7 @@ fn read_options(options: ReadOptions) -> Result<client::ReadOptions, Error> {
         start_key: options.start_key.map(read).transpose()?,
         descending: options.descending,
         segment: None,
+        ..client::ReadOptions::default()
     })
 }
 

@@ -5,6 +5,7 @@
 //! stand in the log; [`evaluate`] and [`update`] carry them out, on every replica alike. Depth and length are bounded
 //! where text is parsed, so nothing behind it recurses without end.
 
+use crate::error::Invalid;
 use crate::item::{Type, Value};
 
 pub mod codec;
@@ -52,6 +53,37 @@ impl std::fmt::Display for Path {
             }
         }
         write!(f, "]")
+    }
+}
+
+/// An expression as a request has it: text, or what older parameters come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stated<T> {
+    /// To be parsed.
+    Text(String),
+    /// Parsed.
+    Tree(T),
+}
+
+impl<T> Default for Stated<T> {
+    fn default() -> Self {
+        Self::Text(String::new())
+    }
+}
+
+impl<T> From<String> for Stated<T> {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<T> Stated<T> {
+    /// What it says.
+    pub fn parse(self, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Result<T, Invalid> {
+        match self {
+            Self::Text(text) => parse(&text),
+            Self::Tree(tree) => Ok(tree),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::lex::{Kind, Token, tokens};
 use super::reserved::is_reserved;
-use super::{Assigned, Comparator, Condition, Operand, Path, Source, Step, Update};
+use super::{Assigned, Comparator, Condition, Operand, Path, Source, Stated, Step, Update};
 use crate::error::Invalid;
 use crate::item::{Type, Value};
 use crate::limits::{EXPRESSION_BYTES_MAX, EXPRESSION_DEPTH_MAX, EXPRESSION_OPERATORS_MAX, IN_OPERANDS_MAX};
@@ -51,6 +51,14 @@ pub fn condition(
     let condition = parser.or()?;
     parser.end()?;
     Ok(condition)
+}
+
+/// Parses a ConditionExpression, unless that is done.
+pub fn stated_condition(
+    condition: Stated<Condition>,
+    placeholders: &mut Placeholders,
+) -> Result<Condition, Invalid> {
+    condition.parse(|text| self::condition("ConditionExpression", text, placeholders))
 }
 
 /// Parses an UpdateExpression.

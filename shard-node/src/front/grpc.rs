@@ -10,15 +10,20 @@ use trimaran_proto::api::database::database_server::{Database, DatabaseServer};
 use trimaran_replication::session::RequestId;
 
 use crate::error::{Error, Invalid};
+use crate::expression::Stated;
 use crate::expression::parse::Placeholders;
 use crate::item::{Item, Type, Value, set};
 use crate::limits::{MESSAGE_BYTES_MAX, NESTING_MAX};
 use crate::metrics;
 use crate::number::Number;
+use crate::op::create_table::NewIndex;
+use crate::op::describe_table::Described;
+use crate::op::transact_write::Action;
+use crate::op::update_table::IndexUpdate;
 use crate::op::{self, ReturnValues, batch_get, batch_write, page};
 use crate::router::Router;
 use crate::store::Stats;
-use crate::table::{self, KeyAttribute, Table};
+use crate::table::{self, Index, IndexStatus, KeyAttribute, Projection, Table};
 
 /// Metadata key of the request id.
 const REQUEST_ID: &str = "trimaran-request-id";
@@ -114,8 +119,75 @@ fn placeholders(wire: Option<wire::Placeholders>) -> Result<Placeholders, Invali
     Ok(Placeholders::new(wire.names.into_iter().collect(), values))
 }
 
-fn text(text: String) -> Option<String> {
-    Some(text).filter(|text| !text.is_empty())
+fn named(name: String) -> Option<String> {
+    Some(name).filter(|name| !name.is_empty())
+}
+
+fn text<T>(text: String) -> Option<Stated<T>> {
+    Some(text).filter(|text| !text.is_empty()).map(Stated::Text)
+}
+
+fn put_request(request: wire::PutItemRequest) -> Result<op::put_item::Request, Invalid> {
+    Ok(op::put_item::Request {
+        table: request.table,
+        item: item(request.item)?,
+        condition: text(request.condition),
+        placeholders: placeholders(request.placeholders)?,
+        return_values: return_values(request.return_values)?,
+        want_old_on_failure: false,
+        request_id: None,
+    })
+}
+
+fn update_request(request: wire::UpdateItemRequest) -> Result<op::update_item::Request, Invalid> {
+    Ok(op::update_item::Request {
+        table: request.table,
+        key: item(request.key)?,
+        update: text(request.update),
+        condition: text(request.condition),
+        placeholders: placeholders(request.placeholders)?,
+        return_values: return_values(request.return_values)?,
+        want_old_on_failure: false,
+        request_id: None,
+    })
+}
+
+fn delete_request(request: wire::DeleteItemRequest) -> Result<op::delete_item::Request, Invalid> {
+    Ok(op::delete_item::Request {
+        table: request.table,
+        key: item(request.key)?,
+        condition: text(request.condition),
+        placeholders: placeholders(request.placeholders)?,
+        return_values: return_values(request.return_values)?,
+        want_old_on_failure: false,
+        request_id: None,
+    })
+}
+
+fn get_request(request: wire::GetItemRequest) -> Result<op::get_item::Request, Invalid> {
+    Ok(op::get_item::Request {
+        table: request.table,
+        key: item(request.key)?,
+        projection: text(request.projection),
+        placeholders: placeholders(request.placeholders)?,
+    })
+}
+
+fn action(wire: wire::TransactAction) -> Result<Action, Invalid> {
+    use wire::transact_action::Action as WireAction;
+    Ok(match wire.action {
+        Some(WireAction::Put(put)) => Action::Put(put_request(put)?),
+        Some(WireAction::Update(update)) => Action::Update(update_request(update)?),
+        Some(WireAction::Delete(delete)) => Action::Delete(delete_request(delete)?),
+        Some(WireAction::Check(check)) => Action::Check(op::transact_write::Check {
+            table: check.table,
+            key: item(check.key)?,
+            condition: Stated::Text(check.condition),
+            placeholders: placeholders(check.placeholders)?,
+            want_old_on_failure: false,
+        }),
+        None => return Err(Invalid::new("an action of the transaction is missing")),
+    })
 }
 
 fn return_values(wire: i32) -> Result<ReturnValues, Invalid> {
@@ -141,30 +213,87 @@ fn key_attribute(wire: wire::KeyAttribute) -> Result<KeyAttribute, Invalid> {
     Ok(KeyAttribute { name: wire.name, kind })
 }
 
-fn description(table: Table, stats: Stats) -> wire::TableDescription {
-    let key = |key: KeyAttribute| wire::KeyAttribute {
-        name: key.name,
+fn put_key(key: &KeyAttribute) -> wire::KeyAttribute {
+    wire::KeyAttribute {
+        name: key.name.clone(),
         r#type: match key.kind {
             Type::N => wire::KeyType::N,
             Type::B => wire::KeyType::B,
             _ => wire::KeyType::S,
         }
         .into(),
+    }
+}
+
+fn new_index(wire: wire::Index) -> Result<NewIndex, Invalid> {
+    let projection = match wire.projection() {
+        wire::Projection::All => Projection::All,
+        wire::Projection::KeysOnly => Projection::KeysOnly,
+        wire::Projection::Include => Projection::Include(wire.attributes),
     };
+    let missing = || Invalid::new(format!("the partition_key of index {} is missing", wire.name));
+    Ok(NewIndex {
+        partition_key: key_attribute(wire.partition_key.ok_or_else(missing)?)?,
+        sort_key: wire.sort_key.map(key_attribute).transpose()?,
+        name: wire.name,
+        local: wire.local,
+        projection,
+        throughput: None,
+    })
+}
+
+fn index_description(index: &Index, stats: Stats) -> wire::IndexDescription {
+    let (projection, attributes) = match &index.projection {
+        Projection::All => (wire::Projection::All, Vec::new()),
+        Projection::KeysOnly => (wire::Projection::KeysOnly, Vec::new()),
+        Projection::Include(names) => (wire::Projection::Include, names.clone()),
+    };
+    wire::IndexDescription {
+        index: Some(wire::Index {
+            name: index.name.clone(),
+            local: index.local,
+            partition_key: Some(put_key(&index.partition_key)),
+            sort_key: index.sort_key.as_ref().map(put_key),
+            projection: projection.into(),
+            attributes,
+        }),
+        status: match index.status {
+            IndexStatus::Active => wire::IndexStatus::Active,
+            IndexStatus::Creating => wire::IndexStatus::Creating,
+            IndexStatus::Deleting => wire::IndexStatus::Deleting,
+        }
+        .into(),
+        item_count: stats.items,
+        size_bytes: stats.bytes,
+        // Tokens are spread evenly.
+        filled: index.filled_below.map_or(0.0, |below| below as f64 / u64::MAX as f64),
+    }
+}
+
+fn description(described: Described) -> wire::TableDescription {
+    let Described { table, items, indexes } = described;
+    let stats = |index: &Index| indexes.get(&index.number).copied().unwrap_or_default();
     wire::TableDescription {
-        name: table.name,
         id: table.id,
-        partition_key: Some(key(table.partition_key)),
-        sort_key: table.sort_key.map(key),
+        partition_key: Some(put_key(&table.partition_key)),
+        sort_key: table.sort_key.as_ref().map(put_key),
         status: match table.status {
+            table::Status::Creating => wire::TableStatus::Creating,
             table::Status::Active => wire::TableStatus::Active,
             table::Status::Deleting => wire::TableStatus::Deleting,
         }
         .into(),
         created_ms: table.created_ms,
-        item_count: stats.items,
-        size_bytes: stats.bytes,
+        item_count: items.items,
+        size_bytes: items.bytes,
+        indexes: table.indexes.iter().map(|index| index_description(index, stats(index))).collect(),
+        name: table.name,
     }
+}
+
+/// One that nobody has counted.
+fn uncounted(table: Table) -> wire::TableDescription {
+    description(Described { table, items: Stats::default(), indexes: BTreeMap::new() })
 }
 
 fn request_id<T>(request: &Request<T>) -> Result<Option<RequestId>, Invalid> {
@@ -187,41 +316,60 @@ fn respond<T>(outcome: Result<T, Error>) -> Result<Response<T>, Status> {
 impl Service {
     async fn create_table(&self, request: wire::CreateTableRequest) -> Result<wire::CreateTableReply, Error> {
         let missing = || Invalid::new("partition_key: it is missing");
+        let partition_key = key_attribute(request.partition_key.ok_or_else(missing)?)?;
+        let sort_key = request.sort_key.map(key_attribute).transpose()?;
         let request = op::create_table::Request {
-            table: request.name,
-            partition_key: key_attribute(request.partition_key.ok_or_else(missing)?)?,
-            sort_key: request.sort_key.map(key_attribute).transpose()?,
-            throughput: None,
             deletion_protection: request.deletion_protection,
+            indexes: request.indexes.into_iter().map(new_index).collect::<Result<_, _>>()?,
+            ..op::create_table::Request::new(request.name, partition_key, sort_key)
         };
         let table = op::create_table::run(&self.0, request).await?;
-        Ok(wire::CreateTableReply { table: Some(description(table, Stats::default())) })
+        Ok(wire::CreateTableReply { table: Some(uncounted(table)) })
+    }
+
+    async fn update_table(&self, request: wire::UpdateTableRequest) -> Result<wire::UpdateTableReply, Error> {
+        use wire::update_table_request::Change;
+        let update = match request.change {
+            Some(Change::CreateIndex(index)) => IndexUpdate::Create(new_index(index)?),
+            Some(Change::DeleteIndex(name)) => IndexUpdate::Delete(name),
+            None => return Err(Invalid::new("change: it is missing").into()),
+        };
+        let request = op::update_table::Request {
+            table: request.name,
+            indexes: vec![update],
+            ..op::update_table::Request::default()
+        };
+        let table = op::update_table::run(&self.0, request).await?;
+        Ok(wire::UpdateTableReply { table: Some(uncounted(table)) })
+    }
+
+    async fn transact_write(
+        &self,
+        request: wire::TransactWriteRequest,
+    ) -> Result<wire::TransactWriteReply, Error> {
+        let actions = request.actions.into_iter().map(action).collect::<Result<Vec<_>, _>>()?;
+        let token = Some(request.token).filter(|token| !token.is_empty());
+        let done = op::transact_write::run(&self.0, actions, token.as_deref()).await?;
+        Ok(wire::TransactWriteReply { repeated: done.repeated })
+    }
+
+    async fn transact_get(&self, request: wire::TransactGetRequest) -> Result<wire::TransactGetReply, Error> {
+        let gets = request.items.into_iter().map(get_request).collect::<Result<Vec<_>, _>>()?;
+        let found = op::transact_get::run(&self.0, gets).await?;
+        let items = found.into_iter().map(|found| wire::GetItemReply { item: found.item.map(put_item) });
+        Ok(wire::TransactGetReply { items: items.collect() })
     }
 
     async fn put_item(&self, request: Request<wire::PutItemRequest>) -> Result<wire::PutItemReply, Error> {
         let request_id = request_id(&request)?;
         let request = request.into_inner();
-        let put = op::put_item::Request {
-            table: request.table,
-            item: item(request.item)?,
-            condition: text(request.condition),
-            placeholders: placeholders(request.placeholders)?,
-            return_values: return_values(request.return_values)?,
-            want_old_on_failure: false,
-            request_id,
-        };
+        let put = op::put_item::Request { request_id, ..put_request(request)? };
         let written = self.0.run(put.prepare()?).await?;
         Ok(wire::PutItemReply { attributes: written.attributes.map(put_item) })
     }
 
     async fn get_item(&self, request: wire::GetItemRequest) -> Result<wire::GetItemReply, Error> {
-        let get = op::get_item::Request {
-            table: request.table,
-            key: item(request.key)?,
-            projection: text(request.projection),
-            placeholders: placeholders(request.placeholders)?,
-        };
-        let found = self.0.run(get.prepare()?).await?;
+        let found = self.0.run(get_request(request)?.prepare()?).await?;
         Ok(wire::GetItemReply { item: found.item.map(put_item) })
     }
 
@@ -231,16 +379,7 @@ impl Service {
     ) -> Result<wire::UpdateItemReply, Error> {
         let request_id = request_id(&request)?;
         let request = request.into_inner();
-        let update = op::update_item::Request {
-            table: request.table,
-            key: item(request.key)?,
-            update: text(request.update),
-            condition: text(request.condition),
-            placeholders: placeholders(request.placeholders)?,
-            return_values: return_values(request.return_values)?,
-            want_old_on_failure: false,
-            request_id,
-        };
+        let update = op::update_item::Request { request_id, ..update_request(request)? };
         let written = self.0.run(update.prepare()?).await?;
         Ok(wire::UpdateItemReply { attributes: written.attributes.map(put_item) })
     }
@@ -251,15 +390,7 @@ impl Service {
     ) -> Result<wire::DeleteItemReply, Error> {
         let request_id = request_id(&request)?;
         let request = request.into_inner();
-        let delete = op::delete_item::Request {
-            table: request.table,
-            key: item(request.key)?,
-            condition: text(request.condition),
-            placeholders: placeholders(request.placeholders)?,
-            return_values: return_values(request.return_values)?,
-            want_old_on_failure: false,
-            request_id,
-        };
+        let delete = op::delete_item::Request { request_id, ..delete_request(request)? };
         let written = self.0.run(delete.prepare()?).await?;
         Ok(wire::DeleteItemReply { attributes: written.attributes.map(put_item) })
     }
@@ -267,7 +398,8 @@ impl Service {
     async fn query(&self, request: wire::QueryRequest) -> Result<wire::QueryReply, Error> {
         let query = op::query::Request {
             table: request.table,
-            key_condition: request.key_condition,
+            index: named(request.index),
+            key_condition: Stated::Text(request.key_condition),
             descending: request.descending,
             options: page::Options {
                 filter: text(request.filter),
@@ -275,6 +407,7 @@ impl Service {
                 limit: Some(request.limit).filter(|&limit| limit > 0),
                 start_key: request.start_key.map(|key| item(Some(key))).transpose()?,
                 count_only: request.count_only,
+                ..page::Options::default()
             },
             placeholders: placeholders(request.placeholders)?,
         };
@@ -291,6 +424,7 @@ impl Service {
         let everything = request.segment == 0 && request.segments == 0;
         let scan = op::scan::Request {
             table: request.table,
+            index: named(request.index),
             segment: (!everything).then_some((request.segment, request.segments)),
             options: page::Options {
                 filter: text(request.filter),
@@ -298,6 +432,7 @@ impl Service {
                 limit: Some(request.limit).filter(|&limit| limit > 0),
                 start_key: request.start_key.map(|key| item(Some(key))).transpose()?,
                 count_only: request.count_only,
+                ..page::Options::default()
             },
             placeholders: placeholders(request.placeholders)?,
         };
@@ -366,10 +501,28 @@ impl Database for Service {
         request: Request<wire::DescribeTableRequest>,
     ) -> Result<Response<wire::DescribeTableReply>, Status> {
         let described = op::describe_table::run(&self.0, &request.into_inner().name).await;
-        respond(
-            described
-                .map(|(table, stats)| wire::DescribeTableReply { table: Some(description(table, stats)) }),
-        )
+        respond(described.map(|described| wire::DescribeTableReply { table: Some(description(described)) }))
+    }
+
+    async fn update_table(
+        &self,
+        request: Request<wire::UpdateTableRequest>,
+    ) -> Result<Response<wire::UpdateTableReply>, Status> {
+        respond(Service::update_table(self, request.into_inner()).await)
+    }
+
+    async fn transact_write(
+        &self,
+        request: Request<wire::TransactWriteRequest>,
+    ) -> Result<Response<wire::TransactWriteReply>, Status> {
+        respond(Service::transact_write(self, request.into_inner()).await)
+    }
+
+    async fn transact_get(
+        &self,
+        request: Request<wire::TransactGetRequest>,
+    ) -> Result<Response<wire::TransactGetReply>, Status> {
+        respond(Service::transact_get(self, request.into_inner()).await)
     }
 
     async fn list_tables(
@@ -378,7 +531,7 @@ impl Database for Service {
     ) -> Result<Response<wire::ListTablesReply>, Status> {
         let request = request.into_inner();
         let limit = Some(request.limit).filter(|&limit| limit > 0);
-        let after = text(request.after);
+        let after = named(request.after);
         let listed = op::list_tables::run(&self.0, after.as_deref(), limit).await;
         respond(listed.map(|(names, last)| wire::ListTablesReply { names, last: last.unwrap_or_default() }))
     }
@@ -388,9 +541,7 @@ impl Database for Service {
         request: Request<wire::DeleteTableRequest>,
     ) -> Result<Response<wire::DeleteTableReply>, Status> {
         let deleted = op::delete_table::run(&self.0, &request.into_inner().name).await;
-        respond(
-            deleted.map(|table| wire::DeleteTableReply { table: Some(description(table, Stats::default())) }),
-        )
+        respond(deleted.map(|table| wire::DeleteTableReply { table: Some(uncounted(table)) }))
     }
 
     async fn put_item(

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::get_item::{Found, decode};
 use crate::error::{Error, Invalid};
-use crate::expression::Path;
 use crate::expression::evaluate::project;
 use crate::expression::parse::{self, Placeholders};
+use crate::expression::{Path, Stated};
 use crate::item::Item;
 use crate::key::row_key;
 use crate::limits::{BATCH_GET_BYTES_MAX, BATCH_GET_KEYS_MAX};
@@ -20,7 +20,7 @@ pub struct Keys {
     /// The keys.
     pub keys: Vec<Item>,
     /// Parts of the items; all of them if absent.
-    pub projection: Option<String>,
+    pub projection: Option<Stated<Vec<Path>>>,
     /// For the projection.
     pub placeholders: Placeholders,
 }
@@ -30,6 +30,8 @@ pub struct Keys {
 pub struct Items {
     /// Items that are there, in no order, with the bytes that they count for.
     pub items: Vec<(Item, u32)>,
+    /// Keys that nothing was found for.
+    pub missing: usize,
     /// Positions of keys that were not looked up, because the answer became too large.
     pub unprocessed: Vec<usize>,
 }
@@ -42,7 +44,8 @@ pub async fn run(router: &Router, tables: Vec<Keys>) -> Result<Vec<Items>, Error
     }
     let mut asked = Vec::with_capacity(tables.len());
     for Keys { table, keys, projection, mut placeholders } in tables {
-        let projection = projection.map(|text| parse::projection(&text, &mut placeholders)).transpose()?;
+        let parse = |stated: Stated<_>| stated.parse(|text| parse::projection(text, &mut placeholders));
+        let projection = projection.map(parse).transpose()?;
         placeholders.check_used()?;
         asked.push(Asked { table, keys, projection });
     }
@@ -91,6 +94,7 @@ async fn attempt(router: &Router, tables: &[Asked]) -> Result<Vec<Items>, Error>
         bytes += size as usize;
         let paths = tables[position].projection.as_ref();
         let shown = item.map(|item| paths.map_or_else(|| item.clone(), |paths| project(&item, paths)));
+        found[position].missing += usize::from(shown.is_none());
         found[position].items.extend(shown.map(|item| (item, size)));
     }
     Ok(found)

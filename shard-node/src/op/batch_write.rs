@@ -6,7 +6,7 @@ use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::command::Body;
 use trimaran_replication::session::RequestId;
 
-use super::{check_item, encode, written};
+use super::{Written, check_item, encode, written};
 use crate::error::{Error, Invalid};
 use crate::item::Item;
 use crate::key::row_key;
@@ -23,13 +23,13 @@ pub enum Write {
     Delete(Item),
 }
 
-/// Carries out writes; each with the name of its table. Returns the bytes of each. With a `request_id`, what was done
+/// Carries out writes; each with the name of its table. Returns what each did. With a `request_id`, what was done
 /// is not done again if the caller asks again.
 pub async fn run(
     router: &Router,
     writes: Vec<(String, Write)>,
     request_id: Option<RequestId>,
-) -> Result<Vec<u32>, Error> {
+) -> Result<Vec<Written>, Error> {
     if writes.is_empty() || writes.len() > BATCH_WRITE_REQUESTS_MAX {
         return Err(Invalid::new("Too many items requested for the BatchWriteItem call").into());
     }
@@ -52,7 +52,7 @@ async fn attempt(
     router: &Router,
     writes: &[(String, Write)],
     request_id: Option<RequestId>,
-) -> Result<Vec<u32>, Error> {
+) -> Result<Vec<Written>, Error> {
     let mut tables: BTreeMap<&str, Table> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     let mut commands = Vec::with_capacity(writes.len());
@@ -65,7 +65,9 @@ async fn attempt(
             Write::Put(item) => {
                 let stored = encode(item);
                 let put = state::Put { item: stored.bytes, size: stored.size, ..state::Put::default() };
-                (row_key(table, &table.key_of(item)?)?, Body::Put(put))
+                let key = row_key(table, &table.key_of(item)?)?;
+                table.check_index_keys(item)?;
+                (key, Body::Put(put))
             }
             Write::Delete(key) => {
                 table.check_key(key)?;
@@ -77,6 +79,6 @@ async fn attempt(
         }
         commands.push((key, body));
     }
-    let replies = router.write_many(commands, request_id).await;
-    replies.into_iter().map(|reply| Ok(written(reply?)?.size)).collect()
+    let replies = router.write_all(commands, request_id).await;
+    replies.into_iter().map(|reply| written(reply?)).collect()
 }

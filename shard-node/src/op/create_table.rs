@@ -1,12 +1,15 @@
 //! CreateTable: a name, a key, and every partition has room for it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use trimaran_cluster::member::Defined;
 
 use crate::error::{Error, Invalid};
 use crate::item::Type;
-use crate::limits::TABLES_MAX;
+use crate::limits::{GLOBAL_INDEXES_MAX, LOCAL_INDEXES_MAX, PROJECTED_ATTRIBUTES_MAX, TABLES_MAX};
+use crate::op::transact_write::FORMAT;
 use crate::router::Router;
-use crate::table::{KeyAttribute, Status, Table};
+use crate::table::{Index, IndexStatus, KeyAttribute, Projection, Status, Table};
 
 /// Characters of a table's name.
 pub const NAME_CHARACTERS: std::ops::RangeInclusive<usize> = 3..=255;
@@ -32,6 +35,131 @@ pub struct Request {
     pub throughput: Option<(u64, u64)>,
     /// Refuse to delete it.
     pub deletion_protection: bool,
+    /// Secondary indexes.
+    pub indexes: Vec<NewIndex>,
+    /// Words of its owner.
+    pub tags: BTreeMap<String, String>,
+    /// As its owner calls it.
+    pub class: Option<String>,
+}
+
+impl Request {
+    /// One with nothing but items.
+    pub fn new(table: String, partition_key: KeyAttribute, sort_key: Option<KeyAttribute>) -> Self {
+        Self {
+            table,
+            partition_key,
+            sort_key,
+            throughput: None,
+            deletion_protection: false,
+            indexes: Vec::new(),
+            tags: BTreeMap::new(),
+            class: None,
+        }
+    }
+}
+
+impl Request {
+    /// Names of all attributes that are part of a key, the table's or an index's.
+    pub fn key_names(&self) -> BTreeSet<&str> {
+        let indexes = self
+            .indexes
+            .iter()
+            .flat_map(|index| std::iter::once(&index.partition_key).chain(&index.sort_key));
+        let keys = std::iter::once(&self.partition_key).chain(&self.sort_key).chain(indexes);
+        keys.map(|key| key.name.as_str()).collect()
+    }
+}
+
+/// A secondary index that is to be.
+#[derive(Clone, Debug)]
+pub struct NewIndex {
+    /// Unique within the table.
+    pub name: String,
+    /// With the table's partition key.
+    pub local: bool,
+    /// What its entries are spread by.
+    pub partition_key: KeyAttribute,
+    /// What entries of one partition key are sorted by.
+    pub sort_key: Option<KeyAttribute>,
+    /// What its entries have of the items.
+    pub projection: Projection,
+    /// As the table's.
+    pub throughput: Option<(u64, u64)>,
+}
+
+impl NewIndex {
+    /// As it is defined.
+    pub(crate) fn index(self, number: u32, status: IndexStatus) -> Index {
+        Index {
+            name: self.name,
+            number,
+            local: self.local,
+            partition_key: self.partition_key,
+            sort_key: self.sort_key,
+            projection: self.projection,
+            status,
+            filled_below: None,
+            throughput: self.throughput,
+        }
+    }
+}
+
+/// Checks the indexes of a table, those that it has and those that it is to have.
+pub(crate) fn check_indexes(table: &Table) -> Result<(), Invalid> {
+    let invalid =
+        |what: String| Err(Invalid::new(format!("One or more parameter values were invalid: {what}")));
+    let mut names = BTreeSet::new();
+    let mut projected = 0;
+    for index in &table.indexes {
+        check_name(&index.name)?;
+        index.key_attributes().try_for_each(check_key)?;
+        if !names.insert(&index.name) {
+            return invalid(format!("Duplicate index name: {}", index.name));
+        }
+        if index.local && table.sort_key.is_none() {
+            return invalid(
+                "Table KeySchema does not have a range key, which is required when specifying a \
+                            LocalSecondaryIndex"
+                    .to_owned(),
+            );
+        }
+        if index.local && index.partition_key != table.partition_key {
+            return invalid(format!(
+                "Index KeySchema does not have the same leading hash key as table KeySchema for index: {}. index hash key: \
+                 {}, table hash key: {}",
+                index.name, index.partition_key.name, table.partition_key.name
+            ));
+        }
+        if index.local && index.sort_key.is_none() {
+            return invalid(format!("Index KeySchema does not have a range key for index: {}", index.name));
+        }
+        if let Projection::Include(more) = &index.projection {
+            if more.is_empty() {
+                return invalid(
+                    "ProjectionType is INCLUDE, but NonKeyAttributes is not specified".to_owned(),
+                );
+            }
+            projected += more.len();
+        }
+    }
+    let count = |local: bool| table.indexes.iter().filter(|index| index.local == local).count();
+    if count(true) > LOCAL_INDEXES_MAX {
+        return invalid(format!(
+            "Number of LocalSecondaryIndexes exceeds per-table limit of {LOCAL_INDEXES_MAX}"
+        ));
+    }
+    if count(false) > GLOBAL_INDEXES_MAX {
+        return invalid(format!(
+            "GlobalSecondaryIndex count exceeds the per-table limit of {GLOBAL_INDEXES_MAX}"
+        ));
+    }
+    if projected > PROJECTED_ATTRIBUTES_MAX {
+        return invalid(format!(
+            "Number of projected attributes exceeds the limit of {PROJECTED_ATTRIBUTES_MAX} for all indexes of a table"
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses what cannot be the name of a table.
@@ -75,6 +203,23 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
             .into());
         }
     }
+    let mut table = Table {
+        throughput: request.throughput,
+        deletion_protection: request.deletion_protection,
+        tags: request.tags,
+        class: request.class,
+        ..Table::new(request.table.clone(), request.partition_key, request.sort_key)
+    };
+    for (index, number) in request.indexes.into_iter().zip(1..) {
+        table.indexes.push(index.index(number, IndexStatus::Active));
+        table.last_index = number;
+    }
+    if !table.indexes.is_empty() {
+        router.require_format(FORMAT)?;
+        check_indexes(&table)?;
+        // Its partitions have to know before there are items; see `index::build`.
+        table.status = Status::Creating;
+    }
     let exists = || Error::TableInUse(format!("Table already exists: {}", request.table));
     if router.tables().get(&request.table).is_some() {
         router.refresh_tables().await?;
@@ -85,25 +230,24 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
     if router.tables().len() >= TABLES_MAX {
         return Err(Error::Limit { limit: "TABLES_MAX", max: TABLES_MAX });
     }
-    let mut table = Table {
-        id: 0,
-        name: request.table.clone(),
-        partition_key: request.partition_key.clone(),
-        sort_key: request.sort_key.clone(),
-        status: Status::Active,
-        created_ms: router.now_ms(),
-        throughput: request.throughput,
-        deletion_protection: request.deletion_protection,
-        revision: 0,
-    };
+    table.created_ms = router.now_ms();
     match router.define(&table.name, Some(table.encode()), 0).await? {
         Defined::Done(revision) => {
             (table.id, table.revision) = (revision, revision);
             Ok(table)
         }
         // An attempt of ours whose answer was lost may have made it.
-        Defined::Changed(revision) => match router.tables().get(&table.name) {
-            Some(found) if Table { id: found.id, revision, ..table.clone() } == *found => Ok(found.clone()),
+        Defined::Changed(_) => match router.tables().get(&table.name) {
+            Some(found)
+                if Table {
+                    id: found.id,
+                    revision: found.revision,
+                    status: found.status,
+                    ..table.clone()
+                } == *found =>
+            {
+                Ok(found.clone())
+            }
             _ => Err(exists()),
         },
     }

@@ -5,13 +5,14 @@ use trimaran_proto::state::shard as state;
 use trimaran_replication::error::Stop;
 use trimaran_replication::session::RequestId;
 
+use super::change::Evaluated;
 use super::{OnTable, ReturnValues, Written, check_old_or_none, refuse, reply, written};
 use crate::error::{Error, Invalid};
-use crate::expression::Condition;
 use crate::expression::codec::encode_condition;
 use crate::expression::parse::{self, Placeholders};
+use crate::expression::{Condition, Stated};
 use crate::item::Item;
-use crate::key::row_key;
+use crate::key::{RowKey, row_key};
 use crate::machine::stop;
 use crate::router::Router;
 use crate::store::Store;
@@ -25,7 +26,7 @@ pub struct Request {
     /// The key.
     pub key: Item,
     /// What must hold of the item that is there.
-    pub condition: Option<String>,
+    pub condition: Option<Stated<Condition>>,
     /// For the condition.
     pub placeholders: Placeholders,
     /// `None` or `AllOld`.
@@ -51,8 +52,8 @@ impl Request {
     /// Checks what can be checked without the table.
     pub fn prepare(mut self) -> Result<DeleteItem, Invalid> {
         let want_old = check_old_or_none(self.return_values)?;
-        let parse = |text: &String| parse::condition("ConditionExpression", text, &mut self.placeholders);
-        let condition = self.condition.as_ref().map(parse).transpose()?;
+        let parse = |condition| parse::stated_condition(condition, &mut self.placeholders);
+        let condition = self.condition.map(parse).transpose()?;
         self.placeholders.check_used()?;
         Ok(DeleteItem {
             table: self.table,
@@ -65,6 +66,19 @@ impl Request {
     }
 }
 
+impl DeleteItem {
+    /// Where its item stands in a table, and what is done with it.
+    pub(crate) fn command(&self, table: &Table) -> Result<(RowKey, state::Delete), Error> {
+        table.check_key(&self.key)?;
+        let delete = state::Delete {
+            condition: encode_condition(self.condition.as_ref()),
+            want_old: self.want_old,
+            want_old_on_failure: self.want_old_on_failure,
+        };
+        Ok((row_key(table, &self.key)?, delete))
+    }
+}
+
 impl OnTable for DeleteItem {
     type Reply = Written;
 
@@ -73,29 +87,22 @@ impl OnTable for DeleteItem {
     }
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Written, Error> {
-        table.check_key(&self.key)?;
-        let delete = state::Delete {
-            condition: encode_condition(self.condition.as_ref()),
-            want_old: self.want_old,
-            want_old_on_failure: self.want_old_on_failure,
-        };
-        let key = row_key(table, &self.key)?;
+        let (key, delete) = self.command(table)?;
         written(router.write(&key, state::command::Body::Delete(delete), self.request_id).await?)
     }
 }
 
 /// On every replica.
-pub(crate) fn apply(store: &mut Store, row: &Bytes, delete: state::Delete) -> Result<state::Reply, Stop> {
+pub(crate) fn evaluate(store: &Store, row: &Bytes, delete: state::Delete) -> Result<Evaluated, Stop> {
     let before = store.get(row).map_err(stop)?;
     if let Some(refused) = refuse(before.as_ref(), delete.condition, delete.want_old_on_failure)? {
-        return Ok(refused);
+        return Ok(Evaluated::refused(before, refused));
     }
-    if before.is_some() {
-        store.set(row, before.as_ref(), None);
-    }
-    Ok(state::Reply {
+    let reply = state::Reply {
         size_before: before.as_ref().map_or(0, |before| before.item.size),
-        item: before.filter(|_| delete.want_old).map(|before| before.item.bytes),
+        item: before.as_ref().filter(|_| delete.want_old).map(|before| before.item.bytes.clone()),
         ..reply(state::reply::Outcome::Applied)
-    })
+    };
+    let after = before.as_ref().map(|_| None);
+    Ok(Evaluated { before, after, reply })
 }

@@ -21,6 +21,11 @@ pub async fn run(router: &Router, name: &str) -> Result<Table, Error> {
             "Attempt to change a resource which is still in use: Table is being deleted: {name}"
         )));
     }
+    if table.status == Status::Creating {
+        return Err(Error::TableInUse(format!(
+            "Attempt to change a resource which is still in use: Table is being created: {name}"
+        )));
+    }
     if table.deletion_protection {
         return Err(Invalid::new(format!(
             "Resource cannot be deleted as it is currently protected against deletion. Disable deletion protection first. \
@@ -55,6 +60,7 @@ pub async fn run(router: &Router, name: &str) -> Result<Table, Error> {
 pub async fn finish(router: &Router, table: &Table) -> Result<(), Error> {
     let mut next = Some(Token(0));
     while let Some(token) = next {
+        // With everything that is kept beside its items.
         let key = RowKey { token, row: head(table.id, token).freeze() };
         let drop = Body::DropTable(state::DropTable { table: table.id });
         let told = router.write(&key, drop, None).await?;

@@ -5,9 +5,9 @@ use trimaran_proto::internal::shard as wire;
 
 use super::OnTable;
 use crate::error::{Error, Invalid};
-use crate::expression::Path;
 use crate::expression::evaluate::project;
 use crate::expression::parse::{self, Placeholders};
+use crate::expression::{Path, Stated};
 use crate::item::{self, Item};
 use crate::key::row_key;
 use crate::router::Router;
@@ -22,7 +22,7 @@ pub struct Request {
     /// The key.
     pub key: Item,
     /// Parts of the item; all of it if absent.
-    pub projection: Option<String>,
+    pub projection: Option<Stated<Vec<Path>>>,
     /// For the projection.
     pub placeholders: Placeholders,
 }
@@ -31,8 +31,8 @@ pub struct Request {
 #[derive(Debug)]
 pub struct GetItem {
     table: String,
-    key: Item,
-    projection: Option<Vec<Path>>,
+    pub(crate) key: Item,
+    pub(crate) projection: Option<Vec<Path>>,
 }
 
 /// What was found.
@@ -47,8 +47,8 @@ pub struct Found {
 impl Request {
     /// Checks what can be checked without the table.
     pub fn prepare(mut self) -> Result<GetItem, Invalid> {
-        let parse = |text: &String| parse::projection(text, &mut self.placeholders);
-        let projection = self.projection.as_ref().map(parse).transpose()?;
+        let parse = |stated: Stated<_>| stated.parse(|text| parse::projection(text, &mut self.placeholders));
+        let projection = self.projection.map(parse).transpose()?;
         self.placeholders.check_used()?;
         Ok(GetItem { table: self.table, key: self.key, projection })
     }
@@ -79,12 +79,13 @@ pub(crate) fn decode(found: wire::MaybeItem) -> Result<Found, Error> {
     Ok(Found { item, size: found.size })
 }
 
-/// At the partition's leader: one answer a row.
-pub(crate) fn read(view: &View, rows: &[Bytes]) -> Result<wire::ReadReply, Error> {
-    let items = rows.iter().map(|row| {
+/// At the partition's leader: one answer a row. `removed` has of each when something of its kind was removed last.
+pub(crate) fn read(view: &View, rows: &[Bytes], removed: &[u64]) -> Result<wire::ReadReply, Error> {
+    let items = rows.iter().zip(removed).map(|(row, &removed)| {
         let found = view.get(row)?;
-        let size = found.as_ref().map_or(0, |found| found.size);
-        Ok(wire::MaybeItem { item: found.map(|found| found.bytes), size })
+        let version = found.as_ref().map_or(removed, |found| found.version);
+        let size = found.as_ref().map_or(0, |found| found.item.size);
+        Ok(wire::MaybeItem { item: found.map(|found| found.item.bytes), size, version })
     });
     Ok(wire::ReadReply { items: items.collect::<Result<_, Error>>()?, ..wire::ReadReply::default() })
 }

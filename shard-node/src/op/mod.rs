@@ -22,8 +22,11 @@ pub mod create_table;
 pub mod delete_table;
 pub mod describe_table;
 pub mod list_tables;
+pub mod update_table;
 
+pub mod change;
 pub mod delete_item;
+pub mod expire;
 pub mod get_item;
 pub mod put_item;
 pub mod update_item;
@@ -33,6 +36,9 @@ pub mod batch_write;
 pub mod page;
 pub mod query;
 pub mod scan;
+
+pub mod transact_get;
+pub mod transact_write;
 
 /// What a write answers with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +63,8 @@ pub struct Written {
     pub attributes: Option<Item>,
     /// Bytes that were written or replaced, whichever is more: what write units are reckoned from.
     pub size: u32,
+    /// Indexes that it changed, by their numbers, with the bytes of each entry that was written or removed.
+    pub touched: Vec<(u32, Vec<u32>)>,
 }
 
 /// An operation on one table whose request has been checked as far as that goes without the table.
@@ -116,13 +124,17 @@ pub(crate) fn written(reply: state::Reply) -> Result<Written, Error> {
     match reply.outcome() {
         Outcome::Applied => {
             let size = reply.size_before.max(reply.size_after);
-            Ok(Written { attributes: item(reply.item)?, size })
+            let touched = reply.touched.into_iter().map(|touched| (touched.index, touched.sizes)).collect();
+            Ok(Written { attributes: item(reply.item)?, size, touched })
         }
         Outcome::ConditionFailed => Err(Error::ConditionFailed { item: item(reply.item)? }),
         Outcome::Invalid => Err(Invalid::new(reply.message).into()),
         Outcome::TableDropped => Err(Error::TableDropped),
+        Outcome::Held => Err(Error::Held),
         // The router has tried it elsewhere.
-        Outcome::WrongPartition => Err(Error::NotReady),
+        Outcome::WrongPartition | Outcome::TooLate | Outcome::Cancelled | Outcome::Known | Outcome::Apart => {
+            Err(Error::NotReady)
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! One page of items in order, filtered and projected where they are: what Query and Scan are made of.
 
+use bytes::Bytes;
+use trimaran_placement::token::Token;
 use trimaran_proto::internal::shard as wire;
 use trimaran_storage::engine::{Order, Range};
 
@@ -8,34 +10,85 @@ use crate::error::{Error, Invalid};
 use crate::expression::codec::{decode_condition, decode_paths, encode_condition, encode_paths};
 use crate::expression::evaluate::{holds, project};
 use crate::expression::parse::{self, Placeholders};
-use crate::expression::{Condition, Operand, Path};
+use crate::expression::{Condition, Operand, Path, Stated};
 use crate::item::{self, Item};
+use crate::key::{Layout, RowKey, parse_head, row_at};
 use crate::limits::PAGE_BYTES_MAX;
-use crate::table::Table;
+use crate::store::{Stored, View};
+use crate::table::{Index, IndexStatus, Table};
 
 /// What Query and Scan have in common.
 #[derive(Debug, Default)]
 pub struct Options {
     /// What must hold of an item to be answered.
-    pub filter: Option<String>,
+    pub filter: Option<Stated<Condition>>,
     /// Parts of items; all of them if absent.
-    pub projection: Option<String>,
+    pub projection: Option<Stated<Vec<Path>>>,
     /// Items read at most, before they are filtered.
     pub limit: Option<u32>,
     /// Where the page before ended.
     pub start_key: Option<Item>,
     /// Only how many there are.
     pub count_only: bool,
+    /// Of an index: all of each item, not only what the index has.
+    pub whole_items: bool,
+    /// Nothing acknowledged before may be missed; the table and its local indexes can do that, and always do.
+    pub consistent: bool,
 }
 
 /// Options that make sense.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Prepared {
     filter: Option<Condition>,
     projection: Option<Vec<Path>>,
     limit: Option<u32>,
     pub(crate) start_key: Option<Item>,
     count_only: bool,
+    whole_items: bool,
+    pub(crate) consistent: bool,
+    /// How the items of an index's entries are found, if they are wanted.
+    whole: Option<wire::Whole>,
+}
+
+/// What is read: a table, or one of its indexes.
+pub(crate) struct Source<'a> {
+    table: &'a Table,
+    index: Option<&'a Index>,
+    /// How its rows are made.
+    pub(crate) layout: Layout<'a>,
+}
+
+impl<'a> Source<'a> {
+    /// The table, or the index of a name.
+    pub(crate) fn of(table: &'a Table, index: Option<&str>, consistent: bool) -> Result<Self, Error> {
+        let Some(name) = index else {
+            return Ok(Self { table, index: None, layout: Layout::of_table(table) });
+        };
+        let found = table.index(name).filter(|index| index.status != IndexStatus::Deleting);
+        let index = found
+            .ok_or_else(|| Invalid::new(format!("The table does not have the specified index: {name}")))?;
+        if index.status == IndexStatus::Creating {
+            return Err(
+                Invalid::new(format!("Cannot read from backfilling global secondary index: {name}")).into()
+            );
+        }
+        if consistent && !index.local {
+            return Err(Invalid::new("Consistent reads are not supported on global secondary indexes").into());
+        }
+        Ok(Self { table, index: Some(index), layout: Layout::of_index(table, index) })
+    }
+
+    /// Where a page before ended.
+    pub(crate) fn start(&self, key: &Item) -> Result<RowKey, Invalid> {
+        let mismatch = || Invalid::new("The provided key element does not match the schema");
+        if self.index.is_none() {
+            self.table.check_key(key)?;
+        }
+        if key.len() != self.layout.attributes().len() {
+            return Err(mismatch());
+        }
+        self.layout.row(key).ok_or_else(mismatch)
+    }
 }
 
 /// What was found.
@@ -56,25 +109,69 @@ pub struct Page {
 impl Options {
     pub(crate) fn prepare(self, placeholders: &mut Placeholders) -> Result<Prepared, Invalid> {
         let filter =
-            self.filter.as_ref().map(|text| parse::condition("FilterExpression", text, placeholders));
-        let projection = self.projection.as_ref().map(|text| parse::projection(text, placeholders));
+            |stated: Stated<_>| stated.parse(|text| parse::condition("FilterExpression", text, placeholders));
+        let filter = self.filter.map(filter);
+        let projection = |stated: Stated<_>| stated.parse(|text| parse::projection(text, placeholders));
+        let projection = self.projection.map(projection);
         Ok(Prepared {
             filter: filter.transpose()?,
             projection: projection.transpose()?,
             limit: self.limit,
             start_key: self.start_key,
             count_only: self.count_only,
+            whole_items: self.whole_items,
+            consistent: self.consistent,
+            whole: None,
         })
     }
 }
 
 impl Prepared {
+    /// As it is to be carried out on a table or an index: a local index has the rest of its items at hand, a global one has
+    /// not.
+    pub(crate) fn fitting(&self, source: &Source<'_>) -> Result<Self, Invalid> {
+        let mut fitting = self.clone();
+        let Some(index) = source.index else { return Ok(fitting) };
+        let Some(projected) = index.projected(source.table) else { return Ok(fitting) };
+        let mut names: Vec<&str> = Vec::new();
+        if let Some(filter) = &self.filter {
+            attributes(filter, &mut names);
+        }
+        names.extend(self.projection.iter().flatten().map(|path| path.name.as_str()));
+        let missing = names.into_iter().find(|name| !projected.contains(name));
+        if index.local {
+            if self.whole_items || missing.is_some() {
+                let key = source.table.key_attributes().map(|key| key.name.clone()).collect();
+                fitting.whole = Some(wire::Whole { table: source.table.id, key });
+            }
+            return Ok(fitting);
+        }
+        if self.whole_items {
+            return Err(Invalid::new(format!(
+                "One or more parameter values were invalid: Select type ALL_ATTRIBUTES is not supported for global secondary \
+                 index {} because its projection type is not ALL",
+                index.name
+            )));
+        }
+        match missing {
+            Some(name) if self.projection.is_some() => Err(Invalid::new(format!(
+                "One or more parameter values were invalid: Global secondary index {} does not project [{name}]",
+                index.name
+            ))),
+            _ => Ok(fitting),
+        }
+    }
+
     /// Refuses a filter on what the key condition is for.
-    pub(crate) fn check_filter(&self, table: &Table) -> Result<(), Invalid> {
+    pub(crate) fn check_filter(&self, layout: &Layout<'_>) -> Result<(), Invalid> {
         let Some(filter) = &self.filter else { return Ok(()) };
         let mut names = Vec::new();
         attributes(filter, &mut names);
-        match names.into_iter().find(|name| table.key_attributes().any(|key| key.name == *name)) {
+        let keys: Vec<&str> = std::iter::once(layout.partition_key)
+            .chain(layout.sort_key)
+            .map(|key| key.name.as_str())
+            .collect();
+        match names.into_iter().find(|name| keys.contains(name)) {
             Some(name) => Err(Invalid::new(format!(
                 "Filter Expression can only contain non-primary key attributes: Primary key attribute: {name}"
             ))),
@@ -95,11 +192,18 @@ impl Prepared {
             projection: self.projection.as_deref().map(encode_paths).unwrap_or_default(),
             count_only: self.count_only,
             last_token: None,
+            undecided: Vec::new(),
+            whole: self.whole.clone(),
         }
     }
 
     /// Adds a partition's answer. True if a limit has ended the page.
-    pub(crate) fn add(&self, page: &mut Page, table: &Table, reply: wire::ReadReply) -> Result<bool, Error> {
+    pub(crate) fn add(
+        &self,
+        page: &mut Page,
+        source: &Source<'_>,
+        reply: wire::ReadReply,
+    ) -> Result<bool, Error> {
         page.count += reply.count;
         page.scanned += reply.scanned;
         page.bytes += reply.bytes;
@@ -108,7 +212,8 @@ impl Prepared {
         }
         let Some(mut last) = reply.last_item else { return Ok(false) };
         let mut last = item::decode_item(&mut last)?;
-        last.retain(|name, _| table.key_attributes().any(|key| key.name == *name));
+        let key = source.layout.attributes();
+        last.retain(|name, _| key.iter().any(|key| key.name == *name));
         page.last_key = Some(last);
         Ok(true)
     }
@@ -137,14 +242,18 @@ fn attributes<'a>(condition: &'a Condition, names: &mut Vec<&'a str>) {
 }
 
 /// At the partition's leader.
-pub(crate) fn read(view: &crate::store::View, page: wire::Page) -> Result<wire::ReadReply, Error> {
+pub(crate) fn read(view: &View, page: wire::Page) -> Result<wire::ReadReply, Error> {
     let filter = decode_condition(page.filter)?;
     let projection = if page.projection.is_empty() { None } else { Some(decode_paths(page.projection)?) };
     let range = Range { start: page.start, end: Some(page.end).filter(|end| !end.is_empty()) };
     let order = if page.descending { Order::Descending } else { Order::Ascending };
     let mut reply = wire::ReadReply::default();
     for row in view.scan(range, order) {
-        let (_, _, stored) = row?;
+        let (row, _, mut stored) = row?;
+        let entry = stored.bytes.clone();
+        if let Some(whole) = &page.whole {
+            stored = whole_item(view, &row, &stored, whole)?;
+        }
         reply.scanned += 1;
         reply.bytes += u64::from(stored.size);
         let ends = page.limit == reply.scanned || reply.bytes >= u64::from(page.bytes_max);
@@ -155,19 +264,32 @@ pub(crate) fn read(view: &crate::store::View, page: wire::Page) -> Result<wire::
                 if !page.count_only {
                     let shown = projection.as_ref().map(|paths| encode(&project(&item, paths)).bytes);
                     let shown = shown.unwrap_or_else(|| stored.bytes.clone());
-                    reply.items.push(wire::MaybeItem { item: Some(shown), size: stored.size });
+                    reply.items.push(found(shown, stored.size));
                 }
             }
         } else {
             reply.count += 1;
             if !page.count_only {
-                reply.items.push(wire::MaybeItem { item: Some(stored.bytes.clone()), size: stored.size });
+                reply.items.push(found(stored.bytes, stored.size));
             }
         }
         if ends {
-            reply.last_item = Some(stored.bytes);
+            reply.last_item = Some(entry);
             break;
         }
     }
     Ok(reply)
+}
+
+fn found(item: Bytes, size: u32) -> wire::MaybeItem {
+    wire::MaybeItem { item: Some(item), size, version: 0 }
+}
+
+/// The item that an entry of a local index stands for. They are written together, so it is there.
+fn whole_item(view: &View, entry: &[u8], stored: &Stored, whole: &wire::Whole) -> Result<Stored, Error> {
+    let item = item::decode_item(&mut stored.bytes.clone())?;
+    let token = parse_head(entry).map_or(Token(0), |(_, token)| token);
+    let row = row_at(whole.table, token, whole.key.iter().filter_map(|name| item.get(name)));
+    let lost = || Error::Storage("an entry of a local index without its item".to_owned());
+    Ok(view.get(&row)?.ok_or_else(lost)?.item)
 }

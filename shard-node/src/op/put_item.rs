@@ -5,13 +5,14 @@ use trimaran_proto::state::shard as state;
 use trimaran_replication::error::Stop;
 use trimaran_replication::session::RequestId;
 
+use super::change::Evaluated;
 use super::{OnTable, ReturnValues, Written, check_item, check_old_or_none, encode, refuse, reply, written};
 use crate::error::{Error, Invalid};
-use crate::expression::Condition;
 use crate::expression::codec::encode_condition;
 use crate::expression::parse::{self, Placeholders};
+use crate::expression::{Condition, Stated};
 use crate::item::Item;
-use crate::key::row_key;
+use crate::key::{RowKey, row_key};
 use crate::machine::stop;
 use crate::router::Router;
 use crate::store::{Store, Stored};
@@ -25,7 +26,7 @@ pub struct Request {
     /// The item, its key included.
     pub item: Item,
     /// What must hold of the item that is there.
-    pub condition: Option<String>,
+    pub condition: Option<Stated<Condition>>,
     /// For the condition.
     pub placeholders: Placeholders,
     /// `None` or `AllOld`.
@@ -51,8 +52,8 @@ impl Request {
     /// Checks what can be checked without the table.
     pub fn prepare(mut self) -> Result<PutItem, Invalid> {
         let want_old = check_old_or_none(self.return_values)?;
-        let parse = |text: &String| parse::condition("ConditionExpression", text, &mut self.placeholders);
-        let condition = self.condition.as_ref().map(parse).transpose()?;
+        let parse = |condition| parse::stated_condition(condition, &mut self.placeholders);
+        let condition = self.condition.map(parse).transpose()?;
         self.placeholders.check_used()?;
         check_item(&self.item)?;
         Ok(PutItem {
@@ -66,15 +67,11 @@ impl Request {
     }
 }
 
-impl OnTable for PutItem {
-    type Reply = Written;
-
-    fn table(&self) -> &str {
-        &self.table
-    }
-
-    async fn run(&self, router: &Router, table: &Table) -> Result<Written, Error> {
+impl PutItem {
+    /// Where its item stands in a table, and what is done with it.
+    pub(crate) fn command(&self, table: &Table) -> Result<(RowKey, state::Put), Error> {
         let key = row_key(table, &table.key_of(&self.item)?)?;
+        table.check_index_keys(&self.item)?;
         let stored = encode(&self.item);
         let put = state::Put {
             item: stored.bytes,
@@ -83,21 +80,35 @@ impl OnTable for PutItem {
             want_old: self.want_old,
             want_old_on_failure: self.want_old_on_failure,
         };
+        Ok((key, put))
+    }
+}
+
+impl OnTable for PutItem {
+    type Reply = Written;
+
+    fn table(&self) -> &str {
+        &self.table
+    }
+
+    async fn run(&self, router: &Router, table: &Table) -> Result<Written, Error> {
+        let (key, put) = self.command(table)?;
         written(router.write(&key, state::command::Body::Put(put), self.request_id).await?)
     }
 }
 
 /// On every replica.
-pub(crate) fn apply(store: &mut Store, row: &Bytes, put: state::Put) -> Result<state::Reply, Stop> {
+pub(crate) fn evaluate(store: &Store, row: &Bytes, put: state::Put) -> Result<Evaluated, Stop> {
     let before = store.get(row).map_err(stop)?;
     if let Some(refused) = refuse(before.as_ref(), put.condition, put.want_old_on_failure)? {
-        return Ok(refused);
+        return Ok(Evaluated::refused(before, refused));
     }
-    store.set(row, before.as_ref(), Some(Stored { size: put.size, bytes: put.item }));
-    Ok(state::Reply {
+    let reply = state::Reply {
         size_before: before.as_ref().map_or(0, |before| before.item.size),
         size_after: put.size,
-        item: before.filter(|_| put.want_old).map(|before| before.item.bytes),
+        item: before.as_ref().filter(|_| put.want_old).map(|before| before.item.bytes.clone()),
         ..reply(state::reply::Outcome::Applied)
-    })
+    };
+    Evaluated { before, after: Some(Some(Stored { size: put.size, bytes: put.item })), reply }
+        .check(store, row)
 }

@@ -5,12 +5,12 @@ use trimaran_proto::internal::shard as wire;
 use trimaran_storage::engine::{Order, Range, after_prefix};
 
 use super::OnTable;
-use super::page::{Options, Page, Prepared};
+use super::page::{Options, Page, Prepared, Source};
 use crate::error::{Error, Invalid};
 use crate::expression::parse::{self, Placeholders};
-use crate::expression::{Condition, KeyCondition, SortCondition, key_condition};
+use crate::expression::{Condition, KeyCondition, SortCondition, Stated, key_condition};
 use crate::item::{Type, Value};
-use crate::key::{check_type, partition_prefix, row_key, sort_range};
+use crate::key::{Layout, check_type, sort_range};
 use crate::router::Router;
 use crate::table::Table;
 
@@ -19,8 +19,10 @@ use crate::table::Table;
 pub struct Request {
     /// Name of the table.
     pub table: String,
+    /// Name of the index, if it is not the table itself.
+    pub index: Option<String>,
     /// Which items.
-    pub key_condition: String,
+    pub key_condition: Stated<Condition>,
     /// Largest sort key first.
     pub descending: bool,
     /// What it has in common with Scan.
@@ -33,6 +35,7 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Query {
     table: String,
+    index: Option<String>,
     key_condition: Condition,
     order: Order,
     options: Prepared,
@@ -43,11 +46,13 @@ impl Request {
     pub fn prepare(mut self) -> Result<Query, Invalid> {
         let options = self.options.prepare(&mut self.placeholders)?;
         // What it means depends on the table.
+        let placeholders = &mut self.placeholders;
         let key_condition =
-            parse::condition(key_condition::KIND, &self.key_condition, &mut self.placeholders)?;
+            self.key_condition.parse(|text| parse::condition(key_condition::KIND, text, placeholders))?;
         self.placeholders.check_used()?;
         Ok(Query {
             table: self.table,
+            index: self.index,
             key_condition,
             order: if self.descending { Order::Descending } else { Order::Ascending },
             options,
@@ -56,9 +61,8 @@ impl Request {
 }
 
 impl Query {
-    fn key_condition(&self, table: &Table) -> Result<KeyCondition, Invalid> {
-        let sort_key = table.sort_key.as_ref();
-        let partition_key = &table.partition_key;
+    fn key_condition(&self, layout: &Layout<'_>) -> Result<KeyCondition, Invalid> {
+        let (partition_key, sort_key) = (layout.partition_key, layout.sort_key);
         let sort_name = sort_key.map(|key| key.name.as_str());
         let condition = key_condition::of(self.key_condition.clone(), &partition_key.name, sort_name)?;
         check_type(&partition_key.name, partition_key.kind, &condition.partition)?;
@@ -110,19 +114,21 @@ impl OnTable for Query {
     }
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Page, Error> {
-        let condition = self.key_condition(table)?;
-        self.options.check_filter(table)?;
-        let (token, prefix) = partition_prefix(table, &condition.partition);
+        let source = Source::of(table, self.index.as_deref(), self.options.consistent)?;
+        let layout = &source.layout;
+        let condition = self.key_condition(layout)?;
+        let options = self.options.fitting(&source)?;
+        options.check_filter(layout)?;
+        let (token, prefix) = layout.prefix(&condition.partition);
         let mut range = sort_range(&prefix, condition.sort.as_ref());
-        if let Some(start_key) = &self.options.start_key {
-            table.check_key(start_key).map_err(|_bad| {
+        if let Some(start_key) = &options.start_key {
+            let start = source.start(start_key).map_err(|_bad| {
                 Invalid::new("The provided starting key is invalid: The provided key element does not match the schema")
             })?;
-            let start = row_key(table, start_key)?;
             let within = range.start <= start.row && range.end.as_ref().is_none_or(|end| start.row < *end);
             if start.token != token || !within {
                 return Err(Invalid::new(
-                    if start_key.get(&table.partition_key.name) == Some(&condition.partition) {
+                    if start_key.get(&layout.partition_key.name) == Some(&condition.partition) {
                         "The provided starting key does not match the range key predicate"
                     } else {
                         "The provided starting key is outside query boundaries based on provided conditions"
@@ -136,10 +142,10 @@ impl OnTable for Query {
         if range.is_empty() {
             return Ok(page);
         }
-        let question = self.options.question(&range, self.order, &page);
+        let question = options.question(&range, self.order, &page);
         let question = wire::read_request::Body::Page(question);
         let (_, reply) = router.read(token, |_| question.clone()).await?;
-        self.options.add(&mut page, table, reply)?;
+        options.add(&mut page, &source, reply)?;
         Ok(page)
     }
 }

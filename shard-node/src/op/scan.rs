@@ -6,11 +6,11 @@ use trimaran_proto::internal::shard as wire;
 use trimaran_storage::engine::Order;
 
 use super::OnTable;
-use super::page::{Options, Page, Prepared};
+use super::page::{Options, Page, Prepared, Source};
 use super::query::behind;
 use crate::error::{Error, Invalid};
 use crate::expression::parse::Placeholders;
-use crate::key::{row_key, token_range};
+use crate::key::token_range;
 use crate::limits::SEGMENTS_MAX;
 use crate::router::Router;
 use crate::table::Table;
@@ -20,6 +20,8 @@ use crate::table::Table;
 pub struct Request {
     /// Name of the table.
     pub table: String,
+    /// Name of the index, if it is not the table itself.
+    pub index: Option<String>,
     /// Which part (from 0) of how many; everything if absent.
     pub segment: Option<(u32, u32)>,
     /// What it has in common with Query.
@@ -32,6 +34,7 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Scan {
     table: String,
+    index: Option<String>,
     /// First and last, inclusive.
     tokens: (Token, Token),
     options: Prepared,
@@ -59,7 +62,7 @@ impl Request {
         let begin = |part: u32| (u128::from(part) << 64) / u128::from(segments);
         let last = begin(segment + 1) - 1;
         let tokens = (Token(begin(segment) as u64), Token(last as u64));
-        Ok(Scan { table: self.table, tokens, options })
+        Ok(Scan { table: self.table, index: self.index, tokens, options })
     }
 }
 
@@ -71,13 +74,14 @@ impl OnTable for Scan {
     }
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Page, Error> {
+        let source = Source::of(table, self.index.as_deref(), self.options.consistent)?;
+        let options = self.options.fitting(&source)?;
         let (mut first, last) = self.tokens;
         let mut after = None;
-        if let Some(start_key) = &self.options.start_key {
-            table.check_key(start_key).map_err(|refused| {
+        if let Some(start_key) = &options.start_key {
+            let start = source.start(start_key).map_err(|refused| {
                 Invalid::new(format!("The provided starting key is invalid: {refused}"))
             })?;
-            let start = row_key(table, start_key)?;
             if start.token < first || start.token > last {
                 return Err(Invalid::new("The provided starting key is outside of the segment").into());
             }
@@ -88,16 +92,16 @@ impl OnTable for Scan {
         loop {
             let question = |partition: &Partition| {
                 let last = last.min(partition.last);
-                let mut range = token_range(table.id, first, last);
+                let mut range = token_range(source.layout.keyspace, first, last);
                 if let Some(row) = &after {
                     range = behind(range, Order::Ascending, row);
                 }
-                let question = self.options.question(&range, Order::Ascending, &page);
+                let question = options.question(&range, Order::Ascending, &page);
                 wire::read_request::Body::Page(wire::Page { last_token: Some(last.0), ..question })
             };
             let (partition, reply) = router.read(first, question).await?;
             after = None;
-            if self.options.add(&mut page, table, reply)? {
+            if options.add(&mut page, &source, reply)? {
                 return Ok(page);
             }
             match partition.last.0.checked_add(1) {

@@ -5,14 +5,15 @@ use trimaran_proto::state::shard as state;
 use trimaran_replication::error::Stop;
 use trimaran_replication::session::RequestId;
 
+use super::change::Evaluated;
 use super::{OnTable, ReturnValues, Written, check_value, decode, encode, invalid, refuse, reply, written};
 use crate::error::{Error, Invalid};
 use crate::expression::codec::{decode_update, encode_condition, encode_update};
 use crate::expression::evaluate::project;
 use crate::expression::parse::{self, Placeholders};
-use crate::expression::{Assigned, Condition, Path, Source, Update, update};
+use crate::expression::{Assigned, Condition, Path, Source, Stated, Update, update};
 use crate::item::{self, Item};
-use crate::key::row_key;
+use crate::key::{RowKey, row_key};
 use crate::limits::ITEM_BYTES_MAX;
 use crate::machine::stop;
 use crate::router::Router;
@@ -27,9 +28,9 @@ pub struct Request {
     /// The key.
     pub key: Item,
     /// What to change; nothing but to make the item.
-    pub update: Option<String>,
+    pub update: Option<Stated<Update>>,
     /// What must hold of the item that is there.
-    pub condition: Option<String>,
+    pub condition: Option<Stated<Condition>>,
     /// For both.
     pub placeholders: Placeholders,
     /// What to answer with.
@@ -55,10 +56,10 @@ pub struct UpdateItem {
 impl Request {
     /// Checks what can be checked without the table.
     pub fn prepare(mut self) -> Result<UpdateItem, Invalid> {
-        let update = self.update.as_ref().map(|text| parse::update(text, &mut self.placeholders));
-        let update = update.transpose()?.unwrap_or_default();
-        let parse = |text: &String| parse::condition("ConditionExpression", text, &mut self.placeholders);
-        let condition = self.condition.as_ref().map(parse).transpose()?;
+        let parse = |update: Stated<Update>| update.parse(|text| parse::update(text, &mut self.placeholders));
+        let update = self.update.map(parse).transpose()?.unwrap_or_default();
+        let parse = |condition| parse::stated_condition(condition, &mut self.placeholders);
+        let condition = self.condition.map(parse).transpose()?;
         self.placeholders.check_used()?;
         constants(&update).try_for_each(check_value)?;
         Ok(UpdateItem {
@@ -82,14 +83,9 @@ fn constants(update: &Update) -> impl Iterator<Item = &item::Value> {
     set.chain(update.add.iter().map(|(_, value)| value))
 }
 
-impl OnTable for UpdateItem {
-    type Reply = Written;
-
-    fn table(&self) -> &str {
-        &self.table
-    }
-
-    async fn run(&self, router: &Router, table: &Table) -> Result<Written, Error> {
+impl UpdateItem {
+    /// Where its item stands in a table, and what is done with it.
+    pub(crate) fn command(&self, table: &Table) -> Result<(RowKey, state::Update), Error> {
         table.check_key(&self.key)?;
         if let Some(path) =
             self.update.paths().find(|path| table.key_attributes().any(|key| key.name == path.name))
@@ -115,21 +111,29 @@ impl OnTable for UpdateItem {
             .into(),
             want_old_on_failure: self.want_old_on_failure,
         };
-        let key = row_key(table, &self.key)?;
+        Ok((row_key(table, &self.key)?, update))
+    }
+}
+
+impl OnTable for UpdateItem {
+    type Reply = Written;
+
+    fn table(&self) -> &str {
+        &self.table
+    }
+
+    async fn run(&self, router: &Router, table: &Table) -> Result<Written, Error> {
+        let (key, update) = self.command(table)?;
         written(router.write(&key, state::command::Body::Update(update), self.request_id).await?)
     }
 }
 
 /// On every replica.
-pub(crate) fn apply(
-    store: &mut Store,
-    row: &Bytes,
-    mut request: state::Update,
-) -> Result<state::Reply, Stop> {
+pub(crate) fn evaluate(store: &Store, row: &Bytes, mut request: state::Update) -> Result<Evaluated, Stop> {
     let before = store.get(row).map_err(stop)?;
     let return_values = request.return_values();
     if let Some(refused) = refuse(before.as_ref(), request.condition, request.want_old_on_failure)? {
-        return Ok(refused);
+        return Ok(Evaluated::refused(before, refused));
     }
     let update = decode_update(request.update).map_err(stop)?;
     let old = match &before {
@@ -138,13 +142,14 @@ pub(crate) fn apply(
     };
     let new = match update::apply(&old, &update) {
         Ok(new) => new,
-        Err(refused) => return Ok(invalid(refused)),
+        Err(refused) => return Ok(Evaluated::refused(before, invalid(refused))),
     };
     if let Err(refused) = new.values().try_for_each(check_value) {
-        return Ok(invalid(refused));
+        return Ok(Evaluated::refused(before, invalid(refused)));
     }
     if item::size(&new) > ITEM_BYTES_MAX {
-        return Ok(invalid("Item size to update has exceeded the maximum allowed size"));
+        let refused = invalid("Item size to update has exceeded the maximum allowed size");
+        return Ok(Evaluated::refused(before, refused));
     }
     let stored = encode(&new);
     let paths: Vec<Path> = update.paths().cloned().collect();
@@ -158,12 +163,11 @@ pub(crate) fn apply(
         }
         state::ReturnValues::UpdatedNew => changed(&new).map(|part| encode(&part).bytes),
     };
-    let sizes = (before.as_ref().map_or(0, |before| before.item.size), stored.size);
-    store.set(row, before.as_ref(), Some(stored));
-    Ok(state::Reply {
-        size_before: sizes.0,
-        size_after: sizes.1,
+    let reply = state::Reply {
+        size_before: before.as_ref().map_or(0, |before| before.item.size),
+        size_after: stored.size,
         item: answer,
         ..reply(state::reply::Outcome::Applied)
-    })
+    };
+    Evaluated { before, after: Some(Some(stored)), reply }.check(store, row)
 }

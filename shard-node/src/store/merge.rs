@@ -13,6 +13,7 @@ use trimaran_storage::engine::{Batch, Order};
 
 use super::{Current, Row, StorageError, Store, keyed};
 use crate::key::parse_head;
+use crate::keyspace::{self, Kind};
 
 /// The range of a partition that has no tokens.
 const NONE: (Token, Token) = (Token(1), Token(0));
@@ -44,6 +45,7 @@ impl Store {
         ((self.first, self.last), self.tokens_changed) = (NONE, true);
         self.batch = Batch::default();
         self.fresh.clear();
+        self.intents.clear();
     }
 
     /// Takes over everything of the partition behind, with the batch of the next [`Store::commit`].
@@ -62,8 +64,20 @@ impl Store {
                 self.stats_changed.insert(table);
             }
         }
+        for schema in behind.schemas {
+            if let Some(schema) = super::decode_schema(schema) {
+                self.set_schema(schema);
+            }
+        }
         let is_kept = |(row, _, _): &Row| parse_head(row).is_some_and(|(table, _)| !self.is_dropped(table));
-        let rows = rows.into_iter().filter(is_kept).collect();
+        let rows: Vec<Row> = rows.into_iter().filter(is_kept).collect();
+        for (row, version, item) in &rows {
+            if parse_head(row).and_then(|(table, _)| keyspace::kind(table)) == Some(Kind::Intents) {
+                self.intents.insert(row.clone(), Current { version: *version, item: item.clone() });
+            }
+        }
+        self.forget_removals();
+        self.is_waiting = true;
         let (first, last) = (Token(behind.first_token), Token(behind.last_token));
         self.merging = Some(Merging { first, last, rows });
         (self.last, self.tokens_changed) = (last, true);
@@ -103,7 +117,7 @@ impl Store {
         self.take(&mut batch)?;
         // A replica that was behind may have left older rows here.
         for space in *b"CH" {
-            for range in self.ranges(space, merging.first, merging.last) {
+            for range in self.ranges(space, merging.first, merging.last, None) {
                 for pair in self.engine.scan(range?, Order::Ascending) {
                     let (key, _) = pair?;
                     if !rows.contains_key(&key) {

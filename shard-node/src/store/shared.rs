@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use tokio::sync::Notify;
 use trimaran_storage::engine::Engine;
 
 /// The engine, and which partitions have lost their rows here to others.
@@ -13,6 +14,9 @@ pub struct Shared {
     engine: Arc<dyn Engine>,
     /// Held for reading by whoever writes rows, until they are written.
     taken: RwLock<BTreeSet<u64>>,
+    /// Partitions with something that waits for indexes since they were asked for.
+    waiting: Mutex<BTreeSet<u64>>,
+    announced: Notify,
 }
 
 impl std::fmt::Debug for Shared {
@@ -24,7 +28,24 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     /// All partitions that have rows in an engine need the same one.
     pub fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine, taken: RwLock::default() }
+        Self { engine, taken: RwLock::default(), waiting: Mutex::default(), announced: Notify::new() }
+    }
+
+    /// Says that something waits for indexes in a partition.
+    pub(super) fn announce(&self, partition: u64) {
+        self.waiting.lock().insert(partition);
+        self.announced.notify_one();
+    }
+
+    /// Partitions with something new that waits for indexes; waits until there is one. For one caller.
+    pub async fn announced(&self) -> BTreeSet<u64> {
+        loop {
+            let waiting = std::mem::take(&mut *self.waiting.lock());
+            if !waiting.is_empty() {
+                return waiting;
+            }
+            self.announced.notified().await;
+        }
     }
 
     pub(super) fn engine(&self) -> &Arc<dyn Engine> {

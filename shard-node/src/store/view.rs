@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use trimaran_storage::engine::{Engine, Order, Range};
 
-use super::{Current, Row, StorageError, Stored, damaged_row, get_current, in_space, keyed};
+use super::{Current, Row, StorageError, damaged_row, get_current, in_space, keyed};
 
 /// Rows of the present read before the history of the same range is looked at.
 const PAGE_ROWS: usize = 256;
@@ -93,9 +93,9 @@ impl View {
     }
 
     /// A row.
-    pub fn get(&self, row: &Bytes) -> Result<Option<Stored>, StorageError> {
+    pub fn get(&self, row: &Bytes) -> Result<Option<Current>, StorageError> {
         match get_current(&*self.engine, row)? {
-            Some(current) if current.version <= self.pin.version => Ok(Some(current.item)),
+            Some(current) if current.version <= self.pin.version => Ok(Some(current)),
             _ if !self.has_history() => Ok(None),
             _ => {
                 // The first that was superseded after this version; it counts if it was written before.
@@ -105,7 +105,7 @@ impl View {
                     return Ok(None);
                 };
                 let old = Current::decode(&pair?.1).ok_or_else(damaged_row)?;
-                Ok((old.version <= self.pin.version).then_some(old.item))
+                Ok((old.version <= self.pin.version).then_some(old))
             }
         }
     }

@@ -5,13 +5,20 @@ use serde_json::json;
 use trimaran_net::status::{Class, Classified as _};
 
 use super::json::Shown;
-use crate::error::{Error, Invalid};
+use crate::error::{Error, Invalid, Reason};
 use crate::item::Item;
 use crate::limits::BODY_BYTES_MAX;
 
 const OURS: &str = "com.amazonaws.dynamodb.v20120810#";
 const CORAL: &str = "com.amazon.coral.service#";
 const VALIDATION: &str = "com.amazon.coral.validate#ValidationException";
+
+/// Errors whose message is called `Message` in the model of the service.
+const CAPITAL: [&str; 3] = [
+    "TransactionCanceledException",
+    "IdempotentParameterMismatchException",
+    "TransactionInProgressException",
+];
 
 /// A request that is not carried out.
 #[derive(Debug)]
@@ -20,12 +27,13 @@ pub(super) struct Refusal {
     kind: String,
     message: String,
     item: Option<Item>,
+    reasons: Option<Vec<Reason>>,
 }
 
 impl Refusal {
     fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
         let (kind, message) = (kind.into(), message.into());
-        Self { status: StatusCode::BAD_REQUEST, kind, message, item: None }
+        Self { status: StatusCode::BAD_REQUEST, kind, message, item: None, reasons: None }
     }
 
     /// JSON that is none, or of another shape.
@@ -48,12 +56,43 @@ impl Refusal {
         Self::new(format!("{OURS}ResourceNotFoundException"), message)
     }
 
+    /// The caller may not know whether there is such a thing.
+    pub(super) fn access_denied(arn: &str) -> Self {
+        Self::new(format!("{CORAL}AccessDeniedException"), format!("no access to the resource {arn}"))
+    }
+
+    /// The refusal of a value that an expression uses.
+    pub(super) fn about_value(self, name: &str) -> Self {
+        if self.kind != VALIDATION {
+            return self;
+        }
+        let message =
+            format!("ExpressionAttributeValues contains invalid value: {} for key {name}", self.message);
+        Self { message, ..self }
+    }
+
     pub(super) fn status(&self) -> StatusCode {
         self.status
     }
 
     pub(super) fn body(&self) -> Vec<u8> {
         let mut body = json!({ "__type": self.kind, "message": self.message });
+        if CAPITAL.iter().any(|kind| self.kind.ends_with(kind)) {
+            body["Message"] = self.message.as_str().into();
+        }
+        if let Some(reasons) = &self.reasons {
+            let reasons = reasons.iter().map(|reason| {
+                let mut shown = json!({ "Code": reason.code.unwrap_or("None") });
+                if reason.code.is_some() {
+                    shown["Message"] = reason.message.as_str().into();
+                }
+                if let Some(item) = &reason.item {
+                    shown["Item"] = serde_json::to_value(Shown(item)).unwrap_or_default();
+                }
+                shown
+            });
+            body["CancellationReasons"] = reasons.collect::<Vec<_>>().into();
+        }
         if let Some(item) = &self.item {
             body["Item"] = serde_json::to_value(Shown(item)).unwrap_or_default();
         }
@@ -79,6 +118,15 @@ impl From<Error> for Refusal {
             Error::TableNotFound { .. } | Error::TableDropped => {
                 Self::new(format!("{OURS}ResourceNotFoundException"), "Requested resource not found")
             }
+            Error::IndexNotFound(_) => Self::new(format!("{OURS}ResourceNotFoundException"), message),
+            Error::Held => Self::new(format!("{OURS}TransactionConflictException"), message),
+            Error::Cancelled(reasons) => Self {
+                reasons: Some(reasons),
+                ..Self::new(format!("{OURS}TransactionCanceledException"), message)
+            },
+            Error::TokenReused => Self::new(format!("{OURS}IdempotentParameterMismatchException"), message),
+            Error::InProgress => Self::new(format!("{OURS}TransactionInProgressException"), message),
+            Error::LimitExceeded(_) => Self::new(format!("{OURS}LimitExceededException"), message),
             Error::TableInUse(_) => Self::new(format!("{OURS}ResourceInUseException"), message),
             Error::Limit { .. } => Self::new(format!("{OURS}LimitExceededException"), message),
             other if other.class() == Class::Exhausted => {

@@ -74,6 +74,12 @@ impl Given {
             found.push(Value::Ns(set("number", numbers)?));
         }
         if let Some(texts) = bs {
+            if texts.is_empty() {
+                return Err(Invalid::new(
+                    "One or more parameter values were invalid: Binary sets should not be empty",
+                )
+                .into());
+            }
             // Checked as text, which is how the refusal shows them.
             let texts = set("binary", texts)?;
             found.push(Value::Bs(texts.iter().map(|text| binary(text)).collect::<Result<BTreeSet<_>, _>>()?));

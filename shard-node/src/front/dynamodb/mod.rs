@@ -2,7 +2,7 @@
 //!
 //! `POST /` with `X-Amz-Target: DynamoDB_20120810.<Operation>`; answers carry `x-amzn-RequestId` and `x-amz-crc32`,
 //! which SDKs verify. `GET /` says "healthy" to load balancers. Signatures are not looked at yet: whoever reaches the
-//! port may use it. Next: `operation` and `table` (one function an operation), `json` (values).
+//! port may use it. Next: `operation`, which knows where each of them is, and `json` (values).
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -27,8 +27,12 @@ use crate::router::Router;
 
 mod error;
 mod json;
+mod legacy;
 mod operation;
+mod read;
+mod settings;
 mod table;
+mod write;
 
 use error::Refusal;
 

@@ -1,0 +1,230 @@
+//! What partitions have to know of a table before the cluster relies on it: what follows from writes, which the node that
+//! leads the meta group tells them. An index of a table with items is filled by it, online: writes that come after a
+//! partition was told enter themselves, and those from before are entered as they are when they are come to.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use trimaran_placement::table::Partition;
+use trimaran_placement::token::Token;
+use trimaran_proto::internal::shard as wire;
+use trimaran_proto::state::shard as state;
+use trimaran_proto::state::shard::command::Body;
+use trimaran_proto::state::shard::reply::Outcome;
+use trimaran_storage::engine::Order;
+
+use crate::error::Error;
+use crate::expression::Path;
+use crate::expression::codec::encode_paths;
+use crate::key::{RowKey, head, row_key, token_range};
+use crate::limits::{BACKFILL_ROWS, FILLED_PAUSE, PAGE_BYTES_MAX, SWEEP_EVERY};
+use crate::op::get_item;
+use crate::op::query::behind;
+use crate::router::Router;
+use crate::store::{encode_schema, version_at};
+use crate::table::{IndexStatus, Status, Table};
+
+/// How often an index that is being filled says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
+/// Runs until the task is dropped.
+pub(crate) async fn run(router: Router) {
+    // What is under way, by the table and the index (0 = the table itself).
+    let busy: Arc<Mutex<BTreeSet<(u64, u32)>>> = Arc::default();
+    loop {
+        tokio::select! {
+            () = router.tables_changed() => {}
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+        if !router.leads_meta() {
+            continue;
+        }
+        for table in router.tables().all() {
+            let indexes = table.indexes.iter().filter(|index| index.status != IndexStatus::Active);
+            let wanted: Vec<u32> = match table.status {
+                Status::Creating => vec![0],
+                Status::Active => indexes.map(|index| index.number).collect(),
+                Status::Deleting => Vec::new(),
+            };
+            for number in wanted {
+                let what = (table.id, number);
+                if !busy.lock().insert(what) {
+                    continue;
+                }
+                let (router, table, busy) = (router.clone(), table.clone(), Arc::clone(&busy));
+                tokio::spawn(async move {
+                    if let Err(error) = carry_on(&router, &table, number).await {
+                        tracing::warn!(table = table.name, index = number, %error, "it is not ready yet");
+                    }
+                    busy.lock().remove(&what);
+                });
+            }
+        }
+    }
+}
+
+async fn carry_on(router: &Router, table: &Table, number: u32) -> Result<(), Error> {
+    if number == 0 {
+        tell(router, table).await?;
+        edit(router, table, |table| {
+            let is_new = table.status == Status::Creating;
+            if is_new {
+                table.status = Status::Active;
+            }
+            is_new
+        })
+        .await?;
+        tracing::info!(table = table.name, "a table takes requests");
+        return Ok(());
+    }
+    let status = table.indexes.iter().find(|index| index.number == number).map(|index| index.status);
+    match status {
+        Some(IndexStatus::Creating) => fill(router, table, number).await,
+        Some(IndexStatus::Deleting) => remove(router, table, number).await,
+        Some(IndexStatus::Active) | None => Ok(()),
+    }
+}
+
+/// Changes a table that is still the same one.
+async fn edit(router: &Router, table: &Table, edit: impl Fn(&mut Table) -> bool) -> Result<Table, Error> {
+    router.edit(&table.name, |now| Ok(now.id == table.id && edit(now))).await
+}
+
+/// Does something at every partition, one after another.
+async fn everywhere(router: &Router, table: u64, body: impl Fn() -> Body) -> Result<(), Error> {
+    let mut next = Some(Token(0));
+    while let Some(token) = next {
+        let key = RowKey { token, row: head(table, token).freeze() };
+        let told = router.write(&key, body(), None).await?;
+        next = router.behind(token, told.last_token)?;
+    }
+    Ok(())
+}
+
+/// Tells every partition what follows from writes to a table.
+pub(crate) async fn tell(router: &Router, table: &Table) -> Result<(), Error> {
+    everywhere(router, table.id, || Body::SetSchema(encode_schema(table))).await
+}
+
+/// Enters the items that were there before the index.
+async fn fill(router: &Router, table: &Table, number: u32) -> Result<(), Error> {
+    tell(router, table).await?;
+    let index = table.indexes.iter().find(|index| index.number == number);
+    let mut token = Token(index.and_then(|index| index.filled_below).unwrap_or(0));
+    let key: Vec<Path> = table.key_attributes().map(|key| Path::attribute(key.name.clone())).collect();
+    let key = encode_paths(&key);
+    let mut after: Option<Bytes> = None;
+    let mut newest = version_at(router.now_ms());
+    let mut said = tokio::time::Instant::now();
+    let (mut items, mut done) = (0_u64, false);
+    while !done {
+        let question = |partition: &Partition| {
+            let mut range = token_range(table.id, token, partition.last);
+            if let Some(row) = &after {
+                range = behind(range, Order::Ascending, row);
+            }
+            wire::read_request::Body::Page(wire::Page {
+                start: range.start,
+                end: range.end.unwrap_or_default(),
+                // A few hundred.
+                limit: BACKFILL_ROWS as u32,
+                bytes_max: PAGE_BYTES_MAX as u32,
+                projection: key.clone(),
+                last_token: Some(partition.last.0),
+                ..wire::Page::default()
+            })
+        };
+        let (partition, reply) = router.read(token, question).await?;
+        let mut rows = Vec::with_capacity(reply.items.len());
+        for item in reply.items {
+            let item = get_item::decode(item)?.item.unwrap_or_default();
+            rows.push(row_key(table, &item)?);
+        }
+        if let Some(first) = rows.first() {
+            let backfill =
+                state::Backfill { index: number, rows: rows.iter().map(|key| key.row.clone()).collect() };
+            let told = router.write(first, Body::Backfill(backfill), None).await?;
+            if told.outcome() == Outcome::Apart {
+                router.wait_for_partitions().await;
+                continue;
+            }
+            newest = newest.max(told.version);
+            items += rows.len() as u64;
+        }
+        match (reply.last_item, rows.pop()) {
+            (Some(_more), Some(last)) => {
+                token = last.token;
+                after = Some(last.row);
+            }
+            _ => {
+                after = None;
+                match partition.last.0.checked_add(1) {
+                    Some(next) => token = Token(next),
+                    None => done = true,
+                }
+            }
+        }
+        if said.elapsed() >= PROGRESS_EVERY {
+            said = tokio::time::Instant::now();
+            tracing::info!(table = table.name, index = number, items, %token, "an index is being filled");
+            let now = edit(router, table, |table| {
+                let index = table.indexes.iter_mut().find(|index| index.number == number);
+                index.map(|index| index.filled_below = Some(token.0)).is_some()
+            });
+            let now = now.await?;
+            if !now
+                .indexes
+                .iter()
+                .any(|index| index.number == number && index.status == IndexStatus::Creating)
+            {
+                return Ok(());
+            }
+        }
+    }
+    wait_for(router, table, newest).await?;
+    edit(router, table, |table| {
+        let is_new = |index: &&mut crate::table::Index| {
+            index.number == number && index.status == IndexStatus::Creating
+        };
+        let index = table.indexes.iter_mut().find(is_new);
+        index.map(|index| (index.status, index.filled_below) = (IndexStatus::Active, None)).is_some()
+    })
+    .await?;
+    tracing::info!(table = table.name, index = number, items, "an index takes queries");
+    Ok(())
+}
+
+/// Returns when nothing waits for indexes that was written at this version, or before.
+async fn wait_for(router: &Router, table: &Table, version: u64) -> Result<(), Error> {
+    let mut next = Some(Token(0));
+    while let Some(token) = next {
+        let stats = wire::Stats { table: table.id, token: token.0, waiting: true };
+        let (_, reply) = router.read(token, |_| wire::read_request::Body::Stats(stats)).await?;
+        if reply.oldest_waiting > 0 && reply.oldest_waiting <= version {
+            tokio::time::sleep(FILLED_PAUSE).await;
+            continue;
+        }
+        next = router.behind(token, reply.last_token)?;
+    }
+    Ok(())
+}
+
+/// Has nothing follow from writes for an index any more, and its entries removed.
+async fn remove(router: &Router, table: &Table, number: u32) -> Result<(), Error> {
+    tell(router, table).await?;
+    if let Some(index) = table.indexes.iter().find(|index| index.number == number) {
+        let rows = index.keyspace(table.id);
+        everywhere(router, rows, || Body::DropTable(state::DropTable { table: rows })).await?;
+    }
+    edit(router, table, |table| {
+        let before = table.indexes.len();
+        table.indexes.retain(|index| index.number != number);
+        table.indexes.len() != before
+    })
+    .await?;
+    tracing::info!(table = table.name, index = number, "an index is deleted");
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! What a write to an item brings with it, on every replica alike: entries of local indexes in the same batch, and word for
+//! the global ones, which waits beside the item until they have it ([`crate::index`]).
+
+use bytes::Bytes;
+use prost::Message as _;
+use trimaran_proto::state::shard as state;
+use trimaran_replication::error::Stop;
+
+use super::{decode, encode, invalid};
+use crate::item::{self, Item};
+use crate::key::{Layout, parse_head};
+use crate::machine::stop;
+use crate::store::{Current, Store, Stored};
+use crate::table::{IndexStatus, Table};
+
+/// What a command on one item comes to, before anything is written.
+#[derive(Debug)]
+pub(crate) struct Evaluated {
+    /// The item as it was.
+    pub(crate) before: Option<Current>,
+    /// What it is to be (`Some(None)` = removed); `None` if it is to stay as it is.
+    pub(crate) after: Option<Option<Stored>>,
+    /// For the caller, once it is written.
+    pub(crate) reply: state::Reply,
+}
+
+impl Evaluated {
+    /// Nothing is to be written.
+    pub(crate) fn refused(before: Option<Current>, reply: state::Reply) -> Self {
+        Self { before, after: None, reply }
+    }
+
+    /// Refuses an item that does not fit the table's indexes.
+    pub(crate) fn check(self, store: &Store, row: &[u8]) -> Result<Self, Stop> {
+        let (Some(Some(after)), Some(schema)) = (&self.after, schema(store, row)) else { return Ok(self) };
+        let item = item::decode_item(&mut after.bytes.clone()).map_err(stop)?;
+        Ok(match schema.check_index_keys(&item) {
+            Ok(()) => self,
+            Err(refused) => Self::refused(self.before, invalid(refused)),
+        })
+    }
+}
+
+fn schema<'a>(store: &'a Store, row: &[u8]) -> Option<&'a std::sync::Arc<Table>> {
+    let (table, _) = parse_head(row)?;
+    store.schema(table).filter(|schema| !schema.indexes.is_empty())
+}
+
+/// Writes what was evaluated, and what follows from it.
+pub(crate) fn carry_out(store: &mut Store, row: &Bytes, evaluated: Evaluated) -> Result<state::Reply, Stop> {
+    let Evaluated { before, after, mut reply } = evaluated;
+    if let Some(after) = after {
+        reply.touched = write(store, row, before.as_ref(), after)?;
+        reply.version = store.version();
+    }
+    Ok(reply)
+}
+
+/// Writes an item (`Some`) or removes it; `before` is what the store has. Returns what that is to indexes.
+pub(crate) fn write(
+    store: &mut Store,
+    row: &Bytes,
+    before: Option<&Current>,
+    after: Option<Stored>,
+) -> Result<Vec<state::Touched>, Stop> {
+    let Some(schema) = schema(store, row).cloned() else {
+        store.set(row, before, after);
+        return Ok(Vec::new());
+    };
+    let old = before.map(|_| decode(before)).transpose()?;
+    let new =
+        after.as_ref().map(|after| item::decode_item(&mut after.bytes.clone()).map_err(stop)).transpose()?;
+    store.set(row, before, after);
+    let mut touched = Vec::new();
+    let mut changes = Vec::new();
+    for index in schema.indexes.iter().filter(|index| index.status != IndexStatus::Deleting) {
+        let layout = Layout::of_index(&schema, index);
+        let entry = |item: Option<&Item>| {
+            let item = item?;
+            Some((layout.row(item)?.row, encode(&index.project(&schema, item))))
+        };
+        let (old, new) = (entry(old.as_ref()), entry(new.as_ref()));
+        let sizes = match (&old, &new) {
+            (None, None) => continue,
+            (Some(old), Some(new)) if old == new => continue,
+            (Some(old), Some(new)) if old.0 == new.0 => vec![old.1.size.max(new.1.size)],
+            (old, new) => old.iter().chain(new).map(|(_, entry)| entry.size).collect(),
+        };
+        touched.push(state::Touched { index: index.number, sizes });
+        let removed = old.filter(|(row, _)| new.as_ref().is_none_or(|(kept, _)| kept != row));
+        let entries =
+            removed.map(|(row, _)| (row, None)).into_iter().chain(new.map(|(row, new)| (row, Some(new))));
+        for (entry, stored) in entries {
+            if index.local {
+                let before = store.get(&entry).map_err(stop)?;
+                if before.is_some() || stored.is_some() {
+                    store.set(&entry, before.as_ref(), stored);
+                }
+            } else {
+                changes.push(index_change(index.number, entry, stored));
+            }
+        }
+    }
+    wait(store, row, changes);
+    Ok(touched)
+}
+
+fn index_change(index: u32, row: Bytes, stored: Option<Stored>) -> state::IndexChange {
+    let size = stored.as_ref().map_or(0, |stored| stored.size);
+    state::IndexChange { index, row, item: stored.map(|stored| stored.bytes), size }
+}
+
+/// Puts down what global indexes are to have, as the item is at the version of the command that was begun.
+fn wait(store: &mut Store, row: &Bytes, changes: Vec<state::IndexChange>) {
+    if changes.is_empty() {
+        return;
+    }
+    let Some(place) = store.next_waiting(row) else { return };
+    let waiting = state::Waiting { row: row.clone(), version: store.version(), changes };
+    let bytes: Bytes = waiting.encode_to_vec().into();
+    // Bounded by the item's size, for each of its indexes.
+    let stored = Stored { size: bytes.len() as u32, bytes };
+    store.set(&place, None, Some(stored));
+}
+
+/// Puts down once more what waits at a row, as the item is now.
+pub(crate) fn restamp(store: &mut Store, place: &Bytes) -> Result<(), Stop> {
+    let Some(current) = store.get(place).map_err(stop)? else { return Ok(()) };
+    let waiting = state::Waiting::decode(current.item.bytes.clone()).map_err(stop)?;
+    let item = current_item(store, &waiting.row)?;
+    let changes = match schema(store, &waiting.row).cloned() {
+        None => Vec::new(),
+        Some(schema) => waiting
+            .changes
+            .into_iter()
+            .filter_map(|change| {
+                let index = schema.indexes.iter().find(|index| index.number == change.index)?;
+                let now = item.as_ref().and_then(|item| {
+                    let row = Layout::of_index(&schema, index).row(item)?.row;
+                    (row == change.row).then(|| encode(&index.project(&schema, item)))
+                });
+                Some(index_change(change.index, change.row, now))
+            })
+            .collect(),
+    };
+    store.set(place, Some(&current), None);
+    wait(store, &waiting.row, changes);
+    Ok(())
+}
+
+/// Puts down what an index that is being made is to have of some items.
+pub(crate) fn backfill(store: &mut Store, backfill: &state::Backfill) -> Result<(), Stop> {
+    for row in &backfill.rows {
+        let Some(schema) = schema(store, row).cloned() else { continue };
+        let index = schema.indexes.iter().find(|index| index.number == backfill.index && !index.local);
+        let (Some(index), Some(item)) = (index, current_item(store, row)?) else { continue };
+        if let Some(entry) = Layout::of_index(&schema, index).row(&item) {
+            let stored = encode(&index.project(&schema, &item));
+            // A copy: the row is a slice of the whole log entry.
+            let row = Bytes::copy_from_slice(row);
+            wait(store, &row, vec![index_change(index.number, entry.row, Some(stored))]);
+        }
+    }
+    Ok(())
+}
+
+fn current_item(store: &Store, row: &Bytes) -> Result<Option<Item>, Stop> {
+    let current = store.get(row).map_err(stop)?;
+    current.as_ref().map(|current| decode(Some(current))).transpose()
+}

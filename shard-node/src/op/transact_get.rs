@@ -1,0 +1,82 @@
+//! TransactGetItems: many items as they were all at one moment, without holding anybody up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::get_item::{self, Found};
+use crate::error::{Error, Invalid, Reason};
+use crate::expression::evaluate::project;
+use crate::key::row_key;
+use crate::limits::{ACTIONS_MAX, TRANSACTION_BYTES_MAX};
+use crate::router::Router;
+use crate::table::Table;
+use crate::transaction::coordinate;
+
+/// Looks items up; the answers stand as the questions do.
+///
+/// Errors: [`Error::Cancelled`] if there was no such moment in many attempts, since the items change all the time.
+pub async fn run(router: &Router, items: Vec<get_item::Request>) -> Result<Vec<Found>, Error> {
+    if items.is_empty() || items.len() > ACTIONS_MAX {
+        return Err(Invalid::new(format!("a transaction has 1 to {ACTIONS_MAX} actions")).into());
+    }
+    let prepared = items.into_iter().map(get_item::Request::prepare).collect::<Result<Vec<_>, _>>()?;
+    match attempt(router, &prepared).await {
+        Err(Error::TableDropped) => {
+            router.refresh_tables().await?;
+            attempt(router, &prepared).await
+        }
+        outcome => outcome,
+    }
+}
+
+async fn attempt(router: &Router, items: &[get_item::GetItem]) -> Result<Vec<Found>, Error> {
+    use super::OnTable as _;
+    let mut tables: BTreeMap<&str, Table> = BTreeMap::new();
+    let mut keys = Vec::with_capacity(items.len());
+    let mut seen = BTreeSet::new();
+    let mut refused: Vec<Reason> = vec![Reason::default(); items.len()];
+    for (item, refused) in items.iter().zip(&mut refused) {
+        let name = item.table();
+        if !tables.contains_key(name) {
+            tables.insert(name, router.table(name).await?);
+        }
+        let Some(table) = tables.get(name) else { continue };
+        if let Err(invalid) = table.check_key(&item.key) {
+            refused.code = Some("ValidationError");
+            refused.message = invalid.to_string();
+            continue;
+        }
+        let key = row_key(table, &item.key)?;
+        if !seen.insert(key.row.clone()) {
+            return Err(
+                Invalid::new("Transaction request cannot include multiple operations on one item").into()
+            );
+        }
+        keys.push(key);
+    }
+    if refused.iter().any(|reason| reason.code.is_some()) {
+        return Err(Error::Cancelled(refused));
+    }
+    let count = keys.len();
+    let Some(read) = coordinate::read_at_once(router, keys).await? else {
+        let conflict = Reason {
+            code: Some("TransactionConflict"),
+            message: "Transaction is ongoing for the item".to_owned(),
+            item: None,
+        };
+        return Err(Error::Cancelled(vec![conflict; count]));
+    };
+    let mut found = Vec::with_capacity(count);
+    let mut bytes = 0;
+    for (item, read) in items.iter().zip(read) {
+        let mut one = get_item::decode(read)?;
+        bytes += one.size as usize;
+        if let Some(paths) = &item.projection {
+            one.item = one.item.map(|item| project(&item, paths));
+        }
+        found.push(one);
+    }
+    if bytes > TRANSACTION_BYTES_MAX {
+        return Err(Invalid::new("Transaction results exceed the maximum of 4194304 bytes").into());
+    }
+    Ok(found)
+}

@@ -1,0 +1,264 @@
+//! TransactWriteItems: all of some writes and checks, or none of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use trimaran_proto::state::shard as state;
+use trimaran_proto::state::shard::action::What;
+use trimaran_proto::state::shard::reply::Outcome;
+
+use super::{delete_item, put_item, update_item};
+use crate::error::{Error, Invalid, Reason};
+use crate::expression::codec::encode_condition;
+use crate::expression::parse::{self, Placeholders};
+use crate::expression::{Condition, Stated};
+use crate::item::{self, Item};
+use crate::key::{RowKey, row_key};
+use crate::limits::{ACTIONS_MAX, TRANSACTION_BYTES_MAX};
+use crate::router::Router;
+use crate::table::Table;
+use crate::transaction::ID_BYTES;
+use crate::transaction::coordinate::{self, Ended, Token};
+
+/// The format of the cluster that knows transactions and secondary indexes.
+pub const FORMAT: u32 = 9;
+
+/// Characters of an idempotency token.
+pub const TOKEN_CHARACTERS: std::ops::RangeInclusive<usize> = 1..=36;
+
+/// Holds of an item as it is.
+#[derive(Debug, Default)]
+pub struct Check {
+    /// Name of the table.
+    pub table: String,
+    /// The key.
+    pub key: Item,
+    /// What must hold.
+    pub condition: Stated<Condition>,
+    /// For the condition.
+    pub placeholders: Placeholders,
+    /// Answer a failed condition with the item.
+    pub want_old_on_failure: bool,
+}
+
+/// One action.
+#[derive(Debug)]
+pub enum Action {
+    /// Replaces or makes an item.
+    Put(put_item::Request),
+    /// Changes one.
+    Update(update_item::Request),
+    /// Removes one.
+    Delete(delete_item::Request),
+    /// Only looks.
+    Check(Check),
+}
+
+enum Prepared {
+    Put(put_item::PutItem),
+    Update(update_item::UpdateItem),
+    Delete(delete_item::DeleteItem),
+    Check(Checked),
+}
+
+struct Checked {
+    table: String,
+    key: Item,
+    condition: Condition,
+    want_old_on_failure: bool,
+}
+
+impl Prepared {
+    fn of(action: Action) -> Result<Self, Invalid> {
+        Ok(match action {
+            Action::Put(put) => Self::Put(put.prepare()?),
+            Action::Update(update) => Self::Update(update.prepare()?),
+            Action::Delete(delete) => Self::Delete(delete.prepare()?),
+            Action::Check(mut check) => {
+                let condition = parse::stated_condition(check.condition, &mut check.placeholders)?;
+                check.placeholders.check_used()?;
+                Self::Check(Checked {
+                    table: check.table,
+                    key: check.key,
+                    condition,
+                    want_old_on_failure: check.want_old_on_failure,
+                })
+            }
+        })
+    }
+
+    fn table(&self) -> &str {
+        use super::OnTable as _;
+        match self {
+            Self::Put(put) => put.table(),
+            Self::Update(update) => update.table(),
+            Self::Delete(delete) => delete.table(),
+            Self::Check(check) => &check.table,
+        }
+    }
+
+    fn command(&self, table: &Table) -> Result<(RowKey, What), Error> {
+        Ok(match self {
+            Self::Put(put) => put.command(table).map(|(key, put)| (key, What::Put(put)))?,
+            Self::Update(update) => update.command(table).map(|(key, update)| (key, What::Update(update)))?,
+            Self::Delete(delete) => delete.command(table).map(|(key, delete)| (key, What::Delete(delete)))?,
+            Self::Check(check) => {
+                table.check_key(&check.key)?;
+                let what = state::Check {
+                    condition: encode_condition(Some(&check.condition)),
+                    want_old_on_failure: check.want_old_on_failure,
+                };
+                (row_key(table, &check.key)?, What::Check(what))
+            }
+        })
+    }
+}
+
+/// What a transaction did, an entry for each action.
+#[derive(Debug)]
+pub struct Transacted {
+    /// Name of the table, bytes that were written or replaced, and what that was to indexes.
+    pub actions: Vec<(String, super::Written)>,
+    /// It had been carried out before, with the same token.
+    pub repeated: bool,
+}
+
+/// Carries a transaction out. With a token, it is carried out once in ten minutes, however often it is asked for.
+///
+/// Errors: [`Error::Cancelled`] if something stands against it, with a reason for each action.
+pub async fn run(router: &Router, actions: Vec<Action>, token: Option<&str>) -> Result<Transacted, Error> {
+    router.require_format(FORMAT)?;
+    if actions.is_empty() || actions.len() > ACTIONS_MAX {
+        return Err(Invalid::new(format!("a transaction has 1 to {ACTIONS_MAX} actions")).into());
+    }
+    if token.is_some_and(|token| !TOKEN_CHARACTERS.contains(&token.chars().count())) {
+        return Err(Invalid::new(
+            "1 validation error detected: Value at 'clientRequestToken' failed to satisfy constraint: Member must have \
+             length less than or equal to 36",
+        )
+        .into());
+    }
+    let prepared = actions.into_iter().map(Prepared::of).collect::<Result<Vec<_>, _>>()?;
+    match attempt(router, &prepared, token).await {
+        // Deleted, and perhaps made again under the same name.
+        Err(Error::TableDropped) => {
+            router.refresh_tables().await?;
+            match attempt(router, &prepared, token).await {
+                Err(Error::TableDropped) => {
+                    let table = prepared.first().map(|action| action.table().to_owned());
+                    Err(Error::TableNotFound { table: table.unwrap_or_default() })
+                }
+                outcome => outcome,
+            }
+        }
+        outcome => outcome,
+    }
+}
+
+async fn attempt(router: &Router, prepared: &[Prepared], token: Option<&str>) -> Result<Transacted, Error> {
+    let mut tables: BTreeMap<&str, Table> = BTreeMap::new();
+    let mut commands = Vec::with_capacity(prepared.len());
+    let mut seen = BTreeSet::new();
+    let mut bytes = 0;
+    let mut refused: Vec<Reason> = vec![Reason::default(); prepared.len()];
+    for (action, refused) in prepared.iter().zip(&mut refused) {
+        let name = action.table();
+        if !tables.contains_key(name) {
+            tables.insert(name, router.table(name).await?);
+        }
+        let Some(table) = tables.get(name) else { continue };
+        let (key, what) = match action.command(table) {
+            Ok(command) => command,
+            Err(Error::Validation(invalid)) => {
+                refused.code = Some("ValidationError");
+                refused.message = invalid.to_string();
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if !seen.insert(key.row.clone()) {
+            return Err(
+                Invalid::new("Transaction request cannot include multiple operations on one item").into()
+            );
+        }
+        bytes += match &what {
+            What::Put(put) => put.size as usize,
+            What::Update(update) => update.update.len(),
+            What::Delete(_) | What::Check(_) => 0,
+        };
+        commands.push((key, what));
+    }
+    if refused.iter().any(|reason| reason.code.is_some()) {
+        return Err(Error::Cancelled(refused));
+    }
+    if bytes > TRANSACTION_BYTES_MAX {
+        return Err(Invalid::new(
+            "Member must have length less than or equal to 4194304: the items of a transaction",
+        )
+        .into());
+    }
+    let token =
+        token.map(|token| Token { key: digest(token.as_bytes()), fingerprint: fingerprint(&commands) });
+    let ended = coordinate::run(router, commands, token, rand::random).await?;
+    let names = prepared.iter().map(|action| action.table().to_owned());
+    Ok(match ended {
+        Ended::Committed(replies) => {
+            let written = replies.into_iter().map(|reply| {
+                let touched =
+                    reply.touched.into_iter().map(|touched| (touched.index, touched.sizes)).collect();
+                let size = reply.size_before.max(reply.size_after);
+                super::Written { attributes: None, size, touched }
+            });
+            Transacted { actions: names.zip(written).collect(), repeated: false }
+        }
+        Ended::Repeated(items) => {
+            let written = items.into_iter().map(|item| super::Written {
+                size: item.size_before.max(item.size_after),
+                ..super::Written::default()
+            });
+            Transacted { actions: names.zip(written).collect(), repeated: true }
+        }
+        Ended::Cancelled(replies) => {
+            return Err(Error::Cancelled(replies.into_iter().map(reason).collect::<Result<_, _>>()?));
+        }
+    })
+}
+
+/// Of everything that is asked: another request has another one.
+fn fingerprint(commands: &[(RowKey, What)]) -> Bytes {
+    let mut all = BytesMut::new();
+    for (key, what) in commands {
+        let action = state::Action { row: key.row.clone(), what: Some(what.clone()) };
+        let encoded = action.encode_to_vec();
+        all.put_u64(encoded.len() as u64);
+        all.put_slice(&encoded);
+    }
+    Bytes::copy_from_slice(&digest(&all))
+}
+
+/// As many bytes of SHA-256 as tell tokens, and what they are used for, apart.
+fn digest(bytes: &[u8]) -> [u8; ID_BYTES] {
+    let mut short = [0; ID_BYTES];
+    short.copy_from_slice(&Sha256::digest(bytes)[..ID_BYTES]);
+    short
+}
+
+fn reason(reply: state::Reply) -> Result<Reason, Error> {
+    let item = reply.item.clone().map(|mut stored| item::decode_item(&mut stored)).transpose()?;
+    Ok(match reply.outcome() {
+        Outcome::ConditionFailed => Reason {
+            code: Some("ConditionalCheckFailed"),
+            message: "The conditional request failed".to_owned(),
+            item,
+        },
+        Outcome::Held => Reason {
+            code: Some("TransactionConflict"),
+            message: "Transaction is ongoing for the item".to_owned(),
+            item: None,
+        },
+        Outcome::Invalid => Reason { code: Some("ValidationError"), message: reply.message, item: None },
+        _ => Reason::default(),
+    })
+}

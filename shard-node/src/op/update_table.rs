@@ -1,0 +1,172 @@
+//! UpdateTable and what else changes of a table that is there: capacity, protection, indexes, expiry, tags.
+
+use crate::error::{Error, Invalid};
+use crate::limits::TAGS_MAX;
+use crate::op::create_table::{NewIndex, check_indexes};
+use crate::op::transact_write::FORMAT;
+use crate::router::Router;
+use crate::table::{IndexStatus, Status, Table};
+
+/// What is asked.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// Name of the table.
+    pub table: String,
+    /// How it is paid for: by request (`None`), or for so many reads and writes per second.
+    pub billing: Option<Option<(u64, u64)>>,
+    /// Refuse to delete it.
+    pub deletion_protection: Option<bool>,
+    /// As its owner calls it.
+    pub class: Option<String>,
+    /// At most one is made or removed at once.
+    pub indexes: Vec<IndexUpdate>,
+}
+
+/// A change of a table's global indexes.
+#[derive(Debug)]
+pub enum IndexUpdate {
+    /// One more, which is filled while the table goes on taking requests.
+    Create(NewIndex),
+    /// Other capacity.
+    Update(String, (u64, u64)),
+    /// One less.
+    Delete(String),
+}
+
+fn active(table: &Table) -> Result<(), Error> {
+    match table.status {
+        Status::Active => Ok(()),
+        Status::Creating => Err(Error::TableInUse(format!(
+            "Attempt to change a resource which is still in use: Table is being created: {}",
+            table.name
+        ))),
+        Status::Deleting => Err(Error::TableInUse(format!(
+            "Attempt to change a resource which is still in use: Table is being deleted: {}",
+            table.name
+        ))),
+    }
+}
+
+/// Changes the definition; what has to be done for it goes on by itself, see [`crate::index::build`].
+pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
+    router.refresh_tables().await?;
+    let is_one_at_once = |update: &&IndexUpdate| !matches!(update, IndexUpdate::Update(..));
+    if request.indexes.iter().filter(is_one_at_once).count() > 1 {
+        return Err(Error::LimitExceeded(
+            "Subscriber limit exceeded: Only 1 online index can be created or deleted simultaneously per table".into(),
+        ));
+    }
+    if !request.indexes.is_empty() {
+        router.require_format(FORMAT)?;
+    }
+    let now_ms = router.now_ms();
+    router
+        .edit(&request.table, |table| {
+            active(table)?;
+            let before = table.clone();
+            if let Some(billing) = request.billing {
+                if billing.is_some() && billing == table.throughput && request.indexes.is_empty() {
+                    let (reads, writes) = billing.unwrap_or_default();
+                    return Err(Invalid::new(format!(
+                        "The provisioned throughput for the table will not change. The requested value equals the current \
+                         value. Current ReadCapacityUnits provisioned for the table: {reads}. Requested ReadCapacityUnits: \
+                         {reads}. Current WriteCapacityUnits provisioned for the table: {writes}. Requested \
+                         WriteCapacityUnits: {writes}."
+                    ))
+                    .into());
+                }
+                if billing.is_none() && table.throughput.is_some() {
+                    table.on_demand_since_ms = Some(now_ms);
+                }
+                table.throughput = billing;
+            }
+            table.deletion_protection = request.deletion_protection.unwrap_or(table.deletion_protection);
+            if request.class.is_some() {
+                table.class.clone_from(&request.class);
+            }
+            request.indexes.iter().try_for_each(|update| change(table, update))?;
+            check_indexes(table)?;
+            Ok(*table != before)
+        })
+        .await
+}
+
+fn change(table: &mut Table, update: &IndexUpdate) -> Result<(), Error> {
+    let no_index = |name: &str| Error::IndexNotFound(name.to_owned());
+    match update {
+        IndexUpdate::Create(new) => {
+            if table.index(&new.name).is_some() {
+                return Err(Invalid::new(format!(
+                    "Attempting to create an index which already exists: Index with name {} already exists",
+                    new.name
+                ))
+                .into());
+            }
+            table.last_index += 1;
+            table.indexes.push(new.clone().index(table.last_index, IndexStatus::Creating));
+        }
+        IndexUpdate::Update(name, throughput) => {
+            let found = table.indexes.iter_mut().find(|index| index.name == *name && !index.local);
+            found.ok_or_else(|| no_index(name))?.throughput = Some(*throughput);
+        }
+        IndexUpdate::Delete(name) => {
+            let found = table.indexes.iter_mut().find(|index| index.name == *name && !index.local);
+            found.ok_or_else(|| no_index(name))?.status = IndexStatus::Deleting;
+        }
+    }
+    Ok(())
+}
+
+/// Says, or says no more, which attribute tells when items expire.
+pub async fn set_ttl(router: &Router, name: &str, attribute: &str, enabled: bool) -> Result<(), Error> {
+    router.require_format(FORMAT)?;
+    router.refresh_tables().await?;
+    router
+        .edit(name, |table| {
+            active(table)?;
+            match (&table.ttl_attribute, enabled) {
+                (Some(_), true) => Err(Invalid::new("TimeToLive is already enabled").into()),
+                (None, false) => Err(Invalid::new("TimeToLive is already disabled").into()),
+                (Some(known), false) if known != attribute => Err(Invalid::new(
+                    "TimeToLive is active on a different AttributeName: current AttributeName is ".to_owned()
+                        + known,
+                )
+                .into()),
+                _ => {
+                    table.ttl_attribute = enabled.then(|| attribute.to_owned());
+                    Ok(true)
+                }
+            }
+        })
+        .await?;
+    Ok(())
+}
+
+/// Adds tags, or gives them other values.
+pub async fn tag(router: &Router, name: &str, tags: Vec<(String, String)>) -> Result<(), Error> {
+    router.refresh_tables().await?;
+    router
+        .edit(name, |table| {
+            let before = table.tags.len();
+            table.tags.extend(tags.iter().cloned());
+            if table.tags.len() > TAGS_MAX && table.tags.len() > before {
+                return Err(Error::LimitExceeded(format!("a table has at most {TAGS_MAX} tags")));
+            }
+            Ok(true)
+        })
+        .await?;
+    Ok(())
+}
+
+/// Removes tags.
+pub async fn untag(router: &Router, name: &str, keys: &[String]) -> Result<(), Error> {
+    router.refresh_tables().await?;
+    router
+        .edit(name, |table| {
+            let before = table.tags.len();
+            table.tags.retain(|key, _| !keys.contains(key));
+            Ok(table.tags.len() != before)
+        })
+        .await?;
+    Ok(())
+}

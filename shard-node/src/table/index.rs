@@ -1,0 +1,182 @@
+//! Secondary indexes: the items of a table in another order, or only those that have an attribute.
+
+use trimaran_proto::state::shard as state;
+
+use super::{KeyAttribute, Table};
+use crate::error::Invalid;
+use crate::item::{Item, Type, Value};
+use crate::keyspace::Kind;
+use crate::limits::{PARTITION_KEY_BYTES_MAX, SORT_KEY_BYTES_MAX};
+
+/// A secondary index of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// Unique within the table.
+    pub name: String,
+    /// From 1, and never that of another index of the table, also not of one that is gone.
+    pub number: u32,
+    /// Local: of the table's partition key, in the same partition, as new as the item. Global: of any key, anywhere, soon.
+    pub local: bool,
+    /// What its entries are spread by.
+    pub partition_key: KeyAttribute,
+    /// What entries of one partition key are sorted by.
+    pub sort_key: Option<KeyAttribute>,
+    /// What its entries have of the items.
+    pub projection: Projection,
+    /// Where it stands.
+    pub status: IndexStatus,
+    /// Of one that is being made: items of tokens below this one are in it.
+    pub filled_below: Option<u64>,
+    /// As the table's.
+    pub throughput: Option<(u64, u64)>,
+}
+
+/// What the entries of an index have of the items.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Projection {
+    /// Everything.
+    All,
+    /// The keys of table and index.
+    KeysOnly,
+    /// The keys, and attributes of these names.
+    Include(Vec<String>),
+}
+
+/// Where an index stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexStatus {
+    /// It takes queries.
+    Active,
+    /// The items that were there before it are being entered.
+    Creating,
+    /// It is about to be gone.
+    Deleting,
+}
+
+impl Index {
+    pub(super) fn encode(&self) -> state::Index {
+        let (read_units, write_units) = self.throughput.unwrap_or_default();
+        state::Index {
+            name: self.name.clone(),
+            number: self.number,
+            local: self.local,
+            partition_key: Some(self.partition_key.encode()),
+            sort_key: self.sort_key.as_ref().map(KeyAttribute::encode),
+            projection: match self.projection {
+                Projection::All => state::Projection::All,
+                Projection::KeysOnly => state::Projection::KeysOnly,
+                Projection::Include(_) => state::Projection::Include,
+            }
+            .into(),
+            attributes: match &self.projection {
+                Projection::Include(names) => names.clone(),
+                Projection::All | Projection::KeysOnly => Vec::new(),
+            },
+            state: match self.status {
+                IndexStatus::Active => state::IndexState::Active,
+                IndexStatus::Creating => state::IndexState::Creating,
+                IndexStatus::Deleting => state::IndexState::Deleting,
+            }
+            .into(),
+            filled_below: self.filled_below,
+            read_units,
+            write_units,
+        }
+    }
+
+    pub(super) fn decode(stored: state::Index) -> Option<Self> {
+        let projection = match stored.projection() {
+            state::Projection::All => Projection::All,
+            state::Projection::KeysOnly => Projection::KeysOnly,
+            state::Projection::Include => Projection::Include(stored.attributes.clone()),
+        };
+        let status = match stored.state() {
+            state::IndexState::Active => IndexStatus::Active,
+            state::IndexState::Creating => IndexStatus::Creating,
+            state::IndexState::Deleting => IndexStatus::Deleting,
+        };
+        Some(Self {
+            name: stored.name,
+            number: stored.number,
+            local: stored.local,
+            partition_key: KeyAttribute::decode(stored.partition_key?)?,
+            sort_key: match stored.sort_key {
+                Some(sort_key) => Some(KeyAttribute::decode(sort_key)?),
+                None => None,
+            },
+            projection,
+            status,
+            filled_below: stored.filled_below,
+            throughput: (stored.read_units > 0).then_some((stored.read_units, stored.write_units)),
+        })
+    }
+
+    /// The first eight bytes of its rows.
+    pub fn keyspace(&self, table: u64) -> u64 {
+        Kind::Index.of(table, self.number)
+    }
+
+    /// Its own key attributes, partition key first.
+    pub fn key_attributes(&self) -> impl Iterator<Item = &KeyAttribute> {
+        std::iter::once(&self.partition_key).chain(&self.sort_key)
+    }
+
+    /// What an entry has of an item.
+    pub fn project(&self, table: &Table, item: &Item) -> Item {
+        let Some(names) = self.projected(table) else { return item.clone() };
+        let pairs = names.into_iter().filter_map(|name| item.get_key_value(name));
+        pairs.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// Names of the attributes that its entries have; `None` = all.
+    pub fn projected<'a>(&'a self, table: &'a Table) -> Option<Vec<&'a str>> {
+        let more: &[String] = match &self.projection {
+            Projection::All => return None,
+            Projection::KeysOnly => &[],
+            Projection::Include(names) => names,
+        };
+        let keys = self.key_attributes().chain(table.key_attributes()).map(|key| key.name.as_str());
+        Some(keys.chain(more.iter().map(String::as_str)).collect())
+    }
+
+    /// Checks what an item has of this index's key.
+    pub(super) fn check(&self, item: &Item) -> Result<(), Invalid> {
+        let limits = [PARTITION_KEY_BYTES_MAX, SORT_KEY_BYTES_MAX];
+        for (attribute, max) in self.key_attributes().zip(limits) {
+            let Some(value) = item.get(&attribute.name) else { continue };
+            if value.kind() != attribute.kind {
+                return Err(Invalid::new(format!(
+                    "One or more parameter values were invalid: Type mismatch for Index Key {} Expected: {} Actual: {} \
+                     IndexName: {}",
+                    attribute.name,
+                    attribute.kind.name(),
+                    value.kind().name(),
+                    self.name
+                )));
+            }
+            let size = match value {
+                Value::S(text) => text.len(),
+                Value::B(bytes) => bytes.len(),
+                _ => continue,
+            };
+            if size == 0 {
+                return Err(Invalid::new(format!(
+                    "One or more parameter values are not valid. A value specified for a secondary index key is not \
+                     supported. The AttributeValue for a key attribute cannot contain an empty {} value. IndexName: {}, \
+                     IndexKey: {}",
+                    if attribute.kind == Type::S { "string" } else { "binary" },
+                    self.name,
+                    attribute.name
+                )));
+            }
+            if size > max {
+                return Err(Invalid::new(format!(
+                    "One or more parameter values were invalid: Size of the index key {} has exceeded the maximum size \
+                     limit of {max} bytes. IndexName: {}",
+                    attribute.name, self.name
+                )));
+            }
+        }
+        Ok(())
+    }
+}
