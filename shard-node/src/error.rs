@@ -150,11 +150,10 @@ impl Classified for Error {
             | Self::TableInUse(_)
             | Self::Held
             | Self::Cancelled(_)
-            | Self::TokenReused
-            | Self::InProgress => Class::Conflict,
+            | Self::TokenReused => Class::Conflict,
             Self::Limit { .. } | Self::LimitExceeded(_) => Class::Exhausted,
             Self::Elsewhere { .. } => Class::Elsewhere,
-            Self::NotReady | Self::NotAgreed => Class::Later,
+            Self::NotReady | Self::NotAgreed | Self::InProgress => Class::Later,
             Self::TimedOut { .. } => Class::Unknown,
             Self::Storage(_) | Self::Lost { .. } => Class::Broken,
             Self::Cluster(inner) => inner.class(),

@@ -43,6 +43,13 @@ impl ShardMachine {
         Self { store: Store::new(shared, partition, first, last), is_frozen: false }
     }
 
+    /// One that, if it has nothing yet, may have to read a log that begins when the partition reached up to `founded_last`.
+    #[must_use]
+    pub fn founded_with(mut self, founded_last: Token) -> Self {
+        self.store.found_with(founded_last);
+        self
+    }
+
     /// True if nothing is to be looked up here: another partition has the rows, or is about to.
     pub fn is_elsewhere(&self) -> bool {
         self.is_frozen || self.store.is_taken()
@@ -65,8 +72,7 @@ impl ShardMachine {
 
     /// True if a row belongs here.
     pub fn has_place_for(&self, row: &[u8]) -> bool {
-        let (first, last) = self.store.tokens();
-        parse_head(row).is_some_and(|(_, token)| first <= token && token <= last)
+        parse_head(row).is_some_and(|(_, token)| self.store.has_place_for(token))
     }
 
     /// What has a hold of rows, but transactions that are known not to be decided.
@@ -293,6 +299,10 @@ impl Machine for ShardMachine {
     fn split(&mut self, at: u64, group: u64, remember: Remember) -> Result<Self, Stop> {
         let store = self.store.split(Token(at), group, &remember.applied, remember.answered);
         Ok(Self { store, is_frozen: false })
+    }
+
+    fn split_behind(&mut self, at: u64) -> Result<(), Stop> {
+        self.store.give_aside(Token(at)).map_err(stop)
     }
 
     fn elsewhere(&self) -> Bytes {

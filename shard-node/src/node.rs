@@ -175,7 +175,11 @@ impl Node {
         let replicas =
             Replicas::keep(cluster.clone(), durability(groups::Durability::Log), move |partition| {
                 let (first, last) = (Token(partition.first_token), Token(partition.last_token));
-                ShardMachine::new(Arc::clone(&of_partitions), partition.id, first, last)
+                let machine = ShardMachine::new(Arc::clone(&of_partitions), partition.id, first, last);
+                match partition.founded_with {
+                    Some(range) => machine.founded_with(Token(range.last_token)),
+                    None => machine,
+                }
             });
         let router = Router::new(cluster.clone(), replicas, clock, random.random(), leaving.clone());
 

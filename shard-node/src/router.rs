@@ -489,7 +489,7 @@ impl Router {
             return Ok(wire::ReadReply { held, ..wire::ReadReply::default() });
         }
         let reply = match question {
-            Question::Get(get) => get_item::read(&view, &get.rows, &removed)?,
+            Question::Get(get) => get_item::read(&view, &get.rows, (&removed, !get.undecided.is_empty()))?,
             Question::Page(wanted) => {
                 let _place = self.inner.scans.acquire().await.map_err(|_closed| Error::NotReady)?;
                 let read = tokio::task::spawn_blocking(move || page::read(&view, wanted)).await;

@@ -7,7 +7,8 @@
 //!
 //! Keys, one byte of space first: `C` rows, `H` history, `A` what replication said last and the state, `D` answered
 //! requests, `T` counts of tables, `X` dropped tables, `S` what follows from writes to tables, `G` the range of tokens and
-//! the partitions that are part of this one by now, `R` "is being restored". Rows stand by
+//! the partitions that are part of this one by now, `R` "is being restored", `P` and `Q` rows that are kept aside, and up
+//! to which token ([`aside`]). Rows stand by
 //! their tokens, whatever partition has them: a split moves none. What rows are, items or what is kept beside them, is in
 //! [`crate::keyspace`].
 
@@ -174,6 +175,8 @@ pub struct Store {
     absorbed: Vec<u64>,
     /// What the next commit takes over.
     merging: Option<Merging>,
+    /// Rows of tokens behind the last one, up to this one, are kept aside.
+    aside: Option<Token>,
     /// What follows from writes to tables, by table: of those from whose writes anything follows.
     schemas: BTreeMap<u64, Arc<Table>>,
     /// The rows of intents of transactions, as they are in the engine.
@@ -239,6 +242,7 @@ impl Store {
             tokens_changed: true,
             absorbed: Vec::new(),
             merging: None,
+            aside: None,
             schemas: BTreeMap::new(),
             intents: BTreeMap::new(),
             waiting: 0,
@@ -259,16 +263,19 @@ impl Store {
     pub fn open(&mut self) -> Result<Found, StorageError> {
         let given = (self.first, self.last);
         self.read_tokens()?;
+        let founded = self.aside.take();
         if self.engine.get(&self.own(b'R', &[]))?.is_some() {
             return Ok(Found::Interrupted);
         }
         let Some(mut applied) = self.engine.get(&self.own(b'A', &[]))? else {
             if self.first <= self.last {
                 (self.first, self.last) = given;
+                self.aside = founded;
             }
             self.write_tokens()?;
             return Ok(Found::Nothing);
         };
+        self.read_aside()?;
         let damaged = |what: &str| StorageError::Damaged {
             path: format!("partition {}", self.partition),
             offset: 0,
@@ -324,6 +331,7 @@ impl Store {
     fn write_tokens(&mut self) -> Result<(), StorageError> {
         let mut batch = Batch::default();
         batch.put(self.own(b'G', &[]), self.encode_tokens());
+        self.note_aside(&mut batch);
         self.tokens_changed = false;
         self.engine.write(batch)
     }
@@ -421,16 +429,20 @@ impl Store {
     pub fn get(&self, row: &Bytes) -> Result<Option<Current>, StorageError> {
         match self.fresh.get(row) {
             Some(fresh) => Ok(fresh.clone()),
+            None if self.is_aside(row) => self.get_aside(row),
             None => get_current(&*self.engine, row),
         }
     }
 
     /// Writes (`Some`) or removes a row; `before` is what [`Store::get`] said.
     pub fn set(&mut self, row: &Bytes, before: Option<&Current>, item: Option<Stored>) {
-        if let Some(before) = before {
-            self.keep(row, before);
+        let is_aside = self.is_aside(row);
+        if !is_aside {
+            if let Some(before) = before {
+                self.keep(row, before);
+            }
+            self.count(row, before.map(|before| &before.item), item.as_ref());
         }
-        self.count(row, before.map(|before| &before.item), item.as_ref());
         let version = self.version;
         if item.is_none() {
             self.removed[removed_kind(row)] = version;
@@ -441,7 +453,7 @@ impl Store {
                 None => self.intents.remove(row),
             };
         }
-        let key = keyed(b'C', &[row]);
+        let key = if is_aside { self.place_aside(row) } else { keyed(b'C', &[row]) };
         match &item {
             Some(item) => self.batch.put(key, Current::encode(self.version, item)),
             None => self.batch.delete(key),
@@ -587,7 +599,7 @@ impl Store {
             }
         }
         self.intents.extend(found);
-        Ok(())
+        self.read_intents_aside()
     }
 
     /// Where rows of a kind are that this partition has: a range for each table that has any.
@@ -696,7 +708,8 @@ impl Store {
         self.restoring = true;
         self.wipe_rows(b'C')?;
         self.wipe_rows(b'H')?;
-        for space in *b"ADTXS" {
+        self.aside = None;
+        for space in *b"ADTXSPQ" {
             self.wipe(&self.own_range(space))?;
         }
         self.fresh.clear();
@@ -892,6 +905,7 @@ fn damaged_row() -> StorageError {
     StorageError::Damaged { path: "a row".to_owned(), offset: 0, what: "it is too short".to_owned() }
 }
 
+mod aside;
 mod merge;
 mod shared;
 mod view;

@@ -18,5 +18,6 @@ mod merges;
 mod network;
 mod shard_kill;
 mod splits;
+mod transactions;
 mod trio_kill;
 mod upgrade;

@@ -1,3 +1,4 @@
 //! What is right.
 
 pub mod linearizable;
+pub mod serializable;

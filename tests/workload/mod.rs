@@ -3,5 +3,6 @@
 pub mod foreign;
 pub mod locks;
 pub mod registers;
+pub mod transactions;
 
 pub mod watches;

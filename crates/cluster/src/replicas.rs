@@ -427,8 +427,8 @@ enum Kept {
 }
 
 /// What a group's log begins with, for a replica that has nothing yet and may have to read all of it. A machine whose
-/// rows stand with those of other partitions must not write theirs: it begins with the range of now, and does nothing
-/// about the rest.
+/// rows stand with those of other partitions must not write theirs: it begins with the range of now, and keeps the rest
+/// aside until the log comes to where that went.
 fn as_founded<M: Machine>(partition: &wire::Partition) -> wire::Partition {
     let mut founded = partition.clone();
     if let Some(range) = partition.founded_with {

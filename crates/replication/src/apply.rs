@@ -228,6 +228,9 @@ impl<M: Machine> State<M> {
         }
         let (first, last) = self.machine.tokens();
         if split.at <= first || split.at > last || self.range.frozen_for.is_some() {
+            if split.at > last {
+                self.machine.split_behind(split.at).map_err(io::Error::other)?;
+            }
             return Ok((Vec::new(), None));
         }
         let places: BTreeMap<u64, Place> =

@@ -81,6 +81,12 @@ pub trait Machine: Send + Sync + 'static {
         Err(Stop::new("a machine that cannot be split"))
     }
 
+    /// A split at `at`, behind everything that it has: it began with the range that the group has by now, and reads the log
+    /// from when that was wider.
+    fn split_behind(&mut self, _at: u64) -> Result<(), Stop> {
+        Ok(())
+    }
+
     /// What it answers to a command that is about something it does not have, see [`Reply::Elsewhere`].
     fn elsewhere(&self) -> Bytes {
         Bytes::new()

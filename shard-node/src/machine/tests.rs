@@ -422,3 +422,94 @@ fn what_came_by_way_of_another_partition_does_not_go_with_an_old_copy() {
     old.forget().unwrap();
     assert_eq!(state_of(&left).0.len(), 40);
 }
+
+/// A copy that is made anew from a log that begins before a split, on a node that has the other part: it comes to what the
+/// others have, also of transactions over rows of both parts, and does not touch the other part's rows.
+#[test]
+fn a_copy_made_from_a_log_that_began_before_a_split_has_what_the_others_have() {
+    for seed in 0..40 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let at = Token((random.random_range(1..40_u64)) << 50);
+        let entry = |random: &mut StdRng| -> Vec<Bytes> {
+            let one = |random: &mut StdRng| {
+                if random.random_bool(0.5) {
+                    return command(random);
+                }
+                let (from, to) = (random.random_range(0..20_u8), random.random_range(20..40_u8));
+                let action = |number: u8, what| state::Action { row: row(number), what: Some(what) };
+                let stored = encode(&item(random.random_range(0..1000)));
+                let mut placeholders = Placeholders::default();
+                let text =
+                    if random.random_bool(0.5) { "attribute_exists(n)" } else { "attribute_not_exists(n)" };
+                let condition = parse::condition("ConditionExpression", text, &mut placeholders).unwrap();
+                let put = state::Put {
+                    item: stored.bytes,
+                    size: stored.size,
+                    condition: encode_condition(Some(&condition)),
+                    ..state::Put::default()
+                };
+                let delete = state::Delete::default();
+                let actions = vec![
+                    action(from, state::action::What::Put(put)),
+                    action(to, state::action::What::Delete(delete)),
+                ];
+                let transact = state::Transact { transaction: None, actions };
+                let body = Some(Body::Transact(transact));
+                state::Command { row: row(from), body }.encode_to_vec().into()
+            };
+            (0..20).map(|_| one(random)).collect()
+        };
+        let is_on_a_row = |payload: &Bytes| {
+            let body = state::Command::decode(payload.clone()).unwrap().body;
+            !matches!(body, Some(Body::DropTable(_)))
+        };
+        let log: Vec<Vec<Bytes>> =
+            (0..40).map(|_| entry(&mut random).into_iter().filter(is_on_a_row).collect()).collect();
+        let (here, there) = (FaultyEngine::default(), FaultyEngine::default());
+        let mut old = machine(&there);
+        let shared = Arc::new(Shared::new(Arc::new(here.clone())));
+        // The other part is on the new copy's node already, with what it has by now.
+        let mut other = ShardMachine::new(Arc::clone(&shared), 2, at, Token(u64::MAX));
+        other.recover().unwrap();
+        let puts: Vec<Bytes> = (0..40)
+            .map(|number| {
+                let stored = encode(&item(7));
+                let put = state::Put { item: stored.bytes, size: stored.size, ..state::Put::default() };
+                state::Command { row: row(number), body: Some(Body::Put(put)) }.encode_to_vec().into()
+            })
+            .collect();
+        apply(&mut other, 1, &puts);
+        let others = |machine: &ShardMachine| -> Vec<Row> {
+            let rows = state_of(machine).0.into_iter();
+            rows.filter(|(row, _, _)| parse_head(row).unwrap().1 >= at).collect()
+        };
+        let expected = others(&other);
+        let fresh = || {
+            let machine = ShardMachine::new(Arc::clone(&shared), 1, Token(0), Token(at.0 - 1));
+            machine.founded_with(Token(u64::MAX))
+        };
+        let mut new = fresh();
+        assert!(matches!(new.recover().unwrap(), Recovered::Nothing));
+        let mut dropped = None;
+        for (entry, index) in log.iter().zip(1..) {
+            if index == 20 {
+                let remember = Remember { applied: Bytes::from_static(b"new"), ..Remember::default() };
+                dropped = Some(old.split(at.0, 2, remember).unwrap());
+                new.split_behind(at.0).unwrap();
+            }
+            assert_eq!(apply(&mut old, index, entry), apply(&mut new, index, entry), "seed {seed}, {index}");
+            if random.random_bool(0.2) {
+                // The process ends, and goes on.
+                new = fresh();
+                assert!(matches!(new.recover().unwrap(), Recovered::Applied { .. }));
+            }
+        }
+        drop(dropped);
+        let own = |machine: &ShardMachine| -> Vec<Row> {
+            let rows = state_of(machine).0.into_iter();
+            rows.filter(|(row, _, _)| parse_head(row).unwrap().1 < at).collect()
+        };
+        assert_eq!(own(&new), own(&old), "seed {seed}");
+        assert_eq!(others(&new), expected, "seed {seed}: nothing of the other part is touched");
+    }
+}

@@ -79,13 +79,18 @@ pub(crate) fn decode(found: wire::MaybeItem) -> Result<Found, Error> {
     Ok(Found { item, size: found.size })
 }
 
-/// At the partition's leader: one answer a row. `removed` has of each when something of its kind was removed last.
-pub(crate) fn read(view: &View, rows: &[Bytes], removed: &[u64]) -> Result<wire::ReadReply, Error> {
+/// At the partition's leader: one answer a row. `removed` has of each when something of its kind was removed last;
+/// `held`: some of them are held by transactions that were not decided on when that was looked at.
+pub(crate) fn read(
+    view: &View,
+    rows: &[Bytes],
+    (removed, held): (&[u64], bool),
+) -> Result<wire::ReadReply, Error> {
     let items = rows.iter().zip(removed).map(|(row, &removed)| {
         let found = view.get(row)?;
         let version = found.as_ref().map_or(removed, |found| found.version);
         let size = found.as_ref().map_or(0, |found| found.item.size);
-        Ok(wire::MaybeItem { item: found.map(|found| found.item.bytes), size, version })
+        Ok(wire::MaybeItem { item: found.map(|found| found.item.bytes), size, version, held })
     });
     Ok(wire::ReadReply { items: items.collect::<Result<_, Error>>()?, ..wire::ReadReply::default() })
 }

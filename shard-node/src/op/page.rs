@@ -282,7 +282,7 @@ pub(crate) fn read(view: &View, page: wire::Page) -> Result<wire::ReadReply, Err
 }
 
 fn found(item: Bytes, size: u32) -> wire::MaybeItem {
-    wire::MaybeItem { item: Some(item), size, version: 0 }
+    wire::MaybeItem { item: Some(item), size, ..wire::MaybeItem::default() }
 }
 
 /// The item that an entry of a local index stands for. They are written together, so it is there.

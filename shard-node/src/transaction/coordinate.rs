@@ -307,8 +307,8 @@ pub async fn read_at_once(
     };
     let before = partitions();
     let mut first = read().await?;
-    // One question: one moment.
-    if before.len() == 1 && partitions() == before {
+    // One question: one moment. But of a transaction that is decided on while it is asked, one part may be there and another not.
+    if before.len() == 1 && partitions() == before && !first.iter().any(|item| item.held) {
         return Ok(Some(first));
     }
     for _ in 0..crate::limits::SNAPSHOT_ATTEMPTS {
