@@ -19,7 +19,7 @@ mod namespaces;
 mod near_cache;
 mod operators;
 mod pubsub;
-mod redis_py;
+mod python;
 mod redis_rs;
 mod resp;
 mod tracking;

@@ -1,4 +1,4 @@
-//! The Redis protocol through redis-py, as a program of its own: `tests/clients/redis_py.py`.
+//! Client libraries for Python as they are: programs of `tests/clients`, each in a process of its own.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -13,7 +13,7 @@ const PACKAGES: &str = "TRIMARAN_TEST_PYTHON_PACKAGES";
 /// Set where tests that need Python must not be skipped.
 const REQUIRED: &str = "TRIMARAN_TEST_PYTHON_REQUIRED";
 
-/// The whole program takes some seconds.
+/// A whole program takes some seconds.
 const PROGRAM_MAX: std::time::Duration = std::time::Duration::from_secs(300);
 
 #[allow(clippy::disallowed_methods, reason = "how the machine that must run it says so")]
@@ -26,9 +26,10 @@ fn python() -> Command {
     python
 }
 
+/// Whether Python has a package.
 #[allow(clippy::disallowed_methods, reason = "how the machine that must run it says so")]
-async fn is_here() -> bool {
-    let found = python().args(["-c", "import redis"]).output().await;
+async fn has(package: &str) -> bool {
+    let found = python().args(["-c", &format!("import {package}")]).output().await;
     if found.is_ok_and(|output| output.status.success()) {
         return true;
     }
@@ -37,16 +38,27 @@ async fn is_here() -> bool {
     false
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_py_finds_every_family_at_any_node_and_as_a_cluster_client() {
-    if !is_here().await {
-        return;
-    }
-    let cluster = Cluster::grid(3, "memory", 4).await;
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/redis_py.py");
+/// Runs a program of `tests/clients` with the fronts of a cluster's nodes as its arguments; it must end well.
+async fn run(program: &str, cluster: &Cluster) {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(program);
     let mut command = python();
     command.arg(program).args(cluster.nodes.iter().map(|node| &node.front));
     let output = timeout(PROGRAM_MAX, command.output()).await.unwrap().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{out}");
     assert!(output.status.success(), "{out}{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_py_finds_every_family_at_any_node_and_as_a_cluster_client() {
+    if has("redis").await {
+        run("redis_py.py", &Cluster::grid(3, "memory", 4).await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn boto3_and_the_aws_cli_find_a_database_that_they_know() {
+    if has("boto3").await {
+        run("boto3_dynamodb.py", &Cluster::shard(3, "fjall", 4).await).await;
+    }
 }
