@@ -26,6 +26,8 @@ pub mod store;
 
 pub mod expression;
 
+pub mod partiql;
+
 pub mod item;
 
 pub mod number;

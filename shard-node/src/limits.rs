@@ -16,6 +16,12 @@ pub const SORT_KEY_BYTES_MAX: usize = 1024;
 /// Lists and maps inside of each other.
 pub const NESTING_MAX: usize = 32;
 
+/// Bytes of a PartiQL statement.
+pub const STATEMENT_BYTES_MAX: usize = 8192;
+
+/// Statements of one BatchExecuteStatement.
+pub const STATEMENTS_MAX: usize = 25;
+
 /// Bytes of an expression's text.
 pub const EXPRESSION_BYTES_MAX: usize = 4096;
 

@@ -32,6 +32,8 @@ pub struct Options {
     pub count_only: bool,
     /// Of an index: all of each item, not only what the index has.
     pub whole_items: bool,
+    /// A filter may be on the attributes of the key, too.
+    pub filters_keys: bool,
     /// Nothing acknowledged before may be missed; the table and its local indexes can do that, and always do.
     pub consistent: bool,
 }
@@ -45,6 +47,7 @@ pub(crate) struct Prepared {
     pub(crate) start_key: Option<Item>,
     count_only: bool,
     whole_items: bool,
+    filters_keys: bool,
     pub(crate) consistent: bool,
     /// How the items of an index's entries are found, if they are wanted.
     whole: Option<wire::Whole>,
@@ -120,6 +123,7 @@ impl Options {
             start_key: self.start_key,
             count_only: self.count_only,
             whole_items: self.whole_items,
+            filters_keys: self.filters_keys,
             consistent: self.consistent,
             whole: None,
         })
@@ -164,7 +168,7 @@ impl Prepared {
 
     /// Refuses a filter on what the key condition is for.
     pub(crate) fn check_filter(&self, layout: &Layout<'_>) -> Result<(), Invalid> {
-        let Some(filter) = &self.filter else { return Ok(()) };
+        let Some(filter) = self.filter.as_ref().filter(|_| !self.filters_keys) else { return Ok(()) };
         let mut names = Vec::new();
         attributes(filter, &mut names);
         let keys: Vec<&str> = std::iter::once(layout.partition_key)

@@ -56,6 +56,17 @@ impl Refusal {
         Self::new(format!("{OURS}ResourceNotFoundException"), message)
     }
 
+    /// There is an item with its key.
+    pub(super) fn duplicate_item() -> Self {
+        Self::new(format!("{OURS}DuplicateItemException"), "Duplicate primary key exists in table")
+    }
+
+    /// Its name without where it is from, its text, and its item.
+    pub(super) fn told(&self) -> (&str, &str, Option<&Item>) {
+        let kind = self.kind.rsplit('#').next().unwrap_or_default();
+        (kind, &self.message, self.item.as_ref())
+    }
+
     /// The caller may not know whether there is such a thing.
     pub(super) fn access_denied(arn: &str) -> Self {
         Self::new(format!("{CORAL}AccessDeniedException"), format!("no access to the resource {arn}"))

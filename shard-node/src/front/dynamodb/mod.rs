@@ -31,6 +31,7 @@ mod legacy;
 mod operation;
 mod read;
 mod settings;
+mod statement;
 mod table;
 mod write;
 

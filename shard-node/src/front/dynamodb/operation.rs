@@ -1,5 +1,5 @@
 //! Which operation it is, and what requests and answers have in common. The operations themselves are in [`write`](super::write),
-//! [`read`](super::read), [`table`](super::table) and [`settings`](super::settings).
+//! [`read`](super::read), [`statement`](super::statement), [`table`](super::table) and [`settings`](super::settings).
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::error::Refusal;
 use super::json::{Given, Shown};
-use super::{read, settings, table, write};
+use super::{read, settings, statement, table, write};
 use crate::error::Invalid;
 use crate::expression::parse::Placeholders;
 use crate::op::create_table::{NAME_CHARACTERS, is_name_character};
@@ -40,6 +40,9 @@ pub(super) async fn run(router: &Router, operation: &str, body: &[u8]) -> Answer
         "TagResource" => settings::tag_resource(router, parse(body)?).await,
         "UntagResource" => settings::untag_resource(router, parse(body)?).await,
         "ListTagsOfResource" => settings::list_tags_of_resource(router, parse(body)?).await,
+        "ExecuteStatement" => statement::execute_statement(router, parse(body)?).await,
+        "BatchExecuteStatement" => statement::batch_execute_statement(router, parse(body)?).await,
+        "ExecuteTransaction" => statement::execute_transaction(router, parse(body)?).await,
         "DescribeLimits" => settings::describe_limits(),
         _ => Err(Refusal::unknown_operation()),
     }

@@ -155,6 +155,7 @@ impl Pages {
             start_key: self.exclusive_start_key.take().map(item).transpose()?,
             count_only: self.select.as_deref() == Some("COUNT"),
             whole_items: self.select.as_deref() == Some("ALL_ATTRIBUTES"),
+            filters_keys: false,
             consistent: self.consistent_read == Some(true),
         };
         Ok((table, options, placeholders))
