@@ -18,18 +18,15 @@ use std::sync::Arc;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 use trimaran_placement::token::Token;
-use trimaran_proto::state::shard::{SetSchema, SnapshotHead, TableStats};
+use trimaran_proto::state::shard::{SetSchema, TableStats};
 use trimaran_storage::engine::{Batch, Engine, Order, Range};
 
-use crate::key::{parse_head, token_range};
+use crate::key::parse_head;
 use crate::keyspace::{self, Kind};
 use crate::limits::HISTORY_REMOVED_MAX;
 use crate::table::Table;
 
 type StorageError = trimaran_storage::Error;
-
-/// Rows removed with one batch when a copy is replaced.
-const WIPE_ROWS: usize = 4096;
 
 /// Low bits of a version: versions of one millisecond.
 const VERSION_COUNTER_BITS: u32 = 20;
@@ -42,15 +39,6 @@ pub fn stamp_ms(version: u64) -> u64 {
 /// The first version of a millisecond.
 pub fn version_at(stamp_ms: u64) -> u64 {
     stamp_ms << VERSION_COUNTER_BITS
-}
-
-/// What an item counts for in its table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Items.
-    pub items: u64,
-    /// Bytes that they count for.
-    pub bytes: u64,
 }
 
 /// A row as it is.
@@ -107,48 +95,6 @@ fn in_space(space: u8, range: &Range) -> Range {
     Range::new(keyed(space, &[&range.start]), end)
 }
 
-/// Counts of a table: what they are, or about as much, after a split and before somebody has counted. In between more
-/// may be removed than was thought to be there, so that they wrap around; the correction brings them back.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    stats: Stats,
-    is_estimated: bool,
-}
-
-impl Counts {
-    fn add(&mut self, items: i64, bytes: i64) {
-        self.stats.items = self.stats.items.wrapping_add_signed(items);
-        self.stats.bytes = self.stats.bytes.wrapping_add_signed(bytes);
-    }
-
-    /// For people.
-    fn told(self) -> Stats {
-        let told = |count: u64| u64::try_from(count.cast_signed()).unwrap_or(0);
-        Stats { items: told(self.stats.items), bytes: told(self.stats.bytes) }
-    }
-
-    fn encode(self) -> Bytes {
-        let mut value = BytesMut::with_capacity(17);
-        value.put_u64(self.stats.items);
-        value.put_u64(self.stats.bytes);
-        value.put_u8(u8::from(self.is_estimated));
-        value.freeze()
-    }
-
-    fn decode(mut value: Bytes) -> Option<Self> {
-        let stats = Stats { items: value.try_get_u64().ok()?, bytes: value.try_get_u64().ok()? };
-        // Absent in what the first release wrote.
-        Some(Self { stats, is_estimated: value.try_get_u8().is_ok_and(|flag| flag != 0) })
-    }
-
-    /// About what a part of the range has of it.
-    fn share(self, share: f64) -> Self {
-        let part = |count: u64| (count as f64 * share) as u64;
-        let whole = self.told();
-        Self { stats: Stats { items: part(whole.items), bytes: part(whole.bytes) }, is_estimated: true }
-    }
-}
-
 /// The rows of one partition.
 pub struct Store {
     shared: Arc<Shared>,
@@ -188,14 +134,6 @@ pub struct Store {
     /// When something was removed last, by a hash of its row. Not the same on every replica: it only says that a row which
     /// is not there may have been there meanwhile.
     removed: Box<[u64; REMOVED_KINDS]>,
-}
-
-/// Kinds of rows whose last removal is told apart.
-const REMOVED_KINDS: usize = 256;
-
-/// Which of them a row is of.
-fn removed_kind(row: &[u8]) -> usize {
-    row.iter().fold(0_usize, |hash, &byte| hash.wrapping_mul(31).wrapping_add(byte.into())) % REMOVED_KINDS
 }
 
 impl std::fmt::Debug for Store {
@@ -527,90 +465,6 @@ impl Store {
         self.dropped.contains(&table) || self.dropped.contains(&keyspace::table(table))
     }
 
-    /// What follows from writes to a table, if anything does.
-    pub fn schema(&self, table: u64) -> Option<&Arc<Table>> {
-        self.schemas.get(&table)
-    }
-
-    /// Says what follows from writes to a table, unless something newer was said.
-    pub fn set_schema(&mut self, table: Table) {
-        let (id, known) = (table.id, self.schemas.get(&table.id));
-        if self.is_dropped(id) || known.is_some_and(|known| known.revision >= table.revision) {
-            return;
-        }
-        self.batch.put(self.own(b'S', &id.to_be_bytes()), encode_schema(&table).encode_to_vec());
-        self.schemas.insert(id, Arc::new(table));
-    }
-
-    /// All that is known of what follows from writes.
-    pub fn schemas(&self) -> impl Iterator<Item = &Arc<Table>> {
-        self.schemas.values()
-    }
-
-    /// Where the command that was begun puts what waits for indexes beside an item; another place each time.
-    pub fn next_waiting(&mut self, row: &[u8]) -> Option<Bytes> {
-        let (table, token) = parse_head(row)?;
-        let mut next = crate::key::head(Kind::Waiting.of(keyspace::table(table), 0), token);
-        next.put_u64(self.version);
-        next.put_u16(self.waiting);
-        self.waiting += 1;
-        self.is_waiting = true;
-        Some(next.freeze())
-    }
-
-    /// The intents of transactions in a range of rows.
-    pub fn intents(&self, range: &Range) -> impl Iterator<Item = (&Bytes, &Current)> {
-        let end = range.end.clone().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        let is_empty = range.is_empty();
-        let found =
-            (!is_empty).then(|| self.intents.range((std::ops::Bound::Included(range.start.clone()), end)));
-        found.into_iter().flatten()
-    }
-
-    /// The intent at a row of intents.
-    pub fn intent(&self, row: &[u8]) -> Option<&Current> {
-        self.intents.get(row)
-    }
-
-    /// True if no transaction has a hold of anything.
-    pub fn is_free(&self) -> bool {
-        self.intents.is_empty()
-    }
-
-    /// Not before anything was removed that had this row: as new as that, or newer.
-    pub fn removed(&self, row: &[u8]) -> u64 {
-        self.removed[removed_kind(row)]
-    }
-
-    fn forget_removals(&mut self) {
-        *self.removed = [self.version; REMOVED_KINDS];
-    }
-
-    fn read_intents(&mut self) -> Result<(), StorageError> {
-        self.intents.clear();
-        if self.first > self.last {
-            return Ok(());
-        }
-        let mut found = Vec::new();
-        for range in self.ranges(b'C', self.first, self.last, Some(Kind::Intents)) {
-            for pair in self.engine.scan(range?, Order::Ascending) {
-                let (key, stored) = pair?;
-                found.push((key.slice(1..), Current::decode(&stored).ok_or_else(damaged_row)?));
-            }
-        }
-        self.intents.extend(found);
-        self.read_intents_aside()
-    }
-
-    /// Where rows of a kind are that this partition has: a range for each table that has any.
-    pub fn rows_of(&self, kind: Kind) -> Result<Vec<Range>, StorageError> {
-        if self.first > self.last {
-            return Ok(Vec::new());
-        }
-        let ranges = self.ranges(b'C', self.first, self.last, Some(kind));
-        ranges.map(|range| range.map(|range| without_space(&range))).collect()
-    }
-
     /// Tables that were dropped.
     pub fn dropped(&self) -> Vec<u64> {
         self.dropped.iter().copied().collect()
@@ -698,202 +552,6 @@ impl Store {
         };
         self.stats.iter().map(told).collect()
     }
-
-    /// Begins to replace everything: durably noted, then everything is removed.
-    pub fn begin_restore(&mut self) -> Result<(), StorageError> {
-        let mut mark = Batch::default();
-        mark.put(self.own(b'R', &[]), Bytes::new());
-        self.engine.write(mark)?;
-        self.engine.flush()?;
-        self.restoring = true;
-        self.wipe_rows(b'C')?;
-        self.wipe_rows(b'H')?;
-        self.aside = None;
-        for space in *b"ADTXSPQ" {
-            self.wipe(&self.own_range(space))?;
-        }
-        self.fresh.clear();
-        self.batch = Batch::default();
-        self.merging = None;
-        self.pins.forget(self.history.len());
-        self.history.clear();
-        self.stats.clear();
-        self.stats_changed.clear();
-        self.dropped.clear();
-        self.schemas.clear();
-        self.intents.clear();
-        self.answered.clear();
-        Ok(())
-    }
-
-    /// Removes everything of this partition. Interrupted, it is to be called again.
-    pub fn forget(&mut self) -> Result<(), StorageError> {
-        self.read_tokens()?;
-        self.begin_restore()?;
-        self.wipe(&self.own_range(b'G'))?;
-        let mut mark = Batch::default();
-        mark.delete(self.own(b'R', &[]));
-        self.engine.write(mark)?;
-        self.engine.flush()
-    }
-
-    /// Takes over what a snapshot says beside the rows. The partition may have been split or merged since this copy was
-    /// made.
-    pub fn restore_head(&mut self, head: SnapshotHead) -> Result<(), StorageError> {
-        let SnapshotHead { tables, dropped_tables: dropped, absorbed, schemas, .. } = head;
-        let (first, last) = (Token(head.first_token), Token(head.last_token));
-        self.version = head.state.map_or(0, |state| state.version);
-        self.absorbed = absorbed;
-        if self.shared.is_taken(self.partition) {
-            self.give_up();
-            return Ok(());
-        }
-        let mut batch = Batch::default();
-        self.take(&mut batch)?;
-        self.engine.write(batch)?;
-        if (first, last) != (self.first, self.last) {
-            (self.first, self.last, self.tokens_changed) = (first, last, true);
-            // What was wiped before were the rows of the range that this copy had.
-            self.wipe_rows(b'C')?;
-            self.wipe_rows(b'H')?;
-        }
-        for TableStats { table, items, bytes, estimated } in tables {
-            self.stats_changed.insert(table);
-            self.stats.insert(table, Counts { stats: Stats { items, bytes }, is_estimated: estimated });
-        }
-        for table in dropped {
-            self.drop_table(table);
-        }
-        for schema in schemas {
-            self.set_schema(decode_schema(schema).ok_or_else(damaged_row)?);
-        }
-        self.forget_removals();
-        Ok(())
-    }
-
-    /// Before the first command after a restore.
-    pub fn end_restore(&mut self) -> Result<(), StorageError> {
-        self.read_intents()
-    }
-
-    /// Writes rows of a snapshot at once.
-    pub fn restore_rows(&mut self, rows: impl Iterator<Item = Row>) -> Result<(), StorageError> {
-        let mut batch = Batch::default();
-        for (row, version, item) in rows {
-            batch.put(keyed(b'C', &[&row]), Current::encode(version, &item));
-        }
-        let writing = self.shared.writing();
-        if writing.contains(&self.partition) { Ok(()) } else { self.engine.write(batch) }
-    }
-
-    /// Removes this partition's part of a space of rows, of every table that has rows there.
-    fn wipe_rows(&self, space: u8) -> Result<(), StorageError> {
-        if self.first > self.last {
-            return Ok(());
-        }
-        for range in self.ranges(space, self.first, self.last, None) {
-            let range = range?;
-            loop {
-                let writing = self.shared.writing();
-                if writing.contains(&self.partition)
-                    || remove_some(&*self.engine, &range, WIPE_ROWS)? < WIPE_ROWS
-                {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Where rows of these tokens, both inclusive, are in a space, all or those of a kind: a range for each table that has
-    /// any.
-    fn ranges(
-        &self,
-        space: u8,
-        first: Token,
-        last: Token,
-        kind: Option<Kind>,
-    ) -> impl Iterator<Item = Result<Range, StorageError>> + use<'_> {
-        let ids = keyspaces(&*self.engine, space, kind);
-        ids.map(move |id| Ok(in_space(space, &token_range(id?, first, last))))
-    }
-
-    fn wipe(&self, range: &Range) -> Result<(), StorageError> {
-        while remove_some(&*self.engine, range, WIPE_ROWS)? == WIPE_ROWS {}
-        Ok(())
-    }
-}
-
-/// Removes at most `max` pairs of a range. Returns how many.
-fn remove_some(engine: &dyn Engine, range: &Range, max: usize) -> Result<usize, StorageError> {
-    let mut batch = Batch::default();
-    for pair in engine.scan(range.clone(), Order::Ascending).take(max) {
-        batch.delete(pair?.0);
-    }
-    let removed = batch.len();
-    engine.write(batch)?;
-    Ok(removed)
-}
-
-/// Removes some rows of a table, or of an index, that was dropped in this range of tokens. Returns how many; 0 = none are
-/// left.
-pub fn sweep(
-    engine: &dyn Engine,
-    table: u64,
-    tokens: (Token, Token),
-    max: usize,
-) -> Result<usize, StorageError> {
-    for rows in keyspaces(engine, b'C', None) {
-        let rows = rows?;
-        if is_of(rows, table) {
-            let removed = remove_some(engine, &in_space(b'C', &token_range(rows, tokens.0, tokens.1)), max)?;
-            if removed > 0 {
-                return Ok(removed);
-            }
-        }
-    }
-    Ok(0)
-}
-
-/// Whether rows are those of a table or of an index, or belong to that table.
-fn is_of(rows: u64, table: u64) -> bool {
-    let removed = Kind::Removed.of(keyspace::table(table), keyspace::number(table));
-    let is_of_index = keyspace::kind(table) == Some(Kind::Index) && rows == removed;
-    rows == table || keyspace::table(rows) == table || is_of_index
-}
-
-/// What rows there are in a space, by their first eight bytes; all, or those of a kind.
-fn keyspaces(
-    engine: &dyn Engine,
-    space: u8,
-    kind: Option<Kind>,
-) -> impl Iterator<Item = Result<u64, StorageError>> + use<'_> {
-    let mut next = Some(kind.map_or(0, |kind| kind.of(0, 0)));
-    std::iter::from_fn(move || {
-        let rest = Range::new(keyed(space, &[&next?.to_be_bytes()]), vec![space + 1]);
-        let key = match engine.scan(rest, Order::Ascending).next()? {
-            Ok((key, _)) => key,
-            Err(error) => return Some(Err(error)),
-        };
-        let (id, _) = parse_head(&key[1..])?;
-        next = id.checked_add(1);
-        (kind.is_none() || keyspace::kind(id) == kind).then_some(Ok(id))
-    })
-}
-
-/// A range of a space as one of rows.
-fn without_space(range: &Range) -> Range {
-    Range { start: range.start.slice(1..), end: range.end.as_ref().map(|end| end.slice(1..)) }
-}
-
-/// What follows from writes to a table, from the log.
-pub(crate) fn decode_schema(schema: SetSchema) -> Option<Table> {
-    Table::decode(schema.table, schema.revision)
-}
-
-/// Likewise for the log.
-pub(crate) fn encode_schema(table: &Table) -> SetSchema {
-    SetSchema { table: table.encode(), revision: table.revision }
 }
 
 fn get_current(engine: &dyn Engine, row: &[u8]) -> Result<Option<Current>, StorageError> {
@@ -906,9 +564,19 @@ fn damaged_row() -> StorageError {
 }
 
 mod aside;
+mod beside;
+mod counts;
 mod merge;
+mod replace;
 mod shared;
 mod view;
+
+use beside::{REMOVED_KINDS, removed_kind};
+pub(crate) use beside::{decode_schema, encode_schema};
+use counts::Counts;
+pub use counts::Stats;
+use replace::is_of;
+pub use replace::sweep;
 
 use merge::Merging;
 pub use shared::Shared;
