@@ -11,6 +11,7 @@ mod coordination;
 mod database;
 mod differential;
 mod dynamodb;
+mod dynamodb_differential;
 mod functions;
 mod grpc;
 mod http;

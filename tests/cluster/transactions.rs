@@ -10,6 +10,7 @@ const SEED: u64 = 21;
 const CLIENTS: u64 = 8;
 
 /// For longer runs: how many transactions are waited for at each step.
+#[allow(clippy::disallowed_methods, reason = "how a longer run is asked for")]
 fn more() -> u64 {
     let given = std::env::var("TRIMARAN_TRANSACTIONS").ok();
     given.map_or(300, |text| text.parse().unwrap())

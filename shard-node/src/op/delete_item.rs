@@ -41,7 +41,7 @@ pub struct Request {
 #[derive(Debug)]
 pub struct DeleteItem {
     table: String,
-    key: Item,
+    pub(super) key: Item,
     condition: Option<Condition>,
     want_old: bool,
     want_old_on_failure: bool,

@@ -41,7 +41,7 @@ pub struct Request {
 #[derive(Debug)]
 pub struct PutItem {
     table: String,
-    item: Item,
+    pub(super) item: Item,
     condition: Option<Condition>,
     want_old: bool,
     want_old_on_failure: bool,

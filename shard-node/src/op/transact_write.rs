@@ -15,7 +15,7 @@ use crate::expression::codec::encode_condition;
 use crate::expression::parse::{self, Placeholders};
 use crate::expression::{Condition, Stated};
 use crate::item::{self, Item};
-use crate::key::{RowKey, row_key};
+use crate::key::{Layout, RowKey, row_key};
 use crate::limits::{ACTIONS_MAX, TRANSACTION_BYTES_MAX};
 use crate::router::Router;
 use crate::table::Table;
@@ -99,6 +99,16 @@ impl Prepared {
         }
     }
 
+    /// The key of its item, maybe with other attributes.
+    fn key(&self) -> &Item {
+        match self {
+            Self::Put(put) => &put.item,
+            Self::Update(update) => &update.key,
+            Self::Delete(delete) => &delete.key,
+            Self::Check(check) => &check.key,
+        }
+    }
+
     fn command(&self, table: &Table) -> Result<(RowKey, What), Error> {
         Ok(match self {
             Self::Put(put) => put.command(table).map(|(key, put)| (key, What::Put(put)))?,
@@ -162,13 +172,23 @@ async fn attempt(router: &Router, prepared: &[Prepared], token: Option<&str>) ->
     let mut commands = Vec::with_capacity(prepared.len());
     let mut seen = BTreeSet::new();
     let mut bytes = 0;
-    let mut refused: Vec<Reason> = vec![Reason::default(); prepared.len()];
-    for (action, refused) in prepared.iter().zip(&mut refused) {
+    // What is wrong with the request as a whole comes first.
+    for action in prepared {
         let name = action.table();
         if !tables.contains_key(name) {
             tables.insert(name, router.table(name).await?);
         }
         let Some(table) = tables.get(name) else { continue };
+        let row = Layout::of_table(table).row(action.key());
+        if row.is_some_and(|key| !seen.insert(key.row)) {
+            return Err(
+                Invalid::new("Transaction request cannot include multiple operations on one item").into()
+            );
+        }
+    }
+    let mut refused: Vec<Reason> = vec![Reason::default(); prepared.len()];
+    for (action, refused) in prepared.iter().zip(&mut refused) {
+        let Some(table) = tables.get(action.table()) else { continue };
         let (key, what) = match action.command(table) {
             Ok(command) => command,
             Err(Error::Validation(invalid)) => {
@@ -178,11 +198,6 @@ async fn attempt(router: &Router, prepared: &[Prepared], token: Option<&str>) ->
             }
             Err(error) => return Err(error),
         };
-        if !seen.insert(key.row.clone()) {
-            return Err(
-                Invalid::new("Transaction request cannot include multiple operations on one item").into()
-            );
-        }
         bytes += match &what {
             What::Put(put) => put.size as usize,
             What::Update(update) => update.update.len(),

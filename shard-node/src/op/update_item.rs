@@ -45,7 +45,7 @@ pub struct Request {
 #[derive(Debug)]
 pub struct UpdateItem {
     table: String,
-    key: Item,
+    pub(super) key: Item,
     update: Update,
     condition: Option<Condition>,
     return_values: ReturnValues,
