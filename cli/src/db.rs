@@ -7,10 +7,13 @@ use base64::Engine as _;
 use clap::Subcommand;
 use serde_json::{Map, Number, Value as Json, json};
 use trimaran_client::database::{
-    Database, Item, KeyType, Page, Placeholders, ReadOptions, ReturnValues, Table, Value, WriteOptions,
+    Database, Index, Item, KeyType, Page, Placeholders, Projection, ReadOptions, ReturnValues, Table, Value,
+    WriteOptions,
 };
 
 use crate::output::Format;
+
+mod transfer;
 
 /// Items and keys are plain JSON: texts, numbers, truth, null, lists, maps. Sets are shown as lists, bytes in base64.
 #[derive(clap::Args)]
@@ -79,6 +82,43 @@ enum Command {
         /// Its name
         table: String,
     },
+    /// Add a global secondary index to a table, and wait until it has all items
+    CreateIndex {
+        /// Name of the table
+        table: String,
+        /// Name of the index
+        index: String,
+        /// Attribute that its entries are spread by, with its type: S, N or B
+        #[arg(long, value_name = "NAME:TYPE")]
+        partition_key: String,
+        /// Attribute that entries of one partition key are sorted by
+        #[arg(long, value_name = "NAME:TYPE")]
+        sort_key: Option<String>,
+        /// Have only keys in it, and these attributes (separated by commas; none = only keys); without it everything
+        #[arg(long, value_delimiter = ',', num_args = 0..)]
+        only: Option<Vec<String>>,
+    },
+    /// Remove a global secondary index
+    DeleteIndex {
+        /// Name of the table
+        table: String,
+        /// Name of the index
+        index: String,
+    },
+    /// Write every item of a table to a file, a line each
+    Export {
+        /// Name of the table
+        table: String,
+        /// The file, which must not be there; - is standard output
+        file: std::path::PathBuf,
+    },
+    /// Put every item of a file that was exported, here or from DynamoDB
+    Import {
+        /// Name of the table
+        table: String,
+        /// The file; - is standard input
+        file: std::path::PathBuf,
+    },
     /// Delete a table with everything in it
     DeleteTable {
         /// Its name
@@ -129,6 +169,9 @@ enum Command {
         /// Largest sort key first
         #[arg(long)]
         descending: bool,
+        /// The index to read, instead of the table itself
+        #[arg(long, default_value = "")]
+        index: String,
         #[command(flatten)]
         expressions: Expressions,
     },
@@ -136,6 +179,9 @@ enum Command {
     Scan {
         /// Name of the table
         table: String,
+        /// The index to read, instead of the table itself
+        #[arg(long, default_value = "")]
+        index: String,
         #[command(flatten)]
         expressions: Expressions,
     },
@@ -168,11 +214,48 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 "name": found.table.name,
                 "partition_key": key(&found.table.partition_key),
                 "sort_key": found.table.sort_key.as_ref().map(key),
-                "status": if found.active { "active" } else { "deleting" },
+                "status": if found.active { "active" } else { "not ready, or being deleted" },
+                "indexes": found.indexes.iter().map(|(index, active)| json!({
+                    "name": index.name,
+                    "local": index.local,
+                    "partition_key": key(&index.partition_key),
+                    "sort_key": index.sort_key.as_ref().map(key),
+                    "status": if *active { "active" } else { "not ready, or being deleted" },
+                })).collect::<Vec<_>>(),
                 "items": found.item_count,
                 "bytes": found.size_bytes,
             });
             output.show(&shown, |shown| format!("{shown:#}"))?;
+        }
+        Command::CreateIndex { table, index, partition_key, sort_key, only } => {
+            let index = Index {
+                name: index,
+                local: false,
+                partition_key: key_attribute(&partition_key)?,
+                sort_key: sort_key.as_deref().map(key_attribute).transpose()?,
+                projection: match only {
+                    None => Projection::All,
+                    Some(names) if names.is_empty() => Projection::KeysOnly,
+                    Some(names) => Projection::Include(names),
+                },
+            };
+            let name = index.name.clone();
+            eprintln!("index {name} is being filled; the table takes requests meanwhile");
+            database.create_index(&table, index).await?;
+            output.show(&json!({ "created": name }), |_| format!("index {name} is ready"))?;
+        }
+        Command::DeleteIndex { table, index } => {
+            database.delete_index(&table, &index).await?;
+            output.show(&json!({ "deleting": index }), |_| format!("index {index} is being deleted"))?;
+        }
+        Command::Export { table, file } => {
+            let items = transfer::export(&database, &table, &file).await?;
+            // What was asked for may be on standard output.
+            eprintln!("{items} items of {table} are written");
+        }
+        Command::Import { table, file } => {
+            let items = transfer::import(&database, &table, &file).await?;
+            output.show(&json!({ "items": items }), |_| format!("{items} items are put into {table}"))?;
         }
         Command::DeleteTable { table } => {
             database.delete_table(&table).await?;
@@ -199,11 +282,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             };
             show_item(output, old)?;
         }
-        Command::Query { table, key_condition, descending, expressions } => {
+        Command::Query { table, key_condition, descending, index, expressions } => {
             let mut options = ReadOptions {
                 filter: expressions.condition.clone(),
                 placeholders: expressions.placeholders()?,
                 descending,
+                index,
                 ..ReadOptions::default()
             };
             loop {
@@ -214,10 +298,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 }
             }
         }
-        Command::Scan { table, expressions } => {
+        Command::Scan { table, index, expressions } => {
             let mut options = ReadOptions {
                 filter: expressions.condition.clone(),
                 placeholders: expressions.placeholders()?,
+                index,
                 ..ReadOptions::default()
             };
             loop {

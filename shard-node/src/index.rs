@@ -4,7 +4,7 @@
 //! item's partition carries that to the entries' partitions ([`propagate`]) and removes it when they have it; whoever
 //! leads next goes on with it. So an index never misses a change that was acknowledged, whatever dies meanwhile.
 //!
-//! Every word about an entry carries the version of the write that it follows from, and the newest counts ([`apply`]): it
+//! Every word about an entry carries the version of the write that it follows from, and the newest counts (`apply`): it
 //! does not matter how often word comes, or in which order, or from whom. An entry that is removed leaves a mark with its
 //! version, so that older word does not bring it back; marks are removed after [`REMOVED_KEPT`], and word from before that is
 //! refused: the item is asked for anew. [`build`] enters the items that were there before their index.

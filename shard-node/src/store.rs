@@ -8,7 +8,7 @@
 //! Keys, one byte of space first: `C` rows, `H` history, `A` what replication said last and the state, `D` answered
 //! requests, `T` counts of tables, `X` dropped tables, `S` what follows from writes to tables, `G` the range of tokens and
 //! the partitions that are part of this one by now, `R` "is being restored", `P` and `Q` rows that are kept aside, and up
-//! to which token ([`aside`]). Rows stand by
+//! to which token (`aside`). Rows stand by
 //! their tokens, whatever partition has them: a split moves none. What rows are, items or what is kept beside them, is in
 //! [`crate::keyspace`].
 

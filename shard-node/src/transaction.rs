@@ -1,10 +1,10 @@
 //! Transactions over any partitions, strictly serializable.
 //!
 //! Where all items share a partition, with the record of the idempotency token if there is one, a transaction is one
-//! entry of the log ([`apply::transact`]). Otherwise the node that was asked ([`coordinate`]) has each partition check
-//! its conditions and put down intents beside its items ([`apply::prepare`]), all at once, then has the decision recorded
-//! ([`apply::decide`]): that is the moment at which it happens, and from then on the caller can be told. The intents are
-//! carried out or let go afterwards ([`apply::resolve`]).
+//! entry of the log (`apply::transact`). Otherwise the node that was asked ([`coordinate`]) has each partition check
+//! its conditions and put down intents beside its items (`apply::prepare`), all at once, then has the decision recorded
+//! (`apply::decide`): that is the moment at which it happens, and from then on the caller can be told. The intents are
+//! carried out or let go afterwards (`apply::resolve`).
 //!
 //! While an item has an intent nobody else writes it: another transaction is cancelled (nobody waits for anybody, so there
 //! are no deadlocks), another write waits a little. Who reads it looks at the record: what is decided is carried out first,

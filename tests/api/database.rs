@@ -1,14 +1,16 @@
 //! The native API of the database through the SDK: every operation, pages, and what is refused.
 
+use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use trimaran_client::Error;
 use trimaran_client::database::{
-    Database, Item, KeyType, Placeholders, ReadOptions, ReturnValues, Table, Value, WriteOptions,
+    Action, Database, Item, KeyType, Placeholders, ReadOptions, ReturnValues, Table, TransactWrite, Value,
+    WriteOptions,
 };
 use trimaran_proto::api::database as wire;
 use trimaran_proto::api::database::database_client::DatabaseClient;
-use trimaran_tests::harness::process::Cluster;
-use trimaran_tests::harness::until;
+use trimaran_tests::harness::process::{Cluster, binary};
+use trimaran_tests::harness::{PATIENCE, until};
 
 fn item(id: &str, at: i64) -> Item {
     [("id".to_owned(), id.into()), ("seq".to_owned(), at.into())].into()
@@ -194,4 +196,61 @@ fn number(value: i64) -> wire::AttributeValue {
 fn wire_item(id: &str, seq: i64) -> wire::Item {
     let id = wire::AttributeValue { value: Some(wire::attribute_value::Value::S(id.to_owned())) };
     wire::Item { attributes: [("id".to_owned(), id), ("seq".to_owned(), number(seq))].into() }
+}
+
+/// What the command line does with a table: an index, a transaction's items among others, out to a file and into another table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_with_an_index_goes_to_a_file_and_comes_back() {
+    let cluster = Cluster::shard(3, "fjall", 4).await;
+    let database = cluster.database_client().await;
+    events(&database).await;
+    for at in 0..40 {
+        let mut event = item(&format!("id-{}", at % 7), at);
+        event.insert("kind".to_owned(), if at % 2 == 0 { "even" } else { "odd" }.into());
+        event.insert("bytes".to_owned(), Value::B(vec![0, 255, at as u8].into()));
+        database.put_item("events", event).await.unwrap();
+    }
+    let write = TransactWrite::default()
+        .and("events", Action::Delete(item("id-0", 0)), WriteOptions::default())
+        .and("events", Action::Put(item("id-1", 100)), WriteOptions::default());
+    database.transact_write(write.clone()).await.unwrap();
+    let condition =
+        WriteOptions { condition: "attribute_not_exists(id)".to_owned(), ..WriteOptions::default() };
+    let refused =
+        database.transact_write(write.and("events", Action::Check(item("id-2", 2)), condition)).await;
+    assert!(
+        matches!(refused, Err(Error::Conflict(text)) if text.contains("[None, None, ConditionalCheckFailed]"))
+    );
+    let found = database.transact_get(vec![("events", item("id-0", 0)), ("events", item("id-1", 100))]).await;
+    assert_eq!(found.unwrap(), [None, Some(item("id-1", 100))]);
+
+    let addresses = cluster.addresses().join(",");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("events.json").display().to_string();
+    let say = async |words: &[&str]| {
+        let mut command = tokio::process::Command::new(binary());
+        command.arg("db").args(words).args(["--address", &addresses, "-o", "json"]).kill_on_drop(true);
+        let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{words:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    say(&["create-index", "events", "by-kind", "--partition-key", "kind:S", "--sort-key", "seq:N"]).await;
+    let odd =
+        say(&["query", "events", "kind = :odd", "--index", "by-kind", "--values", r#"{":odd": "odd"}"#])
+            .await;
+    assert_eq!(odd.matches("\"id\"").count(), 20, "{odd}");
+    assert!(say(&["describe-table", "events"]).await.contains("by-kind"));
+    say(&["export", "events", &file]).await;
+    say(&["create-table", "copy", "--partition-key", "id:S", "--sort-key", "seq:N"]).await;
+    assert!(say(&["import", "copy", &file]).await.contains("40"));
+    let all = async |table: &str| {
+        let mut items = database.scan(table, ReadOptions::default()).await.unwrap().items;
+        items.sort_by_key(|item| format!("{item:?}"));
+        items
+    };
+    assert_eq!(all("events").await, all("copy").await);
+    say(&["delete-index", "events", "by-kind"]).await;
+    until("the index is gone", async || database.describe_table("events").await.unwrap().indexes.is_empty())
+        .await;
 }

@@ -274,6 +274,9 @@ def settings():
     client.untag_resource(ResourceArn=arn, TagKeys=["a"])
     assert client.list_tags_of_resource(ResourceArn=arn)["Tags"] == [{"Key": "b", "Value": "2"}]
 
+    assert client.describe_endpoints()["Endpoints"][0]["Address"] in ENDPOINTS[1]
+    assert client.describe_limits()["TableMaxReadCapacityUnits"] > 0
+
     client.update_table(TableName=name, DeletionProtectionEnabled=True)
     refused("ValidationException", lambda: client.delete_table(TableName=name))
     client.update_table(TableName=name, DeletionProtectionEnabled=False, BillingMode="PAY_PER_REQUEST")

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::command::Body;
 use trimaran_proto::state::shard::reply::Outcome;
@@ -24,39 +25,66 @@ use crate::transaction::{apply, coordinate, row_key};
 
 /// Runs until the task is dropped.
 pub(crate) async fn run(router: Router, shared: Arc<Shared>) {
+    tokio::join!(carry(&router, &shared), keep(&router));
+}
+
+/// Carries to indexes what waits for them: where it is announced, and now and then everywhere, since others may have led.
+async fn carry(router: &Router, shared: &Arc<Shared>) {
     let places = Arc::new(Semaphore::new(PROPAGATIONS_MAX));
     let busy: Arc<Mutex<BTreeSet<u64>>> = Arc::default();
-    let mut tidied = tokio::time::Instant::now();
+    let mut everywhere = tokio::time::interval(PROPAGATE_EVERY);
+    everywhere.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let (announced, all) = tokio::select! {
-            announced = shared.announced() => (announced, false),
-            () = tokio::time::sleep(PROPAGATE_EVERY) => (BTreeSet::new(), true),
+        let announced = tokio::select! {
+            announced = shared.announced() => Some(announced),
+            _ = everywhere.tick() => None,
         };
-        let is_time = all && tidied.elapsed() >= TIDY_EVERY;
-        if is_time {
-            tidied = tokio::time::Instant::now();
-        }
         for (partition, group) in router.replicas() {
-            let is_meant = all || announced.contains(&partition);
+            let is_meant = announced.as_ref().is_none_or(|announced| announced.contains(&partition));
             if !is_meant || !group.is_leader() || !busy.lock().insert(partition) {
                 continue;
             }
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let (router, busy) = (router.clone(), Arc::clone(&busy));
+            let (router, busy, shared) = (router.clone(), Arc::clone(&busy), Arc::clone(shared));
             tokio::spawn(async move {
                 let _place = place;
-                let mut done = carry_on(&router, &group).await;
-                if all && done.is_ok() {
-                    done = settle(&router, &group).await;
-                }
-                if is_time && done.is_ok() {
-                    done = tidy(&router, &group).await;
-                }
-                if let Err(error) = done {
-                    tracing::debug!(partition, %error, "what waits here is carried on later");
-                }
+                let done = carry_on(&router, &group).await;
                 busy.lock().remove(&partition);
+                let is_left = match done {
+                    // What came while the last of it was looked at was announced to nobody.
+                    Ok(()) => some(&group, Kind::Waiting, |_| true).await.is_ok_and(|rows| !rows.is_empty()),
+                    Err(error) => {
+                        tracing::debug!(partition, %error, "what waits here is carried on later");
+                        false
+                    }
+                };
+                if is_left && group.is_leader() {
+                    shared.announce(partition);
+                }
             });
+        }
+    }
+}
+
+/// Settles what nobody else does, and removes what has done its duty, one partition after another.
+async fn keep(router: &Router) {
+    let mut every = tokio::time::interval(PROPAGATE_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tidied = tokio::time::Instant::now();
+    loop {
+        every.tick().await;
+        let is_time = tidied.elapsed() >= TIDY_EVERY;
+        if is_time {
+            tidied = tokio::time::Instant::now();
+        }
+        for (partition, group) in router.replicas().into_iter().filter(|(_, group)| group.is_leader()) {
+            let mut done = settle(router, &group).await;
+            if is_time && done.is_ok() {
+                done = tidy(router, &group).await;
+            }
+            if let Err(error) = done {
+                tracing::debug!(partition, %error, "what is left behind here is seen to later");
+            }
         }
     }
 }

@@ -32,7 +32,7 @@ impl Shared {
     }
 
     /// Says that something waits for indexes in a partition.
-    pub(super) fn announce(&self, partition: u64) {
+    pub fn announce(&self, partition: u64) {
         self.waiting.lock().insert(partition);
         self.announced.notify_one();
     }

@@ -143,11 +143,12 @@ impl TwoPhases<'_> {
         let mut by_action: Vec<state::Reply> = vec![state::Reply::default(); self.actions.len()];
         let mut prepared = u64::MAX;
         let mut refused = None;
-        let mut is_cancelled = false;
+        let (mut is_cancelled, mut unknown) = (false, false);
         for (part, reply) in parts.iter().zip(replies) {
             let reply = match reply {
                 Ok(reply) => reply,
                 Err(error) => {
+                    unknown = true;
                     refused = Some(Err(error));
                     continue;
                 }
@@ -170,7 +171,9 @@ impl TwoPhases<'_> {
             }
         }
         if is_cancelled || refused.is_some() {
-            self.let_go(prepared).await;
+            if unknown || prepared != u64::MAX {
+                self.let_go(unknown).await;
+            }
             return match refused {
                 // What is known to stand against it counts more than what is not known.
                 _ if is_cancelled => cancelled(router, by_action, &self.record, self.token).await,
@@ -194,13 +197,13 @@ impl TwoPhases<'_> {
                 Ok(Attempt::Ended(Ended::Committed(by_action)))
             }
             Some(record) if record.committed => {
-                self.let_go(prepared).await;
+                self.let_go(false).await;
                 repeated(Some(record), self.token)
             }
             // Somebody has decided against it, or the clocks are far apart.
             _ => {
                 router.seen(reply.version);
-                self.let_go(prepared).await;
+                self.let_go(false).await;
                 Ok(Attempt::Again)
             }
         }
@@ -209,13 +212,12 @@ impl TwoPhases<'_> {
     /// The caller need not wait for it: whoever comes to an item before it is written sees to that.
     async fn carry_out(self, decided: u64) {
         let rows: Vec<Bytes> = self.actions.iter().map(|(key, _)| key.row.clone()).collect();
-        let mut commands = resolve(&self.transaction.id, true, decided, rows);
+        let commands = resolve(&self.transaction.id, true, decided, rows);
         let end = resolve(&self.transaction.id, true, decided, [self.record.row.clone()]).pop();
         let Some(place) = self.router.resolving().await else { return };
         let router = self.router.clone();
         tokio::spawn(async move {
             let _place = place;
-            commands.shrink_to_fit();
             let done = router.write_many(commands, None).await;
             if done.iter().all(Result::is_ok)
                 && let Some((key, end)) = end
@@ -226,31 +228,27 @@ impl TwoPhases<'_> {
         });
     }
 
-    /// Nothing of it is to be written. What is not let go now is when somebody meets it.
-    async fn let_go(&self, prepared: u64) {
-        let decide = state::Decide {
-            transaction: Some(self.transaction.clone()),
-            commit: false,
-            prepared: if prepared == u64::MAX { 0 } else { prepared },
-            items: Vec::new(),
-        };
-        match self.router.write(&self.record, Body::Decide(decide), None).await {
-            Ok(reply)
-                if reply
-                    .record
-                    .as_ref()
-                    .is_none_or(|record| !record.committed || record.id != self.transaction.id) =>
-            {
-                let rows = self.actions.iter().map(|(key, _)| key.row.clone());
-                let commands = resolve(&self.transaction.id, false, reply.version, rows);
-                for left in self.router.write_many(commands, None).await {
-                    if let Err(error) = left {
-                        tracing::debug!(%error, "an intent is let go later");
-                    }
-                }
+    /// Nothing of it is to be written. Only this node could have decided for it, so what was prepared can be let go at once; what
+    /// is not let go now is when somebody meets it. `unknown`: a part may be prepared yet, and whoever meets that is to find
+    /// what was decided.
+    async fn let_go(&self, unknown: bool) {
+        if unknown {
+            let decide = state::Decide {
+                transaction: Some(self.transaction.clone()),
+                commit: false,
+                prepared: 0,
+                items: Vec::new(),
+            };
+            if let Err(error) = self.router.write(&self.record, Body::Decide(decide), None).await {
+                tracing::debug!(%error, "a transaction is decided against later");
             }
-            Ok(_) => tracing::error!("a transaction was decided on that nobody else knows of"),
-            Err(error) => tracing::debug!(%error, "a transaction is decided against later"),
+        }
+        let rows = self.actions.iter().map(|(key, _)| key.row.clone());
+        let commands = resolve(&self.transaction.id, false, 0, rows);
+        for left in self.router.write_many(commands, None).await {
+            if let Err(error) = left {
+                tracing::debug!(%error, "an intent is let go later");
+            }
         }
     }
 }

@@ -99,6 +99,9 @@ async fn answer(router: &Router, request: Request<Incoming>) -> Result<Vec<u8>, 
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let operation = header("x-amz-target").and_then(|target| target.strip_prefix(TARGET));
     let operation = operation.ok_or_else(Refusal::unknown_operation)?.to_owned();
+    if operation == "DescribeEndpoints" {
+        return settings::describe_endpoints(header("host").unwrap_or_default());
+    }
     let gzip = header(CONTENT_ENCODING.as_str()) == Some("gzip");
     let collected = timeout(HALF_REQUEST_MAX, Limited::new(request.into_body(), BODY_BYTES_MAX).collect());
     let body = match collected.await {

@@ -128,6 +128,11 @@ pub(super) fn describe_limits() -> Answer {
     }))
 }
 
+/// Whoever asks has found a node, and any node will do.
+pub(super) fn describe_endpoints(host: &str) -> Answer {
+    encode(&json!({ "Endpoints": [{ "Address": host, "CachePeriodInMinutes": 1440 }] }))
+}
+
 /// A refusal that says which table there is not.
 pub(super) fn named(error: Error, name: &str) -> Refusal {
     match error {
