@@ -132,8 +132,8 @@ pub(super) async fn import(database: &Database, table: &str, path: &Path) -> any
 fn parse(line: &str) -> anyhow::Result<Item> {
     let parsed: Map<String, Json> = serde_json::from_str(line).context("it is no JSON object")?;
     match parsed.get("Item") {
-        // An item that has an attribute of this name has its type in it, which is no object.
-        Some(Json::Object(item)) => read_item(item.clone()),
+        // An item itself may have an attribute of this name, but hardly nothing else.
+        Some(Json::Object(item)) if parsed.len() == 1 => read_item(item.clone()),
         _ => read_item(parsed),
     }
 }
