@@ -132,11 +132,6 @@ impl ShardMachine {
         self.store.version()
     }
 
-    /// What is known here of a table: what follows from writes to it.
-    pub fn schema(&self, table: u64) -> Option<Arc<crate::table::Table>> {
-        self.store.schema(table).cloned()
-    }
-
     /// Intents that were put down at this version, or before.
     pub fn holds_before(&self, version: u64) -> Result<Vec<state::Held>, Stop> {
         let all = Range { start: Bytes::new(), end: None };
@@ -253,11 +248,12 @@ impl ShardMachine {
 
     /// Removes items whose time has come, but those that a transaction has a hold of.
     fn expire(&mut self, expire: &state::Expire) -> Result<state::Reply, Stop> {
-        for row in expire.rows.iter().filter(|row| self.has_place_for(row)).cloned().collect::<Vec<_>>() {
-            let row = Bytes::copy_from_slice(&row);
-            if apply::held(&self.store, &row)?.is_some() {
+        for row in &expire.rows {
+            if !self.has_place_for(row) || apply::held(&self.store, row)?.is_some() {
                 continue;
             }
+            // A copy: the row is a slice of the whole log entry.
+            let row = Bytes::copy_from_slice(row);
             let before = self.store.get(&row).map_err(stop)?;
             if op::expire::is_expired(&op::decode(before.as_ref())?, &expire.attribute, expire.now_s) {
                 change::write(&mut self.store, &row, before.as_ref(), None)?;

@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use prost::Message as _;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use trimaran_cluster::member::{Cluster, Defined};
 use trimaran_cluster::replicas::Replicas;
 use trimaran_cluster::route::{self, Piece, Routes, Target, Unanswered};
 use trimaran_net::clock::Clock;
+use trimaran_net::retry::Backoff;
 use trimaran_net::status::detail;
 use trimaran_placement::table::Partition;
 use trimaran_placement::token::Token;
@@ -35,12 +39,16 @@ use crate::limits::{DEFINE_ATTEMPTS, HELD_MAX, MESSAGE_BYTES_MAX, RESOLVING_MAX,
 use crate::machine::ShardMachine;
 use crate::op::{OnTable, get_item, page};
 use crate::table::{Status, Table, Tables};
+use crate::transaction::ID_BYTES;
 
 /// How long a request is tried at changing leaders before it is given up.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How long one attempt at another node may take before it is tried elsewhere.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How long a transaction that finds its rows elsewhere waits for word of other partitions before it looks again.
+const PARTITIONS_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long a change of a table is tried, and how long between two attempts.
 const DEFINE_TIMEOUT: Duration = Duration::from_secs(8);
@@ -59,6 +67,7 @@ struct Inner {
     resolving: Arc<Semaphore>,
     seen: AtomicU64,
     changed: Notify,
+    random: Mutex<StdRng>,
 }
 
 impl std::fmt::Debug for Router {
@@ -81,8 +90,10 @@ impl Router {
         let resolving = Arc::new(Semaphore::new(RESOLVING_MAX));
         let (tables, seen) = (ArcSwap::default(), AtomicU64::new(0));
         let changed = Notify::new();
-        let router =
-            Self { inner: Arc::new(Inner { routes, tables, clock, scans, resolving, seen, changed }) };
+        let random = Mutex::new(StdRng::seed_from_u64(seed));
+        let router = Self {
+            inner: Arc::new(Inner { routes, tables, clock, scans, resolving, seen, changed, random }),
+        };
         router.read_tables();
         tokio::spawn(router.clone().follow_tables());
         router
@@ -214,7 +225,7 @@ impl Router {
         request_id: Option<RequestId>,
     ) -> Result<state::Reply, Error> {
         let deadline = tokio::time::Instant::now() + HELD_MAX;
-        let mut pause = Duration::from_millis(1);
+        let mut backoff = Backoff::default();
         loop {
             let mut replies = self.write_many(vec![(key.clone(), body.clone())], request_id).await;
             let reply = replies.pop().unwrap_or(Err(Error::NotReady))?;
@@ -222,8 +233,8 @@ impl Router {
                 return Ok(reply);
             }
             if !self.settle(reply.held).await?.is_empty() {
+                let pause = backoff.next(&mut *self.inner.random.lock());
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(50));
             }
         }
     }
@@ -378,7 +389,7 @@ impl Router {
     /// Waits until this node knows of other partitions than it does now, or for a moment.
     pub async fn wait_for_partitions(&self) {
         let table = self.inner.routes.table();
-        let soon = tokio::time::Instant::now() + Duration::from_millis(100);
+        let soon = tokio::time::Instant::now() + PARTITIONS_PATIENCE;
         let _newer = self.inner.routes.wait_for_newer(&table, soon).await;
     }
 
@@ -387,9 +398,25 @@ impl Router {
         Arc::clone(&self.inner.resolving).acquire_owned().await.ok()
     }
 
+    /// An id that no other transaction has.
+    pub fn new_id(&self) -> [u8; ID_BYTES] {
+        self.inner.random.lock().random()
+    }
+
     /// The greatest version seen, of those that say that this node's clock is behind.
     pub fn seen(&self, version: u64) -> u64 {
         self.inner.seen.fetch_max(version, Ordering::Relaxed).max(version)
+    }
+
+    /// The tables of these names, ready for requests.
+    pub async fn tables_of<'a>(&self, names: Vec<&'a str>) -> Result<BTreeMap<&'a str, Table>, Error> {
+        let mut tables = BTreeMap::new();
+        for name in names {
+            if !tables.contains_key(name) {
+                tables.insert(name, self.table(name).await?);
+            }
+        }
+        Ok(tables)
     }
 
     /// Refuses what older nodes of the cluster do not know yet.

@@ -54,7 +54,7 @@ async fn carry(router: &Router, shared: &Arc<Shared>) {
                     // What came while the last of it was looked at was announced to nobody.
                     Ok(()) => some(&group, Kind::Waiting, |_| true).await.is_ok_and(|rows| !rows.is_empty()),
                     Err(error) => {
-                        tracing::debug!(partition, %error, "what waits here is carried on later");
+                        tracing::warn!(partition, %error, "what waits here for indexes is carried on later");
                         false
                     }
                 };
@@ -83,7 +83,7 @@ async fn keep(router: &Router) {
                 done = tidy(router, &group).await;
             }
             if let Err(error) = done {
-                tracing::debug!(partition, %error, "what is left behind here is seen to later");
+                tracing::warn!(partition, %error, "what is left behind here is seen to later");
             }
         }
     }

@@ -1,6 +1,6 @@
 //! BatchWriteItem: many puts and deletes; each as one, not all of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::command::Body;
@@ -12,7 +12,6 @@ use crate::item::Item;
 use crate::key::row_key;
 use crate::limits::BATCH_WRITE_REQUESTS_MAX;
 use crate::router::Router;
-use crate::table::Table;
 
 /// One write.
 #[derive(Clone, Debug)]
@@ -53,13 +52,10 @@ async fn attempt(
     writes: &[(String, Write)],
     request_id: Option<RequestId>,
 ) -> Result<Vec<Written>, Error> {
-    let mut tables: BTreeMap<&str, Table> = BTreeMap::new();
+    let tables = router.tables_of(writes.iter().map(|(name, _)| name.as_str()).collect()).await?;
     let mut seen = BTreeSet::new();
     let mut commands = Vec::with_capacity(writes.len());
     for (name, write) in writes {
-        if !tables.contains_key(name.as_str()) {
-            tables.insert(name, router.table(name).await?);
-        }
         let Some(table) = tables.get(name.as_str()) else { continue };
         let (key, body) = match write {
             Write::Put(item) => {

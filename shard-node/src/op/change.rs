@@ -20,6 +20,8 @@ pub(crate) struct Evaluated {
     pub(crate) before: Option<Current>,
     /// What it is to be (`Some(None)` = removed); `None` if it is to stay as it is.
     pub(crate) after: Option<Option<Stored>>,
+    /// The same, decoded, if somebody has.
+    pub(crate) item: Option<Item>,
     /// For the caller, once it is written.
     pub(crate) reply: state::Reply,
 }
@@ -27,15 +29,18 @@ pub(crate) struct Evaluated {
 impl Evaluated {
     /// Nothing is to be written.
     pub(crate) fn refused(before: Option<Current>, reply: state::Reply) -> Self {
-        Self { before, after: None, reply }
+        Self { before, after: None, item: None, reply }
     }
 
     /// Refuses an item that does not fit the table's indexes.
     pub(crate) fn check(self, store: &Store, row: &[u8]) -> Result<Self, Stop> {
         let (Some(Some(after)), Some(schema)) = (&self.after, schema(store, row)) else { return Ok(self) };
-        let item = item::decode_item(&mut after.bytes.clone()).map_err(stop)?;
+        let item = match self.item {
+            Some(item) => item,
+            None => item::decode_item(&mut after.bytes.clone()).map_err(stop)?,
+        };
         Ok(match schema.check_index_keys(&item) {
-            Ok(()) => self,
+            Ok(()) => Self { item: Some(item), ..self },
             Err(refused) => Self::refused(self.before, invalid(refused)),
         })
     }
@@ -48,9 +53,9 @@ fn schema<'a>(store: &'a Store, row: &[u8]) -> Option<&'a std::sync::Arc<Table>>
 
 /// Writes what was evaluated, and what follows from it.
 pub(crate) fn carry_out(store: &mut Store, row: &Bytes, evaluated: Evaluated) -> Result<state::Reply, Stop> {
-    let Evaluated { before, after, mut reply } = evaluated;
+    let Evaluated { before, after, item, mut reply } = evaluated;
     if let Some(after) = after {
-        reply.touched = write(store, row, before.as_ref(), after)?;
+        reply.touched = write_decoded(store, row, before.as_ref(), after, item)?;
         reply.version = store.version();
     }
     Ok(reply)
@@ -63,13 +68,27 @@ pub(crate) fn write(
     before: Option<&Current>,
     after: Option<Stored>,
 ) -> Result<Vec<state::Touched>, Stop> {
+    write_decoded(store, row, before, after, None)
+}
+
+/// Likewise; `new` is what `after` has, if that is known.
+fn write_decoded(
+    store: &mut Store,
+    row: &Bytes,
+    before: Option<&Current>,
+    after: Option<Stored>,
+    new: Option<Item>,
+) -> Result<Vec<state::Touched>, Stop> {
     let Some(schema) = schema(store, row).cloned() else {
         store.set(row, before, after);
         return Ok(Vec::new());
     };
     let old = before.map(|_| decode(before)).transpose()?;
-    let new =
-        after.as_ref().map(|after| item::decode_item(&mut after.bytes.clone()).map_err(stop)).transpose()?;
+    let decoded = |after: &Stored| item::decode_item(&mut after.bytes.clone()).map_err(stop);
+    let new = match new {
+        None => after.as_ref().map(decoded).transpose()?,
+        known => known,
+    };
     store.set(row, before, after);
     let mut touched = Vec::new();
     let mut changes = Vec::new();

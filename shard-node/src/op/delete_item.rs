@@ -104,5 +104,5 @@ pub(crate) fn evaluate(store: &Store, row: &Bytes, delete: state::Delete) -> Res
         ..reply(state::reply::Outcome::Applied)
     };
     let after = before.as_ref().map(|_| None);
-    Ok(Evaluated { before, after, reply })
+    Ok(Evaluated { before, after, item: None, reply })
 }

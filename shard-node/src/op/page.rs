@@ -39,7 +39,7 @@ pub struct Options {
 }
 
 /// Options that make sense.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Prepared {
     filter: Option<Condition>,
     projection: Option<Vec<Path>>,
@@ -49,8 +49,6 @@ pub(crate) struct Prepared {
     whole_items: bool,
     filters_keys: bool,
     pub(crate) consistent: bool,
-    /// How the items of an index's entries are found, if they are wanted.
-    whole: Option<wire::Whole>,
 }
 
 /// What is read: a table, or one of its indexes.
@@ -125,18 +123,16 @@ impl Options {
             whole_items: self.whole_items,
             filters_keys: self.filters_keys,
             consistent: self.consistent,
-            whole: None,
         })
     }
 }
 
 impl Prepared {
-    /// As it is to be carried out on a table or an index: a local index has the rest of its items at hand, a global one has
-    /// not.
-    pub(crate) fn fitting(&self, source: &Source<'_>) -> Result<Self, Invalid> {
-        let mut fitting = self.clone();
-        let Some(index) = source.index else { return Ok(fitting) };
-        let Some(projected) = index.projected(source.table) else { return Ok(fitting) };
+    /// How the items of an index's entries are found, if more of them is wanted than the entries have: a local index has
+    /// the rest at hand, a global one has not.
+    pub(crate) fn whole(&self, source: &Source<'_>) -> Result<Option<wire::Whole>, Invalid> {
+        let Some(index) = source.index else { return Ok(None) };
+        let Some(projected) = index.projected(source.table) else { return Ok(None) };
         let mut names: Vec<&str> = Vec::new();
         if let Some(filter) = &self.filter {
             attributes(filter, &mut names);
@@ -144,11 +140,9 @@ impl Prepared {
         names.extend(self.projection.iter().flatten().map(|path| path.name.as_str()));
         let missing = names.into_iter().find(|name| !projected.contains(name));
         if index.local {
-            if self.whole_items || missing.is_some() {
-                let key = source.table.key_attributes().map(|key| key.name.clone()).collect();
-                fitting.whole = Some(wire::Whole { table: source.table.id, key });
-            }
-            return Ok(fitting);
+            let key = || source.table.key_attributes().map(|key| key.name.clone()).collect();
+            let is_more = self.whole_items || missing.is_some();
+            return Ok(is_more.then(|| wire::Whole { table: source.table.id, key: key() }));
         }
         if self.whole_items {
             return Err(Invalid::new(format!(
@@ -162,7 +156,7 @@ impl Prepared {
                 "One or more parameter values were invalid: Global secondary index {} does not project [{name}]",
                 index.name
             ))),
-            _ => Ok(fitting),
+            _ => Ok(None),
         }
     }
 
@@ -197,7 +191,7 @@ impl Prepared {
             count_only: self.count_only,
             last_token: None,
             undecided: Vec::new(),
-            whole: self.whole.clone(),
+            whole: None,
         }
     }
 

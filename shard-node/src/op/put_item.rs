@@ -109,6 +109,6 @@ pub(crate) fn evaluate(store: &Store, row: &Bytes, put: state::Put) -> Result<Ev
         item: before.as_ref().filter(|_| put.want_old).map(|before| before.item.bytes.clone()),
         ..reply(state::reply::Outcome::Applied)
     };
-    Evaluated { before, after: Some(Some(Stored { size: put.size, bytes: put.item })), reply }
-        .check(store, row)
+    let after = Some(Some(Stored { size: put.size, bytes: put.item }));
+    Evaluated { before, after, item: None, reply }.check(store, row)
 }

@@ -117,7 +117,8 @@ impl OnTable for Query {
         let source = Source::of(table, self.index.as_deref(), self.options.consistent)?;
         let layout = &source.layout;
         let condition = self.key_condition(layout)?;
-        let options = self.options.fitting(&source)?;
+        let options = &self.options;
+        let whole = options.whole(&source)?;
         options.check_filter(layout)?;
         let (token, prefix) = layout.prefix(&condition.partition);
         let mut range = sort_range(&prefix, condition.sort.as_ref());
@@ -143,7 +144,7 @@ impl OnTable for Query {
             return Ok(page);
         }
         let question = options.question(&range, self.order, &page);
-        let question = wire::read_request::Body::Page(question);
+        let question = wire::read_request::Body::Page(wire::Page { whole, ..question });
         let (_, reply) = router.read(token, |_| question.clone()).await?;
         options.add(&mut page, &source, reply)?;
         Ok(page)

@@ -75,7 +75,8 @@ impl OnTable for Scan {
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Page, Error> {
         let source = Source::of(table, self.index.as_deref(), self.options.consistent)?;
-        let options = self.options.fitting(&source)?;
+        let options = &self.options;
+        let whole = options.whole(&source)?;
         let (mut first, last) = self.tokens;
         let mut after = None;
         if let Some(start_key) = &options.start_key {
@@ -97,7 +98,11 @@ impl OnTable for Scan {
                     range = behind(range, Order::Ascending, row);
                 }
                 let question = options.question(&range, Order::Ascending, &page);
-                wire::read_request::Body::Page(wire::Page { last_token: Some(last.0), ..question })
+                wire::read_request::Body::Page(wire::Page {
+                    last_token: Some(last.0),
+                    whole: whole.clone(),
+                    ..question
+                })
             };
             let (partition, reply) = router.read(first, question).await?;
             after = None;

@@ -1,6 +1,6 @@
 //! TransactGetItems: many items as they were all at one moment, without holding anybody up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::get_item::{self, Found};
 use crate::error::{Error, Invalid, Reason};
@@ -8,7 +8,6 @@ use crate::expression::evaluate::project;
 use crate::key::row_key;
 use crate::limits::{ACTIONS_MAX, TRANSACTION_BYTES_MAX};
 use crate::router::Router;
-use crate::table::Table;
 use crate::transaction::coordinate;
 
 /// Looks items up; the answers stand as the questions do.
@@ -30,16 +29,12 @@ pub async fn run(router: &Router, items: Vec<get_item::Request>) -> Result<Vec<F
 
 async fn attempt(router: &Router, items: &[get_item::GetItem]) -> Result<Vec<Found>, Error> {
     use super::OnTable as _;
-    let mut tables: BTreeMap<&str, Table> = BTreeMap::new();
+    let tables = router.tables_of(items.iter().map(|item| item.table()).collect()).await?;
     let mut keys = Vec::with_capacity(items.len());
     let mut seen = BTreeSet::new();
     let mut refused: Vec<Reason> = vec![Reason::default(); items.len()];
     for (item, refused) in items.iter().zip(&mut refused) {
-        let name = item.table();
-        if !tables.contains_key(name) {
-            tables.insert(name, router.table(name).await?);
-        }
-        let Some(table) = tables.get(name) else { continue };
+        let Some(table) = tables.get(item.table()) else { continue };
         if let Err(invalid) = table.check_key(&item.key) {
             refused.code = Some("ValidationError");
             refused.message = invalid.to_string();

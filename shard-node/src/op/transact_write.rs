@@ -1,6 +1,6 @@
 //! TransactWriteItems: all of some writes and checks, or none of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
@@ -168,17 +168,13 @@ pub async fn run(router: &Router, actions: Vec<Action>, token: Option<&str>) -> 
 }
 
 async fn attempt(router: &Router, prepared: &[Prepared], token: Option<&str>) -> Result<Transacted, Error> {
-    let mut tables: BTreeMap<&str, Table> = BTreeMap::new();
+    let tables = router.tables_of(prepared.iter().map(Prepared::table).collect()).await?;
     let mut commands = Vec::with_capacity(prepared.len());
     let mut seen = BTreeSet::new();
     let mut bytes = 0;
     // What is wrong with the request as a whole comes first.
     for action in prepared {
-        let name = action.table();
-        if !tables.contains_key(name) {
-            tables.insert(name, router.table(name).await?);
-        }
-        let Some(table) = tables.get(name) else { continue };
+        let Some(table) = tables.get(action.table()) else { continue };
         let row = Layout::of_table(table).row(action.key());
         if row.is_some_and(|key| !seen.insert(key.row)) {
             return Err(
@@ -216,7 +212,7 @@ async fn attempt(router: &Router, prepared: &[Prepared], token: Option<&str>) ->
     }
     let token =
         token.map(|token| Token { key: digest(token.as_bytes()), fingerprint: fingerprint(&commands) });
-    let ended = coordinate::run(router, commands, token, rand::random).await?;
+    let ended = coordinate::run(router, commands, token).await?;
     let names = prepared.iter().map(|action| action.table().to_owned());
     Ok(match ended {
         Ended::Committed(replies) => {

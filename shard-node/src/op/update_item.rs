@@ -169,5 +169,5 @@ pub(crate) fn evaluate(store: &Store, row: &Bytes, mut request: state::Update) -
         item: answer,
         ..reply(state::reply::Outcome::Applied)
     };
-    Evaluated { before, after: Some(Some(stored)), reply }.check(store, row)
+    Evaluated { before, after: Some(Some(stored)), item: Some(new), reply }.check(store, row)
 }

@@ -47,7 +47,7 @@ fn evaluate(store: &Store, row: &Bytes, what: What) -> Result<Evaluated, Stop> {
             let refused = refuse(before.as_ref(), check.condition, check.want_old_on_failure)?;
             let size = before.as_ref().map_or(0, |before| before.item.size);
             let applied = state::Reply { size_before: size, ..reply(Outcome::Applied) };
-            Ok(Evaluated { before, after: None, reply: refused.unwrap_or(applied) })
+            Ok(Evaluated::refused(before, refused.unwrap_or(applied)))
         }
     }
 }

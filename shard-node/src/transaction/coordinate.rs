@@ -54,11 +54,10 @@ pub async fn run(
     router: &Router,
     actions: Vec<(RowKey, What)>,
     token: Option<Token>,
-    id: impl Fn() -> [u8; ID_BYTES],
 ) -> Result<Ended, Error> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        let attempt = attempt(router, &actions, token.as_ref(), &id()).await?;
+        let attempt = attempt(router, &actions, token.as_ref(), &router.new_id()).await?;
         match attempt {
             Attempt::Ended(ended) => return Ok(ended),
             Attempt::Again if tokio::time::Instant::now() < deadline => {}

@@ -34,7 +34,7 @@ fn record(found: &wire::MaybeItem) -> Result<Option<state::Record>, Error> {
 }
 
 impl Router {
-    /// What was decided on a transaction of this id and record, and the record that stands there, whoever's it is.
+    /// The record that stands at a row, of whichever transaction it is.
     pub(crate) async fn recorded(&self, row: &Bytes) -> Result<Option<state::Record>, Error> {
         let mut found = self.get(vec![row_key(row.clone())]).await;
         record(&found.pop().unwrap_or(Err(Error::NotReady))?)

@@ -56,6 +56,14 @@ impl Refusal {
         Self::new(format!("{OURS}ResourceNotFoundException"), message)
     }
 
+    /// One that says which table there is not.
+    pub(super) fn of_table(error: Error, name: &str) -> Self {
+        match error {
+            Error::TableNotFound { .. } => Self::no_table(name),
+            other => other.into(),
+        }
+    }
+
     /// There is an item with its key.
     pub(super) fn duplicate_item() -> Self {
         Self::new(format!("{OURS}DuplicateItemException"), "Duplicate primary key exists in table")

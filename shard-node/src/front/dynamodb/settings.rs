@@ -6,7 +6,7 @@ use serde_json::json;
 use super::error::Refusal;
 use super::operation::{Answer, broken, encode, required, table_name};
 use super::table::ARN;
-use crate::error::{Error, Invalid};
+use crate::error::Invalid;
 use crate::op::update_table;
 use crate::router::Router;
 use crate::table::Table;
@@ -131,12 +131,4 @@ pub(super) fn describe_limits() -> Answer {
 /// Whoever asks has found a node, and any node will do.
 pub(super) fn describe_endpoints(host: &str) -> Answer {
     encode(&json!({ "Endpoints": [{ "Address": host, "CachePeriodInMinutes": 1440 }] }))
-}
-
-/// A refusal that says which table there is not.
-pub(super) fn named(error: Error, name: &str) -> Refusal {
-    match error {
-        Error::TableNotFound { .. } => Refusal::no_table(name),
-        other => other.into(),
-    }
 }

@@ -5,7 +5,6 @@ use serde_json::{Value as Json, json};
 
 use super::error::Refusal;
 use super::operation::{Answer, Constraints, broken, encode, required, table_name};
-use super::settings::named;
 use crate::error::Invalid;
 use crate::item::Type;
 use crate::op;
@@ -446,7 +445,7 @@ pub(super) async fn update_table(router: &Router, request: UpdateTable) -> Answe
         }
     }
     constraints.check()?;
-    let on_failure = |error| named(error, &name);
+    let on_failure = |error| Refusal::of_table(error, &name);
     router.refresh_tables().await?;
     let now = router.tables().get(&name).cloned().ok_or_else(|| Refusal::no_table(&name))?;
     if request.stream_specification.is_some() {
@@ -511,7 +510,8 @@ pub(super) struct TableName {
 
 pub(super) async fn describe_table(router: &Router, request: TableName) -> Answer {
     let name = table_name(request.table_name)?;
-    let described = op::describe_table::run(router, &name).await.map_err(|error| named(error, &name))?;
+    let described =
+        op::describe_table::run(router, &name).await.map_err(|error| Refusal::of_table(error, &name))?;
     let status = match described.table.status {
         Status::Creating => "CREATING",
         Status::Active => "ACTIVE",
@@ -522,7 +522,8 @@ pub(super) async fn describe_table(router: &Router, request: TableName) -> Answe
 
 pub(super) async fn delete_table(router: &Router, request: TableName) -> Answer {
     let name = table_name(request.table_name)?;
-    let table = op::delete_table::run(router, &name).await.map_err(|error| named(error, &name))?;
+    let table =
+        op::delete_table::run(router, &name).await.map_err(|error| Refusal::of_table(error, &name))?;
     let described = Described { table, items: Stats::default(), indexes: Default::default() };
     encode(&json!({ "TableDescription": description(&described, "DELETING") }))
 }

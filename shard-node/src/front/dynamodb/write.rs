@@ -119,6 +119,14 @@ impl Write {
         })
     }
 
+    /// What metrics will be about; nothing is copied for those who do not ask.
+    fn key_for_metrics(&self, item: &Item) -> Item {
+        match self.return_item_collection_metrics.as_deref() {
+            Some("SIZE") => item.clone(),
+            _ => Item::new(),
+        }
+    }
+
     async fn answer(&self, router: &Router, name: &str, key: &Item, written: &Written) -> Answer {
         let mut answer = json!({});
         if let Some(attributes) = &written.attributes {
@@ -131,7 +139,7 @@ impl Write {
             answer["ConsumedCapacity"] = consumed;
         }
         if self.return_item_collection_metrics.as_deref() == Some("SIZE")
-            && let Some(metrics) = collection(router, table, key).await?
+            && let Some(metrics) = collection(router, table, key, &mut BTreeMap::new()).await?
         {
             answer["ItemCollectionMetrics"] = metrics;
         }
@@ -150,66 +158,88 @@ fn consumed(written: &Written) -> Consumed {
 }
 
 /// Of a table with local indexes: how large all items of one partition key may be together. The bounds are wide, and true.
-async fn collection(router: &Router, table: Option<&Table>, key: &Item) -> Result<Option<Json>, Refusal> {
+/// `counted` has the bytes of tables that were counted for the same answer.
+async fn collection(
+    router: &Router,
+    table: Option<&Table>,
+    key: &Item,
+    counted: &mut BTreeMap<u64, u64>,
+) -> Result<Option<Json>, Refusal> {
     let Some(table) = table.filter(|table| table.indexes.iter().any(|index| index.local)) else {
         return Ok(None);
     };
     let name = &table.partition_key.name;
     let Some(value) = key.get(name) else { return Ok(None) };
+    let bytes = match counted.get(&table.id) {
+        Some(bytes) => *bytes,
+        None => describe_table::count(router, table.id).await?.bytes,
+    };
+    counted.insert(table.id, bytes);
     // Gibibytes begun, of the whole table.
-    let most = (describe_table::count(router, table.id).await?.bytes >> 30) + 1;
+    let most = (bytes >> 30) + 1;
     let key = Item::from([(name.clone(), value.clone())]);
     Ok(Some(json!({ "ItemCollectionKey": shown(&key)?, "SizeEstimateRangeGB": [0.0, most as f64] })))
 }
 
-pub(super) async fn put_item(router: &Router, mut request: Write) -> Answer {
+fn put(request: &mut Write, field: &str) -> Result<op::put_item::Request, Refusal> {
     let common = request.common(false)?;
-    let item = item(required(request.item.take(), "item")?)?;
-    let key = item.clone();
-    let put = op::put_item::Request {
-        table: common.table.clone(),
-        item,
+    Ok(op::put_item::Request {
+        table: common.table,
+        item: item(required(request.item.take(), field)?)?,
         condition: common.condition,
         placeholders: common.placeholders,
         return_values: common.return_values,
         want_old_on_failure: common.want_old_on_failure,
         request_id: None,
-    };
-    let outcome = router.run(put.prepare()?).await?;
-    request.answer(router, &common.table, &key, &outcome).await
+    })
 }
 
-pub(super) async fn update_item(router: &Router, mut request: Write) -> Answer {
+fn update(request: &mut Write, field: &str) -> Result<op::update_item::Request, Refusal> {
     let common = request.common(true)?;
-    let key = item(required(request.key.take(), "key")?)?;
-    let update = op::update_item::Request {
-        table: common.table.clone(),
-        key: key.clone(),
+    Ok(op::update_item::Request {
+        table: common.table,
+        key: item(required(request.key.take(), field)?)?,
         update: common.update,
         condition: common.condition,
         placeholders: common.placeholders,
         return_values: common.return_values,
         want_old_on_failure: common.want_old_on_failure,
         request_id: None,
-    };
-    let outcome = router.run(update.prepare()?).await?;
-    request.answer(router, &common.table, &key, &outcome).await
+    })
 }
 
-pub(super) async fn delete_item(router: &Router, mut request: Write) -> Answer {
+fn delete(request: &mut Write, field: &str) -> Result<op::delete_item::Request, Refusal> {
     let common = request.common(false)?;
-    let key = item(required(request.key.take(), "key")?)?;
-    let delete = op::delete_item::Request {
-        table: common.table.clone(),
-        key: key.clone(),
+    Ok(op::delete_item::Request {
+        table: common.table,
+        key: item(required(request.key.take(), field)?)?,
         condition: common.condition,
         placeholders: common.placeholders,
         return_values: common.return_values,
         want_old_on_failure: common.want_old_on_failure,
         request_id: None,
-    };
+    })
+}
+
+pub(super) async fn put_item(router: &Router, mut request: Write) -> Answer {
+    let put = put(&mut request, "item")?;
+    let (table, key) = (put.table.clone(), request.key_for_metrics(&put.item));
+    let outcome = router.run(put.prepare()?).await?;
+    request.answer(router, &table, &key, &outcome).await
+}
+
+pub(super) async fn update_item(router: &Router, mut request: Write) -> Answer {
+    let update = update(&mut request, "key")?;
+    let (table, key) = (update.table.clone(), request.key_for_metrics(&update.key));
+    let outcome = router.run(update.prepare()?).await?;
+    request.answer(router, &table, &key, &outcome).await
+}
+
+pub(super) async fn delete_item(router: &Router, mut request: Write) -> Answer {
+    let delete = delete(&mut request, "key")?;
+    let (table, key) = (delete.table.clone(), request.key_for_metrics(&delete.key));
     let outcome = router.run(delete.prepare()?).await?;
-    request.answer(router, &common.table, &key, &outcome).await
+    request.answer(router, &table, &key, &outcome).await
 }
 
 #[derive(Deserialize)]
@@ -290,10 +320,11 @@ pub(super) async fn batch_write_item(router: &Router, request: BatchWrite) -> An
     let done = batch_write::run(router, writes, None).await?;
     let mut used: BTreeMap<String, Consumed> = BTreeMap::new();
     let mut metrics: BTreeMap<String, Vec<Json>> = BTreeMap::new();
+    let mut counted = BTreeMap::new();
     let tables = router.tables();
     for ((name, key), written) in names.into_iter().zip(&done) {
         if request.return_item_collection_metrics.as_deref() == Some("SIZE")
-            && let Some(one) = collection(router, tables.get(&name), &key).await?
+            && let Some(one) = collection(router, tables.get(&name), &key, &mut counted).await?
         {
             let known = metrics.entry(name.clone()).or_default();
             if !known.contains(&one) {
@@ -351,44 +382,20 @@ impl TransactOne {
                 Invalid::new("TransactItems can only contain one of Check, Put, Update or Delete").into()
             );
         }
-        if let Some(mut put) = self.put {
-            let common = put.common(false)?;
-            let name = common.table.clone();
-            let put = op::put_item::Request {
-                table: common.table,
-                item: item(required(put.item, "transactItems.1.member.put.item")?)?,
-                condition: common.condition,
-                placeholders: common.placeholders,
-                want_old_on_failure: common.want_old_on_failure,
-                ..op::put_item::Request::default()
-            };
+        if let Some(mut request) = self.put {
+            let put = put(&mut request, "transactItems.1.member.put.item")?;
+            let name = put.table.clone();
             return Ok((Action::Put(put), name));
         }
-        if let Some(mut update) = self.update {
-            let common = update.common(true)?;
-            let name = common.table.clone();
-            let update = op::update_item::Request {
-                table: common.table,
-                key: item(required(update.key, "transactItems.1.member.update.key")?)?,
-                update: Some(required(common.update, "transactItems.1.member.update.updateExpression")?),
-                condition: common.condition,
-                placeholders: common.placeholders,
-                want_old_on_failure: common.want_old_on_failure,
-                ..op::update_item::Request::default()
-            };
+        if let Some(mut request) = self.update {
+            let update = update(&mut request, "transactItems.1.member.update.key")?;
+            required(update.update.as_ref(), "transactItems.1.member.update.updateExpression")?;
+            let name = update.table.clone();
             return Ok((Action::Update(update), name));
         }
-        if let Some(mut delete) = self.delete {
-            let common = delete.common(false)?;
-            let name = common.table.clone();
-            let delete = op::delete_item::Request {
-                table: common.table,
-                key: item(required(delete.key, "transactItems.1.member.delete.key")?)?,
-                condition: common.condition,
-                placeholders: common.placeholders,
-                want_old_on_failure: common.want_old_on_failure,
-                ..op::delete_item::Request::default()
-            };
+        if let Some(mut request) = self.delete {
+            let delete = delete(&mut request, "transactItems.1.member.delete.key")?;
+            let name = delete.table.clone();
             return Ok((Action::Delete(delete), name));
         }
         let mut check = required(self.condition_check, "transactItems.1.member.conditionCheck")?;
@@ -463,8 +470,9 @@ pub(super) async fn transact_write_items(router: &Router, request: TransactWrite
     if request.return_item_collection_metrics.as_deref() == Some("SIZE") {
         let tables = router.tables();
         let mut metrics: BTreeMap<String, Vec<Json>> = BTreeMap::new();
+        let mut counted = BTreeMap::new();
         for (name, key) in keys {
-            if let Some(one) = collection(router, tables.get(&name), &key).await? {
+            if let Some(one) = collection(router, tables.get(&name), &key, &mut counted).await? {
                 metrics.entry(name).or_default().push(one);
             }
         }
