@@ -365,23 +365,27 @@ impl<M: Machine> Routes<M> {
     /// Asks the other voters to lead what this node leads, and waits up to `patience` until they do: nobody then waits
     /// for an election.
     pub async fn give_leaderships_away(&self, patience: Duration) {
-        let mut given = Vec::new();
-        for (partition, group) in self.replicas() {
-            let status = group.status();
-            let heir = status.voters.iter().find(|&&voter| voter != group.replica());
-            if let (true, Some(&heir)) = (group.is_leader(), heir) {
+        let has_others = |group: &Group<M>| group.status().voters.len() > 1;
+        let shared = self.replicas().into_iter().filter(|(_, group)| has_others(group));
+        let given = shared.map(|(partition, group)| async move {
+            // One that has most of the log leads at once; one that has not yet cannot be elected, and everybody would
+            // wait for somebody else to call an election. In a group that is just founded nobody may be ready yet.
+            while group.is_leader() {
+                let Some(heir) = group.heir() else {
+                    sleep(HANDOVER_LOOK_EVERY).await;
+                    continue;
+                };
                 match group.transfer_leader(heir).await {
-                    Ok(()) => given.push(group),
+                    Ok(()) => break,
                     Err(error) => tracing::warn!(partition, %error, "a leadership was not given away"),
                 }
-            }
-        }
-        let taken = async {
-            while given.iter().any(Group::is_leader) {
                 sleep(HANDOVER_LOOK_EVERY).await;
             }
-        };
-        if tokio::time::timeout(patience, taken).await.is_err() {
+            while group.is_leader() {
+                sleep(HANDOVER_LOOK_EVERY).await;
+            }
+        });
+        if tokio::time::timeout(patience, futures::future::join_all(given)).await.is_err() {
             tracing::warn!("some leaderships were not taken over in {patience:?}");
         }
     }

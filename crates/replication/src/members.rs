@@ -136,6 +136,16 @@ impl<M: Machine> Group<M> {
         matched.is_some_and(|matched| matched + CATCH_UP_ENTRIES >= status.last_log)
     }
 
+    /// The other voter that can lead at once, if this leads and one can: it has the most of the log, and answered last
+    /// of those that have.
+    pub fn heir(&self) -> Option<u64> {
+        let heard = self.inner.raft.metrics().borrow_watched().heartbeat.clone().unwrap_or_default();
+        let status = self.status();
+        let others = status.voters.iter().copied().filter(|&voter| voter != self.inner.replica);
+        let ready = others.filter(|&voter| self.has_caught_up(voter));
+        ready.max_by_key(|voter| (status.progress.get(voter).copied(), heard.get(voter).copied().flatten()))
+    }
+
     async fn propose_members(
         &self,
         seen: &Members,

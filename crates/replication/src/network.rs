@@ -460,6 +460,7 @@ impl NetTransferLeader<Config> for Connection {
         let body = Body::TransferLeader(TransferLeader {
             from_leader: Some(codec::put_vote(request.from_leader())),
             last_log_id: request.last_log_id().map(codec::put_log_id),
+            to: *request.to_node_id(),
         });
         match self.ask(body, option.soft_ttl()).await? {
             Body::TransferLeaderReply(reply) if reply.accepted => Ok(Ok(())),

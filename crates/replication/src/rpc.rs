@@ -191,7 +191,9 @@ impl<M: Machine> Inbound for Local<M> {
                 Some(Body::TransferLeader(request)) => match codec::get_vote(request.from_leader.as_ref()) {
                     Ok(from) => {
                         let last = request.last_log_id.as_ref().map(codec::get_log_id);
-                        let request = TransferLeaderRequest::new(from, self.replica(), last);
+                        // All voters are told. Would each take itself for the heir, they would share the votes.
+                        let to = if request.to == 0 { self.replica() } else { request.to };
+                        let request = TransferLeaderRequest::new(from, to, last);
                         let outcome = raft.handle_transfer_leader(request).await;
                         outcome
                             .map(|accepted| {

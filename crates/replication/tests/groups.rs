@@ -306,6 +306,32 @@ async fn a_leader_that_gave_way_serves_no_reads_and_the_next_one_does() {
 }
 
 #[tokio::test]
+async fn a_leadership_goes_to_whom_it_is_given_without_a_second_vote() {
+    let (nodes, _) = three(false, Options::default()).await;
+    let session = Session::new(3);
+    write(&nodes, "one", session.begin(1).id(0)).await;
+    let mut old = leader(&nodes).await;
+    for _ in 0..20 {
+        let group = &nodes[old].group;
+        let term = group.status().term;
+        let mut heir = None;
+        until("somebody can take over", async || {
+            heir = group.heir();
+            heir.is_some()
+        })
+        .await;
+        group.transfer_leader(heir.unwrap()).await.unwrap();
+        until("another one leads", async || {
+            nodes.iter().any(|node| node.group.is_leader() && node.group.status().term > term)
+        })
+        .await;
+        old = leader(&nodes).await;
+        let status = nodes[old].group.status();
+        assert_eq!((Some(nodes[old].group.replica()), status.term), (heir, term + 1), "{status:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_replica_that_lost_its_memory_comes_back_under_a_new_id_by_snapshot() {
     // A short log, so that what the new replica needs is no longer in it.
     let options = Options { log_bytes_max: 64 << 10, ..Options::default() };
