@@ -62,6 +62,15 @@ pub enum Error {
     /// There is no such index of the table.
     #[error("Requested resource not found: Index: {0} not found")]
     IndexNotFound(String),
+    /// There is no such stream, or no such shard of it.
+    #[error("Requested resource not found: Stream: {0} not found")]
+    StreamNotFound(String),
+    /// Changes that were to be read are older than a day and not there any more; begin with the oldest that is.
+    #[error("The operation attempted to read past the oldest stream record in a shard")]
+    Trimmed,
+    /// Ask for another one, behind the change that was read last.
+    #[error("The shard iterator has expired. Shard iterators are valid for 15 minutes.")]
+    IteratorExpired,
     /// More than DynamoDB would do at once.
     #[error("{0}")]
     LimitExceeded(String),
@@ -145,12 +154,17 @@ impl Classified for Error {
     fn class(&self) -> Class {
         match self {
             Self::Validation(_) => Class::Invalid,
-            Self::TableNotFound { .. } | Self::TableDropped | Self::IndexNotFound(_) => Class::NotFound,
+            Self::TableNotFound { .. }
+            | Self::TableDropped
+            | Self::IndexNotFound(_)
+            | Self::StreamNotFound(_) => Class::NotFound,
             Self::ConditionFailed { .. }
             | Self::TableInUse(_)
             | Self::Held
             | Self::Cancelled(_)
-            | Self::TokenReused => Class::Conflict,
+            | Self::TokenReused
+            | Self::Trimmed
+            | Self::IteratorExpired => Class::Conflict,
             Self::Limit { .. } | Self::LimitExceeded(_) => Class::Exhausted,
             Self::Elsewhere { .. } => Class::Elsewhere,
             Self::NotReady | Self::NotAgreed | Self::InProgress => Class::Later,
@@ -167,6 +181,9 @@ impl Classified for Error {
             Self::ConditionFailed { .. } => "CONDITION_FAILED",
             Self::TableNotFound { .. } | Self::TableDropped => "TABLE_NOT_FOUND",
             Self::IndexNotFound(_) => "INDEX_NOT_FOUND",
+            Self::StreamNotFound(_) => "STREAM_NOT_FOUND",
+            Self::Trimmed => "STREAM_TRIMMED",
+            Self::IteratorExpired => "ITERATOR_EXPIRED",
             Self::LimitExceeded(_) => "LIMIT_EXCEEDED",
             Self::TableInUse(_) => "TABLE_IN_USE",
             Self::Held => "TRANSACTION_CONFLICT",

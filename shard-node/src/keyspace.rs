@@ -25,10 +25,22 @@ pub enum Kind {
     Intents,
     /// Records of transactions, of no table.
     Records,
+    /// Shards of a stream of a table, each at the first of its tokens.
+    Shards,
+    /// Changes in those, where their shard is, in the order of versions.
+    Changes,
 }
 
-const KINDS: [Kind; 6] =
-    [Kind::Items, Kind::Index, Kind::Waiting, Kind::Removed, Kind::Intents, Kind::Records];
+const KINDS: [Kind; 8] = [
+    Kind::Items,
+    Kind::Index,
+    Kind::Waiting,
+    Kind::Removed,
+    Kind::Intents,
+    Kind::Records,
+    Kind::Shards,
+    Kind::Changes,
+];
 
 impl Kind {
     fn tag(self) -> u64 {
@@ -39,10 +51,12 @@ impl Kind {
             Self::Removed => 3,
             Self::Intents => 4,
             Self::Records => 5,
+            Self::Shards => 6,
+            Self::Changes => 7,
         }
     }
 
-    /// The rows of this kind; `number` is that of an index, else 0.
+    /// The rows of this kind; `number` is that of an index or of a stream, else 0.
     pub fn of(self, table: u64, number: u32) -> u64 {
         (self.tag() << (TABLE_BITS + NUMBER_BITS)) | (u64::from(number) << TABLE_BITS) | table
     }
@@ -58,7 +72,7 @@ pub fn table(keyspace: u64) -> u64 {
     keyspace & ((1 << TABLE_BITS) - 1)
 }
 
-/// The number of the index, if they belong to one.
+/// The number of the index, or of the stream, if they belong to one.
 pub fn number(keyspace: u64) -> u32 {
     // Sixteen bits.
     ((keyspace >> TABLE_BITS) & ((1 << NUMBER_BITS) - 1)) as u32

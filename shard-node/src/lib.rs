@@ -23,6 +23,7 @@ pub mod index;
 pub mod transaction;
 
 pub mod store;
+pub mod stream;
 
 pub mod expression;
 

@@ -151,6 +151,24 @@ pub const SNAPSHOT_ATTEMPTS: usize = 16;
 /// How often a node looks at each partition that it leads for items whose time has come; with many items it takes longer.
 pub const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 
+/// How long a stream has a change; and how long it is there after it ended.
+pub const STREAM_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// Changes whose time is over that are removed from a stream with one command.
+pub const STREAM_TRIM_ROWS: usize = 1024;
+
+/// Changes of one answer of GetRecords.
+pub const STREAM_RECORDS_MAX: u32 = 1000;
+
+/// Shards of one answer of DescribeStream, and streams of one of ListStreams.
+pub const STREAM_PAGE_MAX: u32 = 100;
+
+/// How long a shard iterator is good for.
+pub const ITERATOR_KEPT: Duration = Duration::from_secs(15 * 60);
+
+/// Characters of a shard iterator.
+pub const ITERATOR_BYTES_MAX: usize = 2048;
+
 /// Tags of a table.
 pub const TAGS_MAX: usize = 50;
 

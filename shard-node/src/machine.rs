@@ -1,5 +1,6 @@
 //! What a partition of the database replicates: commands on rows, kept in the node's engine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use crate::key::{parse_head, token_range};
 use crate::keyspace::{self, Kind};
 use crate::op::{self, change};
 use crate::store::{self, Found, Row, Shared, Stats, Store, Stored, View};
+use crate::stream::{self, Cause, Shard, ShardId};
 use crate::transaction::apply;
 
 /// Bytes of one chunk of a snapshot.
@@ -166,6 +168,7 @@ impl ShardMachine {
         }
         if let Body::SetSchema(schema) = body {
             self.store.set_schema(store::decode_schema(schema).ok_or_else(unknown)?);
+            self.store.arrange_shards().map_err(stop)?;
             return told();
         }
         if self.store.is_dropped(table) {
@@ -218,7 +221,7 @@ impl ShardMachine {
             Body::Delete(delete) => op::delete_item::evaluate(&self.store, row, delete)?,
             _ => return Err(Stop::new("no write to an item")),
         };
-        change::carry_out(&mut self.store, row, evaluated)
+        change::carry_out(&mut self.store, row, evaluated, &Cause::Request)
     }
 
     /// Whether the rows of a transaction belong here, all of them.
@@ -229,6 +232,8 @@ impl ShardMachine {
 
     /// Removes rows that have done their duty, of those that are (still) here.
     fn trim(&mut self, rows: &[Bytes]) -> Result<state::Reply, Stop> {
+        // Of each shard of a stream, the last change that is removed.
+        let mut trimmed: BTreeMap<(u64, ShardId), (&Bytes, u64)> = BTreeMap::new();
         for row in rows {
             let here = self.has_place_for(row);
             let Some((table, _)) = parse_head(row).filter(|_| here) else { continue };
@@ -237,11 +242,23 @@ impl ShardMachine {
                 Some(Kind::Waiting) => true,
                 Some(Kind::Removed) => index::is_spent(&found, self.store.version()),
                 Some(Kind::Records) => apply::is_over(&found, self.store.version())?,
+                Some(Kind::Changes) => stream::is_spent(row, self.store.version()),
+                Some(Kind::Shards) => Shard::decode(row, &found.item.bytes)
+                    .is_some_and(|shard| stream::is_over(&shard, self.store.version())),
                 _ => false,
             };
+            if is_spent
+                && keyspace::kind(table) == Some(Kind::Changes)
+                && let Some((shard, sequence)) = stream::place(row)
+            {
+                trimmed.insert((table, shard), (row, sequence.version));
+            }
             if is_spent {
                 self.store.set(&Bytes::copy_from_slice(row), Some(&found), None);
             }
+        }
+        for (row, version) in trimmed.into_values() {
+            stream::note_trimmed(&mut self.store, row, version)?;
         }
         Ok(op::reply(Outcome::Applied))
     }
@@ -256,7 +273,7 @@ impl ShardMachine {
             let row = Bytes::copy_from_slice(row);
             let before = self.store.get(&row).map_err(stop)?;
             if op::expire::is_expired(&op::decode(before.as_ref())?, &expire.attribute, expire.now_s) {
-                change::write(&mut self.store, &row, before.as_ref(), None)?;
+                change::write(&mut self.store, &row, before.as_ref(), None, &Cause::Expiry)?;
             }
         }
         Ok(op::reply(Outcome::Applied))
@@ -294,6 +311,7 @@ impl Machine for ShardMachine {
 
     fn split(&mut self, at: u64, group: u64, remember: Remember) -> Result<Self, Stop> {
         let store = self.store.split(Token(at), group, &remember.applied, remember.answered);
+        let store = store.map_err(stop)?;
         Ok(Self { store, is_frozen: false })
     }
 
@@ -317,8 +335,8 @@ impl Machine for ShardMachine {
             head = head.or(chunk.head);
             rows.extend(chunk.rows.into_iter().map(row));
         }
-        self.store.merge(head.ok_or_else(|| Stop::new("a snapshot without its head"))?, rows);
-        Ok(())
+        let head = head.ok_or_else(|| Stop::new("a snapshot without its head"))?;
+        self.store.merge(head, rows).map_err(stop)
     }
 
     fn commit(&mut self, remember: Remember) -> Result<(), Stop> {

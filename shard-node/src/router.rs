@@ -376,7 +376,7 @@ impl Router {
             match &mut question {
                 Question::Get(get) => get.undecided = undecided,
                 Question::Page(page) => page.undecided = undecided,
-                Question::Stats(_) => {}
+                Question::Stats(_) | Question::Rows(_) => {}
             }
         }
     }
@@ -474,12 +474,14 @@ impl Router {
         let rows: Vec<&Bytes> = match &question {
             Question::Get(get) => get.rows.iter().collect(),
             Question::Page(page) => vec![&page.start],
+            Question::Rows(wanted) => wanted.rows.iter().chain([&wanted.start]).collect(),
             Question::Stats(_) => Vec::new(),
         };
         // The greatest token that is asked for, if it is not one of the rows'.
         let last = match &question {
             Question::Get(_) => None,
             Question::Page(page) => page.last_token,
+            Question::Rows(wanted) => wanted.last_token,
             Question::Stats(stats) => Some(stats.token),
         };
         let held = |machine: &ShardMachine| match &question {
@@ -488,7 +490,7 @@ impl Router {
                 let end = Some(page.end.clone()).filter(|end| !end.is_empty());
                 machine.held_within(&Range { start: page.start.clone(), end }, &page.undecided)
             }
-            Question::Stats(_) => Ok(Vec::new()),
+            Question::Stats(_) | Question::Rows(_) => Ok(Vec::new()),
         };
         let token = || Some(parse_head(rows.first()?)?.1);
         self.inner.routes.note(group.id(), rows.len().max(1), token);
@@ -520,6 +522,11 @@ impl Router {
             Question::Page(wanted) => {
                 let _place = self.inner.scans.acquire().await.map_err(|_closed| Error::NotReady)?;
                 let read = tokio::task::spawn_blocking(move || page::read(&view, wanted)).await;
+                read.map_err(|panicked| Error::Storage(panicked.to_string()))??
+            }
+            Question::Rows(wanted) => {
+                let _place = self.inner.scans.acquire().await.map_err(|_closed| Error::NotReady)?;
+                let read = tokio::task::spawn_blocking(move || page::rows(&view, &wanted)).await;
                 read.map_err(|panicked| Error::Storage(panicked.to_string()))??
             }
             Question::Stats(wanted) => {

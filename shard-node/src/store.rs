@@ -24,6 +24,7 @@ use trimaran_storage::engine::{Batch, Engine, Order, Range};
 use crate::key::parse_head;
 use crate::keyspace::{self, Kind};
 use crate::limits::HISTORY_REMOVED_MAX;
+use crate::stream::Shard;
 use crate::table::Table;
 
 type StorageError = trimaran_storage::Error;
@@ -131,6 +132,10 @@ pub struct Store {
     waiting: u16,
     /// Something waits for indexes since the last commit.
     is_waiting: bool,
+    /// The shards of streams that go on, by their rows.
+    shards: BTreeMap<Bytes, Shard>,
+    /// Changes that the command that was begun has put into streams.
+    changes: u16,
     /// When something was removed last, by a hash of its row. Not the same on every replica: it only says that a row which
     /// is not there may have been there meanwhile.
     removed: Box<[u64; REMOVED_KINDS]>,
@@ -185,6 +190,8 @@ impl Store {
             intents: BTreeMap::new(),
             waiting: 0,
             is_waiting: false,
+            shards: BTreeMap::new(),
+            changes: 0,
             removed: Box::new([0; REMOVED_KINDS]),
         }
     }
@@ -247,7 +254,7 @@ impl Store {
             let schema = schema.ok_or_else(|| damaged("what follows from writes to a table"))?;
             self.schemas.insert(table, Arc::new(schema));
         }
-        self.read_intents()?;
+        self.read_beside()?;
         self.forget_removals();
         // The readers that needed history are gone.
         self.wipe_rows(b'H')?;
@@ -277,7 +284,14 @@ impl Store {
     /// Gives up the rows of the tokens from `at` on to the partition `partition`, in the batch of the next
     /// [`Store::commit`], with what replication wants to remember there. The rows stay where they are; how many of each
     /// table go is estimated.
-    pub fn split(&mut self, at: Token, partition: u64, applied: &[u8], answered: Vec<(u64, Bytes)>) -> Self {
+    pub fn split(
+        &mut self,
+        at: Token,
+        partition: u64,
+        applied: &[u8],
+        answered: Vec<(u64, Bytes)>,
+    ) -> Result<Self, StorageError> {
+        self.split_shards(at)?;
         let share = (self.last.0 - at.0) as f64 / (self.last.0 - self.first.0) as f64;
         let mut new = Self::new(Arc::clone(&self.shared), partition, at, self.last);
         new.absorbed.clone_from(&self.absorbed);
@@ -305,6 +319,8 @@ impl Store {
         let intents = std::mem::take(&mut self.intents);
         let goes = |row: &Bytes| parse_head(row).is_some_and(|(_, token)| token >= at);
         (new.intents, self.intents) = intents.into_iter().partition(|(row, _)| goes(row));
+        let shards = std::mem::take(&mut self.shards);
+        (new.shards, self.shards) = shards.into_iter().partition(|(row, _)| goes(row));
         new.removed.clone_from(&self.removed);
         new.dropped.clone_from(&self.dropped);
         for table in &new.dropped {
@@ -316,7 +332,7 @@ impl Store {
             batch.put(new.own(b'D', &number.to_be_bytes()), request);
             new.answered.push_back(number);
         }
-        new
+        Ok(new)
     }
 
     fn encode_tokens(&self) -> Bytes {
@@ -349,7 +365,7 @@ impl Store {
     /// soon after as is possible.
     pub fn begin(&mut self, stamp_ms: u64) {
         self.version = (self.version + 1).max(stamp_ms << VERSION_COUNTER_BITS);
-        self.waiting = 0;
+        (self.waiting, self.changes) = (0, 0);
     }
 
     /// The command that was begun follows from something of this version: it is later. (A hybrid logical clock; Kulkarni et
@@ -385,11 +401,17 @@ impl Store {
         if item.is_none() {
             self.removed[removed_kind(row)] = version;
         }
-        if parse_head(row).and_then(|(table, _)| keyspace::kind(table)) == Some(Kind::Intents) {
-            match &item {
-                Some(item) => self.intents.insert(row.clone(), Current { version, item: item.clone() }),
-                None => self.intents.remove(row),
-            };
+        match parse_head(row).and_then(|(table, _)| keyspace::kind(table)) {
+            Some(Kind::Intents) => match &item {
+                Some(item) => {
+                    self.intents.insert(row.clone(), Current { version, item: item.clone() });
+                }
+                None => {
+                    self.intents.remove(row);
+                }
+            },
+            Some(Kind::Shards) => self.remember_shard(row, item.as_ref().map(|item| &*item.bytes)),
+            _ => {}
         }
         let key = if is_aside { self.place_aside(row) } else { keyed(b'C', &[row]) };
         match &item {
@@ -434,9 +456,11 @@ impl Store {
         estimated.map(|(&table, counts)| (table, counts.stats)).collect()
     }
 
-    /// About how many bytes there are.
+    /// About how many bytes there are, but those of streams: they are all at one token, and no split takes them apart.
     pub fn bytes(&self) -> u64 {
-        self.stats.values().map(|counts| counts.told().bytes).sum()
+        let is_spread = |rows: u64| !matches!(keyspace::kind(rows), Some(Kind::Changes | Kind::Shards));
+        let spread = self.stats.iter().filter(|(rows, _)| is_spread(**rows));
+        spread.map(|(_, counts)| counts.told().bytes).sum()
     }
 
     /// What a table counts here.
@@ -458,6 +482,7 @@ impl Store {
             self.batch.delete(self.own(b'S', &table.to_be_bytes()));
         }
         self.intents.retain(|row, _| parse_head(row).is_none_or(|(rows, _)| !is_of(rows, table)));
+        self.shards.retain(|row, _| parse_head(row).is_none_or(|(rows, _)| !is_of(rows, table)));
     }
 
     /// True if a table, or an index, was dropped.
@@ -568,6 +593,7 @@ mod beside;
 mod counts;
 mod merge;
 mod replace;
+mod shards;
 mod shared;
 mod view;
 

@@ -9,11 +9,13 @@ use trimaran_proto::state::shard as state;
 
 use crate::error::Invalid;
 use crate::item::{Item, Type, Value};
-use crate::limits::{PARTITION_KEY_BYTES_MAX, SORT_KEY_BYTES_MAX};
+use crate::limits::{PARTITION_KEY_BYTES_MAX, SORT_KEY_BYTES_MAX, STREAM_KEPT};
 
 mod index;
+mod stream;
 
 pub use index::{Index, IndexStatus, Projection};
+pub use stream::{Stream, StreamStatus, StreamView};
 
 /// Definitions of tables have names that begin with this.
 const PREFIX: &str = "table/";
@@ -80,6 +82,10 @@ pub struct Table {
     pub on_demand_since_ms: Option<u64>,
     /// As its owner calls it; STANDARD if nobody has said.
     pub class: Option<String>,
+    /// Streams of its changes, oldest first.
+    pub streams: Vec<Stream>,
+    /// The greatest number that one of them ever had.
+    pub last_stream: u32,
     /// Revision of this definition, to change it by.
     pub revision: u64,
 }
@@ -102,8 +108,32 @@ impl Table {
             tags: BTreeMap::new(),
             on_demand_since_ms: None,
             class: None,
+            streams: Vec::new(),
+            last_stream: 0,
             revision: 0,
         }
+    }
+
+    /// The stream that changes are to go into.
+    pub fn live_stream(&self) -> Option<&Stream> {
+        self.streams.iter().find(|stream| stream.goes_on())
+    }
+
+    /// Begins a stream. What has ended long ago is forgotten.
+    pub fn begin_stream(&mut self, view: StreamView, now_ms: u64) {
+        // A day.
+        let kept_ms = STREAM_KEPT.as_millis() as u64;
+        self.streams.retain(|stream| stream.ended_ms.is_none_or(|ended| ended + kept_ms > now_ms));
+        self.last_stream += 1;
+        // Streams are told apart by it.
+        let created_ms = self.streams.last().map_or(now_ms, |last| now_ms.max(last.created_ms + 1));
+        self.streams.push(Stream {
+            number: self.last_stream,
+            created_ms,
+            view,
+            status: StreamStatus::Enabling,
+            ended_ms: None,
+        });
     }
 
     /// Name of its definition.
@@ -132,6 +162,8 @@ impl Table {
             tags: self.tags.iter().map(tag).collect(),
             on_demand_since_ms: self.on_demand_since_ms.unwrap_or_default(),
             class: self.class.clone().unwrap_or_default(),
+            streams: self.streams.iter().map(Stream::encode).collect(),
+            last_stream: self.last_stream,
         };
         stored.encode_to_vec().into()
     }
@@ -163,6 +195,8 @@ impl Table {
             tags: stored.tags.into_iter().map(|tag| (tag.key, tag.value)).collect(),
             on_demand_since_ms: Some(stored.on_demand_since_ms).filter(|since| *since > 0),
             class: text(stored.class),
+            streams: stored.streams.into_iter().map(Stream::decode).collect(),
+            last_stream: stored.last_stream,
             revision,
         })
     }

@@ -15,8 +15,11 @@
 //! decided against one is remembered for longer than that, both by the clock of the record's partition, which is never behind what
 //! it decides on (versions are a hybrid logical clock). So a message that the network kept for however long decides nothing.
 
+use std::collections::BTreeMap;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use trimaran_placement::token::{self, Token};
+use trimaran_proto::state::shard as state;
 
 use crate::key::{RowKey, head, parse_head};
 use crate::keyspace::{Kind, beside, table};
@@ -61,6 +64,15 @@ pub fn intent(row: &[u8]) -> Bytes {
 pub fn item_of(intent: &[u8]) -> Bytes {
     let rows = parse_head(intent).map_or(0, |(rows, _)| rows);
     beside(intent, Kind::Items.of(table(rows), 0))
+}
+
+/// How many of some rows that are written are of each table.
+pub(crate) fn writes<'a>(rows: impl Iterator<Item = &'a Bytes>) -> Vec<state::TableWrites> {
+    let mut writes: BTreeMap<u64, u32> = BTreeMap::new();
+    for row in rows {
+        *writes.entry(parse_head(row).map_or(0, |(rows, _)| table(rows))).or_default() += 1;
+    }
+    writes.into_iter().map(|(table, writes)| state::TableWrites { table, writes }).collect()
 }
 
 /// Where a row stands.

@@ -25,15 +25,15 @@ use crate::op::get_item;
 use crate::op::query::behind;
 use crate::router::Router;
 use crate::store::{encode_schema, version_at};
-use crate::table::{IndexStatus, Status, Table};
+use crate::table::{IndexStatus, Status, Stream, StreamStatus, Table};
 
 /// How often an index that is being filled says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Runs until the task is dropped.
 pub(crate) async fn run(router: Router) {
-    // What is under way, by the table and the index (0 = the table itself).
-    let busy: Arc<Mutex<BTreeSet<(u64, u32)>>> = Arc::default();
+    // What is under way, by the table.
+    let busy: Arc<Mutex<BTreeSet<(u64, Part)>>> = Arc::default();
     loop {
         tokio::select! {
             () = router.tables_changed() => {}
@@ -44,20 +44,24 @@ pub(crate) async fn run(router: Router) {
         }
         for table in router.tables().all() {
             let indexes = table.indexes.iter().filter(|index| index.status != IndexStatus::Active);
-            let wanted: Vec<u32> = match table.status {
-                Status::Creating => vec![0],
-                Status::Active => indexes.map(|index| index.number).collect(),
+            let streams = table.streams.iter().filter(|stream| is_underway(stream));
+            let wanted: Vec<Part> = match table.status {
+                Status::Creating => vec![Part::Table],
+                Status::Active => indexes
+                    .map(|index| Part::Index(index.number))
+                    .chain(streams.map(|stream| Part::Stream(stream.number)))
+                    .collect(),
                 Status::Deleting => Vec::new(),
             };
-            for number in wanted {
-                let what = (table.id, number);
+            for part in wanted {
+                let what = (table.id, part);
                 if !busy.lock().insert(what) {
                     continue;
                 }
                 let (router, table, busy) = (router.clone(), table.clone(), Arc::clone(&busy));
                 tokio::spawn(async move {
-                    if let Err(error) = carry_on(&router, &table, number).await {
-                        tracing::warn!(table = table.name, index = number, %error, "it is not ready yet");
+                    if let Err(error) = carry_on(&router, &table, part).await {
+                        tracing::warn!(table = table.name, ?part, %error, "it is not ready yet");
                     }
                     busy.lock().remove(&what);
                 });
@@ -66,20 +70,39 @@ pub(crate) async fn run(router: Router) {
     }
 }
 
-async fn carry_on(router: &Router, table: &Table, number: u32) -> Result<(), Error> {
-    if number == 0 {
-        tell(router, table).await?;
-        edit(router, table, |table| {
-            let is_new = table.status == Status::Creating;
-            if is_new {
-                table.status = Status::Active;
-            }
-            is_new
-        })
-        .await?;
-        tracing::info!(table = table.name, "a table takes requests");
-        return Ok(());
-    }
+/// What of a table is not ready yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    /// All of it.
+    Table,
+    /// An index, by its number.
+    Index(u32),
+    /// A stream, by its number.
+    Stream(u32),
+}
+
+fn is_underway(stream: &Stream) -> bool {
+    matches!(stream.status, StreamStatus::Enabling | StreamStatus::Disabling)
+}
+
+async fn carry_on(router: &Router, table: &Table, part: Part) -> Result<(), Error> {
+    let number = match part {
+        Part::Index(number) => number,
+        Part::Stream(number) => return tell_of_stream(router, table, number).await,
+        Part::Table => {
+            tell(router, table).await?;
+            edit(router, table, |table| {
+                let is_new = table.status == Status::Creating;
+                if is_new {
+                    table.status = Status::Active;
+                }
+                is_new
+            })
+            .await?;
+            tracing::info!(table = table.name, "a table takes requests");
+            return Ok(());
+        }
+    };
     let status = table.indexes.iter().find(|index| index.number == number).map(|index| index.status);
     match status {
         Some(IndexStatus::Creating) => fill(router, table, number).await,
@@ -107,6 +130,24 @@ async fn everywhere(router: &Router, table: u64, body: impl Fn() -> Body) -> Res
 /// Tells every partition what follows from writes to a table.
 pub(crate) async fn tell(router: &Router, table: &Table) -> Result<(), Error> {
     everywhere(router, table.id, || Body::SetSchema(encode_schema(table))).await
+}
+
+/// Has every partition begin, or end, to put changes into a stream.
+async fn tell_of_stream(router: &Router, table: &Table, number: u32) -> Result<(), Error> {
+    tell(router, table).await?;
+    let now_ms = router.now_ms();
+    edit(router, table, |table| {
+        let stream = table.streams.iter_mut().find(|stream| stream.number == number && is_underway(stream));
+        let Some(stream) = stream else { return false };
+        match stream.status {
+            StreamStatus::Enabling => stream.status = StreamStatus::Enabled,
+            _ => (stream.status, stream.ended_ms) = (StreamStatus::Disabled, Some(now_ms)),
+        }
+        true
+    })
+    .await?;
+    tracing::info!(table = table.name, stream = number, "a stream has begun, or ended, everywhere");
+    Ok(())
 }
 
 /// Enters the items that were there before the index.

@@ -1,5 +1,5 @@
 //! The leader of a partition carries to global indexes what waits for them, and sees to what is left behind: marks
-//! and records whose time is over, intents whose coordinator is gone.
+//! and records whose time is over, changes in streams that are a day old, intents whose coordinator is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use crate::limits::{ABANDONED_AFTER, PROPAGATE_EVERY, PROPAGATED_MAX, PROPAGATIO
 use crate::machine::ShardMachine;
 use crate::router::Router;
 use crate::store::{Current, Row, Shared, Stored, version_at};
+use crate::stream;
 use crate::transaction::{apply, coordinate, row_key};
 
 /// Runs until the task is dropped.
@@ -165,7 +166,8 @@ async fn propose(group: &Group<ShardMachine>, row: Bytes, body: Body) -> Result<
     Ok(())
 }
 
-async fn trim(group: &Group<ShardMachine>, rows: Vec<Bytes>) -> Result<(), Error> {
+/// Removes rows that have done their duty.
+pub(crate) async fn trim(group: &Group<ShardMachine>, rows: Vec<Bytes>) -> Result<(), Error> {
     let Some(first) = rows.first().cloned() else { return Ok(()) };
     propose(group, first, Body::Trim(state::Trim { rows })).await
 }
@@ -200,6 +202,7 @@ async fn tidy(router: &Router, group: &Group<ShardMachine>) -> Result<(), Error>
     {
         trim(group, rows.into_iter().map(|(row, _, _)| row).collect()).await?;
     }
+    stream::trim::run(group, now).await?;
     let is_over = move |row: &Row| apply::is_over(&current(row), now).unwrap_or(false);
     while let rows = some(group, Kind::Records, is_over).await?
         && !rows.is_empty()

@@ -11,6 +11,7 @@ use crate::item::{self, Item};
 use crate::key::{Layout, parse_head};
 use crate::machine::stop;
 use crate::store::{Current, Store, Stored};
+use crate::stream::{self, Cause};
 use crate::table::{IndexStatus, Table};
 
 /// What a command on one item comes to, before anything is written.
@@ -34,7 +35,7 @@ impl Evaluated {
 
     /// Refuses an item that does not fit the table's indexes.
     pub(crate) fn check(self, store: &Store, row: &[u8]) -> Result<Self, Stop> {
-        let (Some(Some(after)), Some(schema)) = (&self.after, schema(store, row)) else { return Ok(self) };
+        let (Some(Some(after)), Some(schema)) = (&self.after, indexed(store, row)) else { return Ok(self) };
         let item = match self.item {
             Some(item) => item,
             None => item::decode_item(&mut after.bytes.clone()).map_err(stop)?,
@@ -48,17 +49,34 @@ impl Evaluated {
 
 fn schema<'a>(store: &'a Store, row: &[u8]) -> Option<&'a std::sync::Arc<Table>> {
     let (table, _) = parse_head(row)?;
-    store.schema(table).filter(|schema| !schema.indexes.is_empty())
+    store.schema(table)
+}
+
+fn indexed<'a>(store: &'a Store, row: &[u8]) -> Option<&'a std::sync::Arc<Table>> {
+    schema(store, row).filter(|schema| !schema.indexes.is_empty())
 }
 
 /// Writes what was evaluated, and what follows from it.
-pub(crate) fn carry_out(store: &mut Store, row: &Bytes, evaluated: Evaluated) -> Result<state::Reply, Stop> {
+pub(crate) fn carry_out(
+    store: &mut Store,
+    row: &Bytes,
+    evaluated: Evaluated,
+    cause: &Cause,
+) -> Result<state::Reply, Stop> {
     let Evaluated { before, after, item, mut reply } = evaluated;
     if let Some(after) = after {
-        reply.touched = write_decoded(store, row, before.as_ref(), after, item)?;
+        reply.touched = write_decoded(store, row, (before.as_ref(), after), item, cause)?;
         reply.version = store.version();
     }
     Ok(reply)
+}
+
+/// Puts down that a transaction wrote an item that was not there, and is not there now.
+pub(crate) fn write_nothing(store: &mut Store, row: &Bytes, cause: &Cause) -> Result<(), Stop> {
+    match schema(store, row).cloned() {
+        Some(schema) => stream::record(store, &schema, row, (None, None), cause),
+        None => Ok(()),
+    }
 }
 
 /// Writes an item (`Some`) or removes it; `before` is what the store has. Returns what that is to indexes.
@@ -67,19 +85,24 @@ pub(crate) fn write(
     row: &Bytes,
     before: Option<&Current>,
     after: Option<Stored>,
+    cause: &Cause,
 ) -> Result<Vec<state::Touched>, Stop> {
-    write_decoded(store, row, before, after, None)
+    write_decoded(store, row, (before, after), None, cause)
 }
 
 /// Likewise; `new` is what `after` has, if that is known.
 fn write_decoded(
     store: &mut Store,
     row: &Bytes,
-    before: Option<&Current>,
-    after: Option<Stored>,
+    (before, after): (Option<&Current>, Option<Stored>),
     new: Option<Item>,
+    cause: &Cause,
 ) -> Result<Vec<state::Touched>, Stop> {
-    let Some(schema) = schema(store, row).cloned() else {
+    let schema = schema(store, row).cloned();
+    if let Some(schema) = &schema {
+        stream::record(store, schema, row, (before, after.as_ref()), cause)?;
+    }
+    let Some(schema) = schema.filter(|schema| !schema.indexes.is_empty()) else {
         store.set(row, before, after);
         return Ok(Vec::new());
     };
@@ -147,7 +170,7 @@ pub(crate) fn restamp(store: &mut Store, place: &Bytes) -> Result<(), Stop> {
     let Some(current) = store.get(place).map_err(stop)? else { return Ok(()) };
     let waiting = state::Waiting::decode(current.item.bytes.clone()).map_err(stop)?;
     let item = current_item(store, &waiting.row)?;
-    let changes = match schema(store, &waiting.row).cloned() {
+    let changes = match indexed(store, &waiting.row).cloned() {
         None => Vec::new(),
         Some(schema) => waiting
             .changes
@@ -170,7 +193,7 @@ pub(crate) fn restamp(store: &mut Store, place: &Bytes) -> Result<(), Stop> {
 /// Puts down what an index that is being made is to have of some items.
 pub(crate) fn backfill(store: &mut Store, backfill: &state::Backfill) -> Result<(), Stop> {
     for row in &backfill.rows {
-        let Some(schema) = schema(store, row).cloned() else { continue };
+        let Some(schema) = indexed(store, row).cloned() else { continue };
         let index = schema.indexes.iter().find(|index| index.number == backfill.index && !index.local);
         let (Some(index), Some(item)) = (index, current_item(store, row)?) else { continue };
         if let Some(entry) = Layout::of_index(&schema, index).row(&item) {

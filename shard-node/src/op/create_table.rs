@@ -9,7 +9,7 @@ use crate::item::Type;
 use crate::limits::{GLOBAL_INDEXES_MAX, LOCAL_INDEXES_MAX, PROJECTED_ATTRIBUTES_MAX, TABLES_MAX};
 use crate::op::transact_write::FORMAT;
 use crate::router::Router;
-use crate::table::{Index, IndexStatus, KeyAttribute, Projection, Status, Table};
+use crate::table::{Index, IndexStatus, KeyAttribute, Projection, Status, StreamStatus, StreamView, Table};
 
 /// Characters of a table's name.
 pub const NAME_CHARACTERS: std::ops::RangeInclusive<usize> = 3..=255;
@@ -41,6 +41,8 @@ pub struct Request {
     pub tags: BTreeMap<String, String>,
     /// As its owner calls it.
     pub class: Option<String>,
+    /// What a stream of its changes has, if there is to be one.
+    pub stream: Option<StreamView>,
 }
 
 impl Request {
@@ -55,6 +57,7 @@ impl Request {
             indexes: Vec::new(),
             tags: BTreeMap::new(),
             class: None,
+            stream: None,
         }
     }
 }
@@ -214,7 +217,13 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
         table.indexes.push(index.index(number, IndexStatus::Active));
         table.last_index = number;
     }
-    if !table.indexes.is_empty() {
+    table.created_ms = router.now_ms();
+    if let Some(view) = request.stream {
+        table.begin_stream(view, table.created_ms);
+        // It is enabled with the table.
+        table.streams.iter_mut().for_each(|stream| stream.status = StreamStatus::Enabled);
+    }
+    if !table.indexes.is_empty() || request.stream.is_some() {
         router.require_format(FORMAT)?;
         check_indexes(&table)?;
         // Its partitions have to know before there are items; see `index::build`.
@@ -230,7 +239,6 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
     if router.tables().len() >= TABLES_MAX {
         return Err(Error::Limit { limit: "TABLES_MAX", max: TABLES_MAX });
     }
-    table.created_ms = router.now_ms();
     match router.define(&table.name, Some(table.encode()), 0).await? {
         Defined::Done(revision) => {
             (table.id, table.revision) = (revision, revision);

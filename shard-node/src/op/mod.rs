@@ -37,6 +37,9 @@ pub mod page;
 pub mod query;
 pub mod scan;
 
+pub mod describe_stream;
+pub mod get_records;
+
 pub mod transact_get;
 pub mod transact_write;
 

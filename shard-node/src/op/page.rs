@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use trimaran_placement::token::Token;
 use trimaran_proto::internal::shard as wire;
+use trimaran_proto::state::shard as state;
 use trimaran_storage::engine::{Order, Range};
 
 use super::encode;
@@ -275,6 +276,33 @@ pub(crate) fn read(view: &View, page: wire::Page) -> Result<wire::ReadReply, Err
             reply.last_item = Some(entry);
             break;
         }
+    }
+    Ok(reply)
+}
+
+/// Likewise for rows as they are kept.
+pub(crate) fn rows(view: &View, wanted: &wire::Rows) -> Result<wire::ReadReply, Error> {
+    let row = |row: Bytes, version: u64, stored: Stored| state::Row {
+        row,
+        version,
+        item: stored.bytes,
+        size: stored.size,
+    };
+    let mut reply = wire::ReadReply { version: view.version(), ..wire::ReadReply::default() };
+    for one in &wanted.rows {
+        reply.rows.extend(view.get(one)?.map(|current| row(one.clone(), current.version, current.item)));
+    }
+    let range =
+        Range { start: wanted.start.clone(), end: Some(wanted.end.clone()).filter(|end| !end.is_empty()) };
+    for found in view.scan(range, Order::Ascending) {
+        if (wanted.limit > 0 && reply.scanned == wanted.limit) || reply.bytes >= u64::from(wanted.bytes_max) {
+            reply.more = true;
+            break;
+        }
+        let (key, version, stored) = found?;
+        reply.scanned += 1;
+        reply.bytes += u64::from(stored.size);
+        reply.rows.push(row(key, version, stored));
     }
     Ok(reply)
 }

@@ -5,7 +5,7 @@ use crate::limits::TAGS_MAX;
 use crate::op::create_table::{NewIndex, check_indexes};
 use crate::op::transact_write::FORMAT;
 use crate::router::Router;
-use crate::table::{IndexStatus, Status, Table};
+use crate::table::{IndexStatus, Status, StreamStatus, StreamView, Table};
 
 /// What is asked.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub struct Request {
     pub class: Option<String>,
     /// At most one is made or removed at once.
     pub indexes: Vec<IndexUpdate>,
+    /// Begin a stream that has this (`Some(Some)`), or end the one that goes on.
+    pub stream: Option<Option<StreamView>>,
 }
 
 /// A change of a table's global indexes.
@@ -56,7 +58,7 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
             "Subscriber limit exceeded: Only 1 online index can be created or deleted simultaneously per table".into(),
         ));
     }
-    if !request.indexes.is_empty() {
+    if !request.indexes.is_empty() || request.stream.is_some() {
         router.require_format(FORMAT)?;
     }
     let now_ms = router.now_ms();
@@ -84,11 +86,37 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
             if request.class.is_some() {
                 table.class.clone_from(&request.class);
             }
+            if let Some(stream) = request.stream {
+                change_stream(table, stream, now_ms)?;
+            }
             request.indexes.iter().try_for_each(|update| change(table, update))?;
             check_indexes(table)?;
             Ok(*table != before)
         })
         .await
+}
+
+fn change_stream(table: &mut Table, view: Option<StreamView>, now_ms: u64) -> Result<(), Error> {
+    let name = table.name.clone();
+    let live = table.streams.iter_mut().find(|stream| stream.status != StreamStatus::Disabled);
+    match (live, view) {
+        (None, Some(view)) => table.begin_stream(view, now_ms),
+        (None, None) => {
+            return Err(Invalid::new(format!("Table has no stream to disable: TableName: {name}")).into());
+        }
+        (Some(live), None) if live.status == StreamStatus::Enabled => live.status = StreamStatus::Disabling,
+        (Some(live), Some(_)) if live.status == StreamStatus::Enabled => {
+            return Err(
+                Invalid::new(format!("Table already has an enabled stream: TableName: {name}")).into()
+            );
+        }
+        (Some(_), _) => {
+            return Err(Error::TableInUse(format!(
+                "Attempt to change a resource which is still in use: Table is being updated: {name}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn change(table: &mut Table, update: &IndexUpdate) -> Result<(), Error> {

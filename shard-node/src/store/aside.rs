@@ -11,7 +11,6 @@ use trimaran_storage::engine::{Batch, Order};
 
 use super::{Current, StorageError, Store, damaged_row};
 use crate::key::parse_head;
-use crate::keyspace::{self, Kind};
 
 /// Bytes before a row that is kept aside: the space and the partition.
 const PLACE_BYTES: usize = 9;
@@ -55,13 +54,12 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn read_intents_aside(&mut self) -> Result<(), StorageError> {
-        for pair in self.engine.scan(self.own_range(b'P'), Order::Ascending) {
-            let (key, stored) = pair?;
+    pub(super) fn read_beside_aside(&mut self) -> Result<(), StorageError> {
+        let kept: Vec<_> =
+            self.engine.scan(self.own_range(b'P'), Order::Ascending).collect::<Result<_, _>>()?;
+        for (key, stored) in kept {
             let row = key.slice(PLACE_BYTES..);
-            if parse_head(&row).and_then(|(rows, _)| keyspace::kind(rows)) == Some(Kind::Intents) {
-                self.intents.insert(row, Current::decode(&stored).ok_or_else(damaged_row)?);
-            }
+            self.remember(&row, Current::decode(&stored).ok_or_else(damaged_row)?);
         }
         Ok(())
     }
@@ -71,6 +69,7 @@ impl Store {
         if self.aside.is_none_or(|aside| aside < at) {
             return Ok(());
         }
+        self.split_shards(at)?;
         let goes = |row: &[u8]| parse_head(row).is_some_and(|(_, token)| token >= at);
         let kept = self.engine.scan(self.own_range(b'P'), Order::Ascending);
         let kept: Vec<Bytes> = kept.map(|pair| pair.map(|(key, _)| key)).collect::<Result<_, _>>()?;
@@ -81,6 +80,7 @@ impl Store {
         gone.into_iter().for_each(|key| self.batch.delete(key));
         self.fresh.retain(|row, _| !goes(row));
         self.intents.retain(|row, _| !goes(row));
+        self.shards.retain(|row, _| !goes(row));
         self.aside = Some(Token(at.0 - 1)).filter(|&aside| aside > self.last);
         let mut batch = std::mem::take(&mut self.batch);
         self.note_aside(&mut batch);

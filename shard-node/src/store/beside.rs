@@ -95,20 +95,35 @@ impl Store {
         *self.removed = [self.version; REMOVED_KINDS];
     }
 
-    pub(super) fn read_intents(&mut self) -> Result<(), StorageError> {
+    /// Reads what of it is in memory.
+    pub(super) fn read_beside(&mut self) -> Result<(), StorageError> {
         self.intents.clear();
+        self.shards.clear();
         if self.first > self.last {
             return Ok(());
         }
         let mut found = Vec::new();
-        for range in self.ranges(b'C', self.first, self.last, Some(Kind::Intents)) {
-            for pair in self.engine.scan(range?, Order::Ascending) {
-                let (key, stored) = pair?;
-                found.push((key.slice(1..), Current::decode(&stored).ok_or_else(damaged_row)?));
+        for kind in [Kind::Intents, Kind::Shards] {
+            for range in self.ranges(b'C', self.first, self.last, Some(kind)) {
+                for pair in self.engine.scan(range?, Order::Ascending) {
+                    let (key, stored) = pair?;
+                    found.push((key.slice(1..), Current::decode(&stored).ok_or_else(damaged_row)?));
+                }
             }
         }
-        self.intents.extend(found);
-        self.read_intents_aside()
+        found.into_iter().for_each(|(row, current)| self.remember(&row, current));
+        self.read_beside_aside()
+    }
+
+    /// Keeps in mind what is in the engine, if it is of what is in memory.
+    pub(super) fn remember(&mut self, row: &Bytes, current: Current) {
+        match parse_head(row).and_then(|(rows, _)| keyspace::kind(rows)) {
+            Some(Kind::Intents) => {
+                self.intents.insert(row.clone(), current);
+            }
+            Some(Kind::Shards) => self.remember_shard(row, Some(&current.item.bytes)),
+            _ => {}
+        }
     }
 
     /// Where rows of a kind are that this partition has: a range for each table that has any.

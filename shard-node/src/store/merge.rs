@@ -13,7 +13,6 @@ use trimaran_storage::engine::{Batch, Order};
 
 use super::{Current, Row, StorageError, Store, keyed};
 use crate::key::parse_head;
-use crate::keyspace::{self, Kind};
 
 /// The range of a partition that has no tokens.
 const NONE: (Token, Token) = (Token(1), Token(0));
@@ -46,10 +45,11 @@ impl Store {
         self.batch = Batch::default();
         self.fresh.clear();
         self.intents.clear();
+        self.shards.clear();
     }
 
     /// Takes over everything of the partition behind, with the batch of the next [`Store::commit`].
-    pub fn merge(&mut self, behind: SnapshotHead, rows: Vec<Row>) {
+    pub fn merge(&mut self, behind: SnapshotHead, rows: Vec<Row>) -> Result<(), StorageError> {
         self.version = self.version.max(behind.state.map_or(0, |state| state.version));
         for table in behind.dropped_tables {
             if !self.is_dropped(table) {
@@ -72,9 +72,7 @@ impl Store {
         let is_kept = |(row, _, _): &Row| parse_head(row).is_some_and(|(table, _)| !self.is_dropped(table));
         let rows: Vec<Row> = rows.into_iter().filter(is_kept).collect();
         for (row, version, item) in &rows {
-            if parse_head(row).and_then(|(table, _)| keyspace::kind(table)) == Some(Kind::Intents) {
-                self.intents.insert(row.clone(), Current { version: *version, item: item.clone() });
-            }
+            self.remember(row, Current { version: *version, item: item.clone() });
         }
         self.forget_removals();
         self.is_waiting = true;
@@ -85,6 +83,12 @@ impl Store {
         for partition in behind.absorbed.into_iter().chain([behind.partition]) {
             self.absorb(partition);
         }
+        if self.has_streams() {
+            // One of the two may not have known yet that a stream begins, or ends.
+            self.version += 1;
+            self.arrange_shards()?;
+        }
+        Ok(())
     }
 
     fn absorb(&mut self, partition: u64) {

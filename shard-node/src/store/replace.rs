@@ -95,6 +95,7 @@ impl Store {
         self.dropped.clear();
         self.schemas.clear();
         self.intents.clear();
+        self.shards.clear();
         self.answered.clear();
         Ok(())
     }
@@ -146,7 +147,7 @@ impl Store {
 
     /// Before the first command after a restore.
     pub fn end_restore(&mut self) -> Result<(), StorageError> {
-        self.read_intents()
+        self.read_beside()
     }
 
     /// Writes rows of a snapshot at once.

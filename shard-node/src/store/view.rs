@@ -88,6 +88,11 @@ impl View {
         Self { engine, pin: Arc::new(Pin { pins: Arc::clone(pins), version }) }
     }
 
+    /// What is written later has a greater version.
+    pub fn version(&self) -> u64 {
+        self.pin.version
+    }
+
     fn has_history(&self) -> bool {
         self.pin.pins.history.load(Ordering::SeqCst) > 0
     }

@@ -8,11 +8,13 @@ use trimaran_proto::state::shard::reply::Outcome;
 use trimaran_replication::error::Stop;
 
 use super::{intent, item_of, refusal};
+use crate::key::parse_head;
 use crate::limits::{RECORDS_KEPT, REFUSALS_KEPT, TRANSACTION_MAX};
 use crate::machine::stop;
-use crate::op::change::{Evaluated, carry_out, write};
+use crate::op::change::{Evaluated, carry_out, write, write_nothing};
 use crate::op::{delete_item, put_item, refuse, reply, update_item};
 use crate::store::{Current, Store, Stored, stamp_ms};
+use crate::stream::Cause;
 
 /// Who has a hold of an item, if anybody has.
 pub(crate) fn held(store: &Store, row: &[u8]) -> Result<Option<state::Held>, Stop> {
@@ -71,7 +73,7 @@ fn evaluate_all(
             .filter(|held| id(held.transaction.as_ref()) != transaction || transaction.is_empty());
         let one = match others {
             Some(held) => Evaluated::refused(None, refuse_held(held)),
-            None if store.is_dropped(crate::key::parse_head(&row).map_or(0, |(table, _)| table)) => {
+            None if store.is_dropped(parse_head(&row).map_or(0, |(table, _)| table)) => {
                 Evaluated::refused(None, reply(Outcome::TableDropped))
             }
             None => evaluate(store, &row, what)?,
@@ -130,8 +132,18 @@ pub(crate) fn transact(store: &mut Store, request: state::Transact) -> Result<st
     };
     let mut replies = Vec::with_capacity(evaluated.len());
     let mut items = Vec::with_capacity(evaluated.len());
-    for (row, _, one) in evaluated {
-        let reply = carry_out(store, &row, one)?;
+    let id = request.transaction.as_ref().map(|transaction| transaction.id.clone());
+    // One that nothing is recorded of is told by when and where it was.
+    let id =
+        id.unwrap_or_else(|| [store.version(), store.tokens().0.0].map(u64::to_be_bytes).concat().into());
+    let writing = evaluated.iter().filter(|(_, is_check, _)| !is_check).map(|(row, _, _)| row);
+    let writes = super::writes(writing);
+    for (row, is_check, one) in evaluated {
+        let cause = cause(&id, &writes, &row);
+        if !is_check && one.after.is_none() {
+            write_nothing(store, &row, &cause)?;
+        }
+        let reply = carry_out(store, &row, one, &cause)?;
         items.push(touched(row, &reply));
         replies.push(reply);
     }
@@ -146,6 +158,13 @@ pub(crate) fn transact(store: &mut Store, request: state::Transact) -> Result<st
         set_record(store, &Bytes::copy_from_slice(&transaction.record), &record)?;
     }
     Ok(state::Reply { version: store.version(), replies, ..reply(Outcome::Applied) })
+}
+
+/// What a transaction's change of a row comes from.
+fn cause(id: &Bytes, writes: &[state::TableWrites], row: &[u8]) -> Cause {
+    let table = parse_head(row).map_or(0, |(table, _)| table);
+    let of_table = writes.iter().find(|writes| writes.table == table);
+    Cause::Transaction { id: id.clone(), writes: of_table.map_or(0, |of_table| of_table.writes) }
 }
 
 /// What a record says of an item.
@@ -173,6 +192,7 @@ pub(crate) fn prepare(store: &mut Store, request: state::Prepare) -> Result<stat
             transaction: Some(transaction.clone()),
             // What is not there and is to be removed stays as it is, too.
             check: check || (after.is_none() && one.before.is_none()),
+            write: !check,
             size: after.as_ref().map_or(0, |after| after.size),
             item: after.map(|after| after.bytes),
         };
@@ -230,12 +250,16 @@ pub(crate) fn resolve(
     }
     store.set(&place, Some(&found), None);
     let mut done = reply(Outcome::Applied);
+    let transaction = intent.transaction.unwrap_or_default();
+    let cause = cause(&transaction.id, &transaction.writes, row);
     if request.commit && !intent.check {
         let before = store.get(row).map_err(stop)?;
         let after = intent.item.map(|bytes| Stored { size: intent.size, bytes });
         if before.is_some() || after.is_some() {
-            done.touched = write(store, row, before.as_ref(), after)?;
+            done.touched = write(store, row, before.as_ref(), after, &cause)?;
         }
+    } else if request.commit && intent.write {
+        write_nothing(store, row, &cause)?;
     }
     done.version = store.version();
     Ok(done)

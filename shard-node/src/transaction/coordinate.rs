@@ -73,9 +73,12 @@ async fn attempt(
     id: &[u8; ID_BYTES],
 ) -> Result<Attempt, Error> {
     let record = record(token.map_or(id, |token| &token.key));
+    let is_write = |(_, what): &&(RowKey, What)| !matches!(what, What::Check(_));
+    let writing = actions.iter().filter(is_write).map(|(key, _)| &key.row);
     let transaction = state::Transaction {
         id: Bytes::copy_from_slice(id),
         record: record.row.clone(),
+        writes: super::writes(writing),
         fingerprint: token.map(|token| token.fingerprint.clone()).unwrap_or_default(),
     };
     // Places of the actions by partition.

@@ -269,6 +269,7 @@ fn indexes_are_what_items_say_and_transactions_are_whole_whatever_happens_meanwh
                         id: Bytes::copy_from_slice(&id),
                         record: record.row.clone(),
                         fingerprint: Bytes::new(),
+                        writes: Vec::new(),
                     };
                     let rows = actions.iter().map(|action| action.row.clone()).collect();
                     let begun = crate::store::version_at(subject.stamp_ms);
@@ -403,6 +404,7 @@ fn a_transaction_is_decided_on_once_and_not_when_it_is_too_old() {
         id: Bytes::copy_from_slice(&id),
         record: record.row.clone(),
         fingerprint: Bytes::from_static(b"what is asked"),
+        writes: Vec::new(),
     };
     let decide = |transaction: &state::Transaction, commit, prepared| {
         Body::Decide(state::Decide {

@@ -137,7 +137,11 @@ impl From<Error> for Refusal {
             Error::TableNotFound { .. } | Error::TableDropped => {
                 Self::new(format!("{OURS}ResourceNotFoundException"), "Requested resource not found")
             }
-            Error::IndexNotFound(_) => Self::new(format!("{OURS}ResourceNotFoundException"), message),
+            Error::IndexNotFound(_) | Error::StreamNotFound(_) => {
+                Self::new(format!("{OURS}ResourceNotFoundException"), message)
+            }
+            Error::Trimmed => Self::new(format!("{OURS}TrimmedDataAccessException"), message),
+            Error::IteratorExpired => Self::new(format!("{OURS}ExpiredIteratorException"), message),
             Error::Held => Self::new(format!("{OURS}TransactionConflictException"), message),
             Error::Cancelled(reasons) => Self {
                 reasons: Some(reasons),

@@ -1,6 +1,6 @@
 //! The DynamoDB API: JSON 1.0 over HTTP/1.1, as its SDKs speak it.
 //!
-//! `POST /` with `X-Amz-Target: DynamoDB_20120810.<Operation>`; answers carry `x-amzn-RequestId` and `x-amz-crc32`,
+//! `POST /` with `X-Amz-Target: DynamoDB_20120810.<Operation>`, or `DynamoDBStreams_20120810.<Operation>`; answers carry `x-amzn-RequestId` and `x-amz-crc32`,
 //! which SDKs verify. `GET /` says "healthy" to load balancers. Signatures are not looked at yet: whoever reaches the
 //! port may use it. Next: `operation`, which knows where each of them is, and `json` (values).
 
@@ -32,13 +32,15 @@ mod operation;
 mod read;
 mod settings;
 mod statement;
+mod stream;
 mod table;
 mod write;
 
 use error::Refusal;
 
-/// What targets begin with.
+/// What targets begin with: of the database, and of its streams.
 const TARGET: &str = "DynamoDB_20120810.";
+const STREAMS_TARGET: &str = "DynamoDBStreams_20120810.";
 
 /// Serves connections until `stop`, then lets each have the answers under way.
 pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
@@ -97,8 +99,11 @@ async fn answer(router: &Router, request: Request<Incoming>) -> Result<Vec<u8>, 
         return Err(Refusal::unknown_operation());
     }
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let operation = header("x-amz-target").and_then(|target| target.strip_prefix(TARGET));
+    let target = header("x-amz-target").unwrap_or_default();
+    let of_streams = target.strip_prefix(STREAMS_TARGET);
+    let operation = of_streams.or_else(|| target.strip_prefix(TARGET));
     let operation = operation.ok_or_else(Refusal::unknown_operation)?.to_owned();
+    let of_streams = of_streams.is_some();
     if operation == "DescribeEndpoints" {
         return settings::describe_endpoints(header("host").unwrap_or_default());
     }
@@ -113,6 +118,9 @@ async fn answer(router: &Router, request: Request<Incoming>) -> Result<Vec<u8>, 
         }
     };
     let body = if gzip { unpack(&body)? } else { body };
+    if of_streams {
+        return stream::run(router, &operation, &body).await;
+    }
     operation::run(router, &operation, &body).await
 }
 

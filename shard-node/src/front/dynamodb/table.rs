@@ -5,6 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::error::Refusal;
 use super::operation::{Answer, Constraints, broken, encode, required, table_name};
+use super::stream::StreamSpecification;
 use crate::error::Invalid;
 use crate::item::Type;
 use crate::op;
@@ -29,7 +30,7 @@ pub(super) struct CreateTable {
     deletion_protection_enabled: Option<bool>,
     global_secondary_indexes: Option<Vec<GivenIndex>>,
     local_secondary_indexes: Option<Vec<GivenIndex>>,
-    stream_specification: Option<Json>,
+    stream_specification: Option<StreamSpecification>,
     tags: Option<Vec<Tag>>,
     table_class: Option<String>,
 }
@@ -268,10 +269,11 @@ pub(super) async fn create_table(router: &Router, request: CreateTable) -> Answe
         "tableClass",
         &["STANDARD", "STANDARD_INFREQUENT_ACCESS"],
     );
-    constraints.check()?;
-    if request.stream_specification.is_some_and(|stream| stream["StreamEnabled"] == true) {
-        return Err(Invalid::new("StreamSpecification is not supported yet").into());
+    if let Some(stream) = &request.stream_specification {
+        stream.check(&mut constraints);
     }
+    constraints.check()?;
+    let stream = request.stream_specification.map(StreamSpecification::view).transpose()?.flatten();
     let throughput = billing(request.billing_mode.as_deref(), request.provisioned_throughput)?;
     let (partition_key, sort_key) = definitions.key(&schema, false)?;
     for (given, field) in [(&local, "LocalSecondaryIndexes"), (&global, "GlobalSecondaryIndexes")] {
@@ -293,6 +295,7 @@ pub(super) async fn create_table(router: &Router, request: CreateTable) -> Answe
         tags: request.tags.unwrap_or_default().into_iter().map(|tag| (tag.key, tag.value)).collect(),
         class: request.table_class,
         indexes,
+        stream,
         ..op::create_table::Request::new(name, partition_key, sort_key)
     };
     let keys = request.key_names();
@@ -308,11 +311,13 @@ pub(super) async fn create_table(router: &Router, request: CreateTable) -> Answe
     encode(&json!({ "TableDescription": description(&described, "CREATING") }))
 }
 
-fn seconds(ms: u64) -> f64 {
+/// A time as clients of DynamoDB expect it.
+pub(super) fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
-fn schema<'a>(keys: impl Iterator<Item = &'a KeyAttribute>) -> Json {
+/// The key of a table, or of an index.
+pub(super) fn schema<'a>(keys: impl Iterator<Item = &'a KeyAttribute>) -> Json {
     let elements =
         keys.zip(["HASH", "RANGE"]).map(|(key, kind)| json!({ "AttributeName": key.name, "KeyType": kind }));
     elements.collect::<Vec<_>>().into()
@@ -395,6 +400,7 @@ fn description(described: &Described, status: &str) -> Json {
             description[field] = of.into();
         }
     }
+    super::stream::describe_in(table, &mut description);
     description
 }
 
@@ -407,7 +413,7 @@ pub(super) struct UpdateTable {
     provisioned_throughput: Option<Throughput>,
     deletion_protection_enabled: Option<bool>,
     global_secondary_index_updates: Option<Vec<GivenUpdate>>,
-    stream_specification: Option<Json>,
+    stream_specification: Option<StreamSpecification>,
     table_class: Option<String>,
 }
 
@@ -444,17 +450,19 @@ pub(super) async fn update_table(router: &Router, request: UpdateTable) -> Answe
             create.check(&format!("globalSecondaryIndexUpdates.{at}.member.create"), &mut constraints);
         }
     }
+    if let Some(stream) = &request.stream_specification {
+        stream.check(&mut constraints);
+    }
     constraints.check()?;
     let on_failure = |error| Refusal::of_table(error, &name);
     router.refresh_tables().await?;
     let now = router.tables().get(&name).cloned().ok_or_else(|| Refusal::no_table(&name))?;
-    if request.stream_specification.is_some() {
-        return Err(Invalid::new("StreamSpecification is not supported yet").into());
-    }
+    let stream = request.stream_specification.map(StreamSpecification::view).transpose()?;
     let is_something = request.billing_mode.is_some()
         || request.provisioned_throughput.is_some()
         || request.deletion_protection_enabled.is_some()
         || updates.is_some()
+        || stream.is_some()
         || request.table_class.is_some();
     if !is_something {
         return Err(Invalid::new(
@@ -496,6 +504,7 @@ pub(super) async fn update_table(router: &Router, request: UpdateTable) -> Answe
         deletion_protection: request.deletion_protection_enabled,
         class: request.table_class,
         indexes,
+        stream,
     };
     let table = op::update_table::run(router, update).await.map_err(on_failure)?;
     let described = Described { table, items: Stats::default(), indexes: Default::default() };
