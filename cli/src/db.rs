@@ -14,6 +14,9 @@ use trimaran_client::database::{
 use crate::output::Format;
 
 mod transfer;
+mod watch;
+
+use watch::View;
 
 /// Items and keys are plain JSON: texts, numbers, truth, null, lists, maps. Sets are shown as lists, bytes in base64.
 #[derive(clap::Args)]
@@ -104,6 +107,25 @@ enum Command {
         table: String,
         /// Name of the index
         index: String,
+    },
+    /// Begin a stream of a table's changes, or end it
+    Stream {
+        /// Name of the table
+        table: String,
+        /// What it has of an item that changes, beside its key; off ends the stream that goes on
+        #[arg(value_enum)]
+        view: View,
+    },
+    /// Print the changes of a table that has a stream, as they come; those of a transaction together
+    Watch {
+        /// Name of the table
+        table: String,
+        /// Begin with the oldest change that is there, at most a day old
+        #[arg(long, conflicts_with = "cursor")]
+        oldest: bool,
+        /// Go on where another one was: "cursor" of its last line with -o json
+        #[arg(long)]
+        cursor: Option<String>,
     },
     /// Write every item of a table to a file, a line each
     Export {
@@ -222,6 +244,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     "sort_key": index.sort_key.as_ref().map(key),
                     "status": if *active { "active" } else { "not ready, or being deleted" },
                 })).collect::<Vec<_>>(),
+                "stream": found.stream.map(|view| format!("{view:?}")),
                 "items": found.item_count,
                 "bytes": found.size_bytes,
             });
@@ -247,6 +270,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::DeleteIndex { table, index } => {
             database.delete_index(&table, &index).await?;
             output.show(&json!({ "deleting": index }), |_| format!("index {index} is being deleted"))?;
+        }
+        Command::Stream { table, view } => {
+            match view.view() {
+                Some(view) => database.enable_stream(&table, view).await?,
+                None => database.disable_stream(&table).await?,
+            }
+            let is_on = view.view().is_some();
+            output.show(&json!({ "table": table, "stream": is_on }), |_| {
+                format!("the stream of {table} {}", if is_on { "has begun" } else { "has ended" })
+            })?;
+        }
+        Command::Watch { table, oldest, cursor } => {
+            watch::run(&database, &table, oldest, cursor, output).await?
         }
         Command::Export { table, file } => {
             let items = transfer::export(&database, &table, &file).await?;

@@ -20,9 +20,11 @@ use crate::error::Error;
 use crate::route::{Routes, attempt_timeout};
 
 mod index;
+mod stream;
 mod transaction;
 
 pub use index::{Index, Projection};
+pub use stream::{Change, ChangeKind, StreamView, TableWatch, WatchFrom};
 pub use transaction::{Action, TransactWrite};
 
 /// How long a request is tried.
@@ -117,6 +119,10 @@ pub struct TableDescription {
     pub active: bool,
     /// Its secondary indexes, and whether each takes queries.
     pub indexes: Vec<(Index, bool)>,
+    /// What the stream of its changes has, if there is one.
+    pub stream: Option<StreamView>,
+    /// False while a stream begins or ends.
+    pub stream_ready: bool,
     /// Items in it.
     pub item_count: u64,
     /// Bytes that they count for.
@@ -247,6 +253,7 @@ impl Database {
             sort_key: table.sort_key.map(put_key),
             deletion_protection: false,
             indexes: indexes.into_iter().map(index::put).collect(),
+            stream: wire::StreamView::None.into(),
         };
         self.call(request, |mut client, request| async move { client.create_table(request).await }).await?;
         Ok(())
@@ -260,6 +267,8 @@ impl Database {
         let table = reply.await?.table.ok_or_else(|| missing("table"))?;
         Ok(TableDescription {
             active: table.status() == wire::TableStatus::Active,
+            stream: stream::get(table.stream()),
+            stream_ready: table.stream_ready,
             item_count: table.item_count,
             size_bytes: table.size_bytes,
             indexes: table.indexes.into_iter().map(index::get).collect::<Result<_, _>>()?,

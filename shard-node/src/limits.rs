@@ -163,6 +163,24 @@ pub const STREAM_RECORDS_MAX: u32 = 1000;
 /// Shards of one answer of DescribeStream, and streams of one of ListStreams.
 pub const STREAM_PAGE_MAX: u32 = 100;
 
+/// Shards of a stream that are read at once for one who follows it.
+pub const FOLLOW_AT_ONCE: usize = 16;
+
+/// Changes of one shard that are read ahead for one who follows a stream, before a page is asked for once more.
+pub const FOLLOW_BUFFER: usize = 1000;
+
+/// Bytes that are read ahead for one who follows a stream, over all shards, before nothing more is asked for.
+pub const FOLLOW_BYTES: usize = 32 << 20;
+
+/// How long one who follows a stream waits before it is looked at again, where nothing is new.
+pub const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long the parts of a transaction that are there wait for the others.
+pub const TOGETHER_MAX: Duration = Duration::from_secs(10);
+
+/// Answers that wait for one who follows a stream.
+pub const FOLLOW_WAITING_MAX: usize = 4;
+
 /// How long a shard iterator is good for.
 pub const ITERATOR_KEPT: Duration = Duration::from_secs(15 * 60);
 

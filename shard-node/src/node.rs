@@ -193,7 +193,7 @@ impl Node {
             .add_service(cluster.cluster_service())
             .add_service(cluster.placement_service())
             .add_service(cluster.admin_service())
-            .add_service(front::grpc::service(router.clone()))
+            .add_service(front::grpc::service(router.clone(), ending.clone()))
             .add_service(front::internal::service(router.clone()))
             .add_service(health_service)
             .add_service(health::reflection())

@@ -27,6 +27,8 @@ use crate::op::encode;
 use crate::store::{Current, Store, Stored, stamp_ms};
 use crate::table::Table;
 
+pub mod backlog;
+pub mod follow;
 pub(crate) mod trim;
 
 /// Where a change is in its stream: changes of one item grow, whatever shards they are in.

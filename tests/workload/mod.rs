@@ -1,5 +1,6 @@
 //! Loads that record a history.
 
+pub mod changes;
 pub mod foreign;
 pub mod locks;
 pub mod registers;

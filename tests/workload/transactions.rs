@@ -12,12 +12,13 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::time::Instant;
 use trimaran_client::Error;
 use trimaran_client::database::{
-    Action, Database, Index, Item, KeyType, Placeholders, Projection, ReadOptions, Table, TransactWrite,
-    Value, WriteOptions,
+    Action, Database, Index, Item, KeyType, Placeholders, Projection, ReadOptions, StreamView, Table,
+    TransactWrite, Value, WriteOptions,
 };
 
 use crate::harness::until;
 use crate::model::serializable::{Micro, Told, Transaction, check};
+use crate::workload::changes::{Follower, Seen};
 
 /// Lists that are appended to at the same time, and appends to one before another takes its place.
 const LISTS: u64 = 6;
@@ -36,6 +37,7 @@ const INDEX: &str = "by-owner";
 pub struct Load {
     shared: Arc<Shared>,
     clients: Vec<tokio::task::JoinHandle<()>>,
+    follower: Follower,
     database: Database,
 }
 
@@ -63,6 +65,8 @@ pub struct Report {
     pub sums: u64,
     /// Transactions that were refused, since another one was at the same items or a condition did not hold.
     pub cancelled: u64,
+    /// By somebody who followed the changes.
+    pub followed: Seen,
 }
 
 fn key(id: String) -> Item {
@@ -118,6 +122,14 @@ impl Load {
             projection: Projection::KeysOnly,
         };
         database.create_table_with(table, vec![index]).await.unwrap();
+        database.enable_stream(TABLE, StreamView::NewAndOldImages).await.unwrap();
+        let sum = |items: &BTreeMap<String, Item>| {
+            let accounts = items.iter().filter(|(id, _)| id.starts_with("account-"));
+            let balances: Vec<i64> = accounts.map(|(_, item)| balance(item)).collect();
+            let is_all = balances.len() as u64 == ACCOUNTS;
+            assert!(!is_all || balances.iter().sum::<i64>() == ACCOUNTS as i64 * BALANCE, "{balances:?}");
+        };
+        let follower = Follower::start(database, TABLE, sum).await;
         for number in 0..ACCOUNTS {
             let mut item = account(number);
             item.insert("balance".to_owned(), BALANCE.into());
@@ -140,7 +152,7 @@ impl Load {
                 tokio::spawn(async move { Client { shared, database, random }.run().await })
             })
             .collect();
-        Self { shared, clients, database: database.clone() }
+        Self { shared, clients, follower, database: database.clone() }
     }
 
     /// Transactions that were carried out.
@@ -164,8 +176,10 @@ impl Load {
         let mut last = BTreeMap::new();
         let mut sum = 0;
         let mut owners = BTreeMap::new();
+        let mut items = BTreeMap::new();
         for item in all(&self.database, "").await {
             let Value::S(id) = &item["id"] else { panic!("{item:?}") };
+            items.insert(id.clone(), item.clone());
             match id.strip_prefix("list-") {
                 Some(number) => drop(last.insert(number.parse().unwrap(), values(Some(&item)))),
                 None => {
@@ -186,6 +200,7 @@ impl Load {
             entries.len() == owners.len() && entries.into_iter().collect::<BTreeMap<_, _>>() == owners
         })
         .await;
+        let followed = self.follower.finish(&items).await;
         let wrong = check(&history, &last);
         assert_eq!(wrong, BTreeSet::new(), "of {} transactions", history.len());
         let told = |told| history.iter().filter(|transaction| transaction.told == told).count();
@@ -195,6 +210,7 @@ impl Load {
             unknown: told(Told::Nothing),
             sums: self.shared.sums.load(Ordering::Relaxed),
             cancelled: self.shared.cancelled.load(Ordering::Relaxed),
+            followed,
         }
     }
 }

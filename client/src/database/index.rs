@@ -100,7 +100,11 @@ impl Database {
         self.update(table, wire::update_table_request::Change::DeleteIndex(index.to_owned())).await
     }
 
-    async fn update(&self, table: &str, change: wire::update_table_request::Change) -> Result<(), Error> {
+    pub(super) async fn update(
+        &self,
+        table: &str,
+        change: wire::update_table_request::Change,
+    ) -> Result<(), Error> {
         let request = wire::UpdateTableRequest { name: table.to_owned(), change: Some(change) };
         self.call(request, |mut client, request| async move { client.update_table(request).await }).await?;
         Ok(())

@@ -1,7 +1,11 @@
 //! The native API over gRPC.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 
+use futures::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use trimaran_net::status::status;
 use trimaran_proto::api::database as wire;
@@ -9,6 +13,7 @@ use trimaran_proto::api::database::attribute_value::Value as WireValue;
 use trimaran_proto::api::database::database_server::{Database, DatabaseServer};
 use trimaran_replication::session::RequestId;
 
+use super::watch;
 use crate::error::{Error, Invalid};
 use crate::expression::Stated;
 use crate::expression::parse::Placeholders;
@@ -23,16 +28,17 @@ use crate::op::update_table::IndexUpdate;
 use crate::op::{self, ReturnValues, batch_get, batch_write, page};
 use crate::router::Router;
 use crate::store::Stats;
-use crate::table::{self, Index, IndexStatus, KeyAttribute, Projection, Table};
+use crate::table::{self, Index, IndexStatus, KeyAttribute, Projection, StreamView, Table};
 
 /// Metadata key of the request id.
 const REQUEST_ID: &str = "trimaran-request-id";
 
-struct Service(Router);
+/// Requests go to the router; answers that would go on end when the node does.
+struct Service(Router, CancellationToken);
 
 /// The gRPC service.
-pub(crate) fn service(router: Router) -> DatabaseServer<impl Database> {
-    DatabaseServer::new(Service(router))
+pub(crate) fn service(router: Router, stop: CancellationToken) -> DatabaseServer<impl Database> {
+    DatabaseServer::new(Service(router, stop))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
@@ -108,7 +114,8 @@ fn put_value(value: Value) -> wire::AttributeValue {
     wire::AttributeValue { value: Some(value) }
 }
 
-fn put_item(item: Item) -> wire::Item {
+/// An item as it is sent.
+pub(super) fn put_item(item: Item) -> wire::Item {
     wire::Item { attributes: item.into_iter().map(|(name, value)| (name, put_value(value))).collect() }
 }
 
@@ -287,7 +294,31 @@ fn description(described: Described) -> wire::TableDescription {
         item_count: items.items,
         size_bytes: items.bytes,
         indexes: table.indexes.iter().map(|index| index_description(index, stats(index))).collect(),
+        stream: put_stream(&table).into(),
+        stream_ready: table.streams.iter().all(|stream| !stream.is_underway()),
         name: table.name,
+    }
+}
+
+/// What a stream is to have; `None` = there is to be none.
+fn stream_view(wire: i32) -> Result<Option<StreamView>, Invalid> {
+    match wire::StreamView::try_from(wire) {
+        Ok(wire::StreamView::None) => Ok(None),
+        Ok(wire::StreamView::KeysOnly) => Ok(Some(StreamView::KeysOnly)),
+        Ok(wire::StreamView::NewImage) => Ok(Some(StreamView::NewImage)),
+        Ok(wire::StreamView::OldImage) => Ok(Some(StreamView::OldImage)),
+        Ok(wire::StreamView::NewAndOldImages) => Ok(Some(StreamView::NewAndOldImages)),
+        Err(_unknown) => Err(Invalid::new(format!("stream: {wire} is none of its views"))),
+    }
+}
+
+fn put_stream(table: &Table) -> wire::StreamView {
+    match table.live_stream().map(|stream| stream.view) {
+        None => wire::StreamView::None,
+        Some(StreamView::KeysOnly) => wire::StreamView::KeysOnly,
+        Some(StreamView::NewImage) => wire::StreamView::NewImage,
+        Some(StreamView::OldImage) => wire::StreamView::OldImage,
+        Some(StreamView::NewAndOldImages) => wire::StreamView::NewAndOldImages,
     }
 }
 
@@ -321,6 +352,7 @@ impl Service {
         let request = op::create_table::Request {
             deletion_protection: request.deletion_protection,
             indexes: request.indexes.into_iter().map(new_index).collect::<Result<_, _>>()?,
+            stream: stream_view(request.stream)?,
             ..op::create_table::Request::new(request.name, partition_key, sort_key)
         };
         let table = op::create_table::run(&self.0, request).await?;
@@ -329,17 +361,15 @@ impl Service {
 
     async fn update_table(&self, request: wire::UpdateTableRequest) -> Result<wire::UpdateTableReply, Error> {
         use wire::update_table_request::Change;
-        let update = match request.change {
-            Some(Change::CreateIndex(index)) => IndexUpdate::Create(new_index(index)?),
-            Some(Change::DeleteIndex(name)) => IndexUpdate::Delete(name),
+        let mut update =
+            op::update_table::Request { table: request.name, ..op::update_table::Request::default() };
+        match request.change {
+            Some(Change::CreateIndex(index)) => update.indexes.push(IndexUpdate::Create(new_index(index)?)),
+            Some(Change::DeleteIndex(name)) => update.indexes.push(IndexUpdate::Delete(name)),
+            Some(Change::Stream(view)) => update.stream = Some(stream_view(view)?),
             None => return Err(Invalid::new("change: it is missing").into()),
-        };
-        let request = op::update_table::Request {
-            table: request.name,
-            indexes: vec![update],
-            ..op::update_table::Request::default()
-        };
-        let table = op::update_table::run(&self.0, request).await?;
+        }
+        let table = op::update_table::run(&self.0, update).await?;
         Ok(wire::UpdateTableReply { table: Some(uncounted(table)) })
     }
 
@@ -523,6 +553,16 @@ impl Database for Service {
         request: Request<wire::TransactGetRequest>,
     ) -> Result<Response<wire::TransactGetReply>, Status> {
         respond(Service::transact_get(self, request.into_inner()).await)
+    }
+
+    type WatchTableStream = Pin<Box<dyn Stream<Item = Result<wire::TableChanges, Status>> + Send>>;
+
+    async fn watch_table(
+        &self,
+        request: Request<wire::WatchTableRequest>,
+    ) -> Result<Response<Self::WatchTableStream>, Status> {
+        let changes = watch::begin(&self.0, request.into_inner(), self.1.clone()).await;
+        respond(changes.map(|changes| Box::pin(ReceiverStream::new(changes)) as Self::WatchTableStream))
     }
 
     async fn list_tables(

@@ -3,3 +3,4 @@
 pub mod dynamodb;
 pub mod grpc;
 pub mod internal;
+mod watch;

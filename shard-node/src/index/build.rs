@@ -25,7 +25,7 @@ use crate::op::get_item;
 use crate::op::query::behind;
 use crate::router::Router;
 use crate::store::{encode_schema, version_at};
-use crate::table::{IndexStatus, Status, Stream, StreamStatus, Table};
+use crate::table::{IndexStatus, Status, StreamStatus, Table};
 
 /// How often an index that is being filled says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
@@ -44,7 +44,7 @@ pub(crate) async fn run(router: Router) {
         }
         for table in router.tables().all() {
             let indexes = table.indexes.iter().filter(|index| index.status != IndexStatus::Active);
-            let streams = table.streams.iter().filter(|stream| is_underway(stream));
+            let streams = table.streams.iter().filter(|stream| stream.is_underway());
             let wanted: Vec<Part> = match table.status {
                 Status::Creating => vec![Part::Table],
                 Status::Active => indexes
@@ -79,10 +79,6 @@ enum Part {
     Index(u32),
     /// A stream, by its number.
     Stream(u32),
-}
-
-fn is_underway(stream: &Stream) -> bool {
-    matches!(stream.status, StreamStatus::Enabling | StreamStatus::Disabling)
 }
 
 async fn carry_on(router: &Router, table: &Table, part: Part) -> Result<(), Error> {
@@ -137,7 +133,7 @@ async fn tell_of_stream(router: &Router, table: &Table, number: u32) -> Result<(
     tell(router, table).await?;
     let now_ms = router.now_ms();
     edit(router, table, |table| {
-        let stream = table.streams.iter_mut().find(|stream| stream.number == number && is_underway(stream));
+        let stream = table.streams.iter_mut().find(|stream| stream.number == number && stream.is_underway());
         let Some(stream) = stream else { return false };
         match stream.status {
             StreamStatus::Enabling => stream.status = StreamStatus::Enabled,

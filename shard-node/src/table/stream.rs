@@ -84,6 +84,11 @@ impl Stream {
         matches!(self.status, StreamStatus::Enabled | StreamStatus::Enabling)
     }
 
+    /// Whether the partitions are being told that it begins, or ends.
+    pub fn is_underway(&self) -> bool {
+        matches!(self.status, StreamStatus::Enabling | StreamStatus::Disabling)
+    }
+
     pub(super) fn encode(&self) -> state::Stream {
         let view = match self.view {
             StreamView::KeysOnly => state::StreamView::KeysOnly,
