@@ -22,9 +22,9 @@ ENDPOINTS = [f"http://{address}" for address in sys.argv[1:]]
 ACCESS = dict(region_name="us-east-1", aws_access_key_id="key", aws_secret_access_key="secret")
 
 
-def connect(kind, number):
+def connect(kind, number, service="dynamodb"):
     config = Config(retries={"max_attempts": 5, "mode": "standard"})
-    return getattr(boto3, kind)("dynamodb", endpoint_url=ENDPOINTS[number % len(ENDPOINTS)], config=config, **ACCESS)
+    return getattr(boto3, kind)(service, endpoint_url=ENDPOINTS[number % len(ENDPOINTS)], config=config, **ACCESS)
 
 
 def eventually(what, holds):
@@ -298,6 +298,138 @@ def settings():
     client.get_waiter("table_not_exists").wait(TableName=name, WaiterConfig={"Delay": 1})
 
 
+class Reader:
+    """Reads all of a stream as the Kinesis client library does: shards after their parents, from any node."""
+
+    def __init__(self, arn):
+        self.arn, self.asked, self.iterators, self.read, self.changes = arn, 0, {}, set(), []
+
+    def client(self):
+        self.asked += 1
+        return connect("client", self.asked, "dynamodbstreams")
+
+    def shards(self):
+        found, start = [], {}
+        while True:
+            page = self.client().describe_stream(StreamArn=self.arn, Limit=2, **start)["StreamDescription"]
+            found += page["Shards"]
+            if "LastEvaluatedShardId" not in page:
+                return found
+            start = {"ExclusiveStartShardId": page["LastEvaluatedShardId"]}
+
+    def look(self):
+        shards = self.shards()
+        there = {shard["ShardId"] for shard in shards}
+        for shard in shards:
+            name, parent = shard["ShardId"], shard.get("ParentShardId")
+            if name in self.read or (parent in there and parent not in self.read):
+                continue
+            if name not in self.iterators:
+                self.iterators[name] = self.client().get_shard_iterator(
+                    StreamArn=self.arn, ShardId=name, ShardIteratorType="TRIM_HORIZON"
+                )["ShardIterator"]
+            page = self.client().get_records(ShardIterator=self.iterators[name], Limit=3)
+            self.changes += page["Records"]
+            self.iterators[name] = page.get("NextShardIterator")
+            if self.iterators[name] is None:
+                self.read.add(name)
+        return self.changes
+
+
+def streams():
+    """The changes of a table, in all views; iterators of all kinds; a stream that ends."""
+    name = "events"
+    client, reading = connect("client", 0), connect("client", 1, "dynamodbstreams")
+    client.create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"},
+    )
+    client.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1})
+    table = client.describe_table(TableName=name)["Table"]
+    arn = table["LatestStreamArn"]
+    assert arn == f"{table['TableArn']}/stream/{table['LatestStreamLabel']}"
+    listed = reading.list_streams(TableName=name)["Streams"]
+    assert listed == [{"StreamArn": arn, "TableName": name, "StreamLabel": table["LatestStreamLabel"]}]
+
+    key = lambda number: {"id": {"S": f"e{number}"}}
+    for number in range(20):
+        for turn in range(3):
+            connect("client", turn).put_item(TableName=name, Item={**key(number), "turn": {"N": str(turn)}})
+        # Nothing changes.
+        client.put_item(TableName=name, Item={**key(number), "turn": {"N": "2"}})
+    client.transact_write_items(
+        TransactItems=[{"Delete": {"TableName": name, "Key": key(number)}} for number in range(5)]
+    )
+    reader = Reader(arn)
+    eventually("all changes are there", lambda: len(reader.look()) >= 65)
+    assert len(reader.changes) == 65
+    for number in range(20):
+        own = [change for change in reader.changes if change["dynamodb"]["Keys"] == key(number)]
+        names = ["INSERT", "MODIFY", "MODIFY"] + (["REMOVE"] if number < 5 else [])
+        assert [change["eventName"] for change in own] == names, own
+        images = [None]
+        for change in own:
+            assert change["dynamodb"].get("OldImage") == images[-1], change
+            images.append(change["dynamodb"].get("NewImage"))
+        numbers = [int(change["dynamodb"]["SequenceNumber"]) for change in own]
+        assert numbers == sorted(numbers) and len(set(numbers)) == len(numbers)
+    assert len({change["eventID"] for change in reader.changes}) == 65
+
+    # From a change on, behind it, and from now on.
+    own = [change for change in reader.changes if change["dynamodb"]["Keys"] == key(7)]
+    second = own[1]["dynamodb"]["SequenceNumber"]
+
+    def read(kind, shard, **more):
+        iterator = reading.get_shard_iterator(StreamArn=arn, ShardId=shard, ShardIteratorType=kind, **more)
+        return reading.get_records(ShardIterator=iterator["ShardIterator"])["Records"]
+
+    numbers = lambda records: [record["dynamodb"]["SequenceNumber"] for record in records]
+    shards = [shard["ShardId"] for shard in reader.shards()]
+    shard = next(shard for shard in shards if second in numbers(read("TRIM_HORIZON", shard)))
+    assert numbers(read("AT_SEQUENCE_NUMBER", shard, SequenceNumber=second))[0] == second
+    after = numbers(read("AFTER_SEQUENCE_NUMBER", shard, SequenceNumber=second))
+    assert second not in after and own[2]["dynamodb"]["SequenceNumber"] in after
+    latest = reading.get_shard_iterator(StreamArn=arn, ShardId=shard, ShardIteratorType="LATEST")["ShardIterator"]
+    client.put_item(TableName=name, Item=key(7))
+    assert [record["dynamodb"]["Keys"] for record in reading.get_records(ShardIterator=latest)["Records"]] == [key(7)]
+
+    refused("ValidationException", lambda: reading.get_records(ShardIterator=latest[:-9]))
+    refused("ValidationException", lambda: read("AT_SEQUENCE_NUMBER", shard))
+    missing = f"{table['TableArn']}/stream/2020-01-01T00:00:00.000"
+    refused("ResourceNotFoundException", lambda: reading.describe_stream(StreamArn=missing))
+    refused("ResourceNotFoundException", lambda: read("LATEST", "shardId-00000000000000000001-0000000000000000"))
+    on = {"StreamEnabled": True, "StreamViewType": "KEYS_ONLY"}
+    refused("ValidationException", lambda: client.update_table(TableName=name, StreamSpecification=on))
+
+    # Expired items say that nobody asked for it.
+    client.update_time_to_live(TableName=name, TimeToLiveSpecification={"Enabled": True, "AttributeName": "until"})
+    client.put_item(TableName=name, Item={**key(99), "until": {"N": str(int(time.time()) - 5)}})
+    gone = lambda: [change for change in reader.look() if change.get("userIdentity")]
+    eventually("an item has expired", gone)
+    assert gone()[0]["userIdentity"] == {"Type": "Service", "PrincipalId": "dynamodb.amazonaws.com"}
+    assert gone()[0]["eventName"] == "REMOVE" and gone()[0]["dynamodb"]["Keys"] == key(99)
+
+    client.update_table(TableName=name, StreamSpecification={"StreamEnabled": False})
+    status = lambda: reading.describe_stream(StreamArn=arn)["StreamDescription"]["StreamStatus"]
+    eventually("the stream has ended", lambda: status() == "DISABLED")
+    client.put_item(TableName=name, Item=key(1000))
+    eventually("all of it is read", lambda: reader.look() and set(reader.read) >= {s["ShardId"] for s in reader.shards()})
+    assert all(change["dynamodb"]["Keys"] != key(1000) for change in reader.changes)
+    client.update_table(TableName=name, StreamSpecification=on)
+    described = lambda: client.describe_table(TableName=name)["Table"]
+    assert described()["StreamSpecification"] == on and described()["LatestStreamArn"] != arn
+    status = lambda: reading.describe_stream(StreamArn=described()["LatestStreamArn"])["StreamDescription"]
+    eventually("another stream has begun", lambda: status()["StreamStatus"] == "ENABLED")
+    client.put_item(TableName=name, Item=key(1001))
+    keys = Reader(described()["LatestStreamArn"])
+    eventually("it has the next change", keys.look)
+    assert set(keys.changes[0]["dynamodb"]) & {"NewImage", "OldImage"} == set()
+    client.delete_table(TableName=name)
+
+
 def command_line():
     """The AWS CLI."""
     packages = os.environ.get("PYTHONPATH")
@@ -317,7 +449,7 @@ def command_line():
     aws("wait", "table-exists", "--table-name", "orders")
 
 
-for part in (orders, transactions, settings, command_line):
+for part in (orders, transactions, settings, streams, command_line):
     began = time.monotonic()
     part()
     print(f"{part.__name__}: {time.monotonic() - began:.1f} s")

@@ -39,9 +39,12 @@ impl Position {
     pub fn decode(told: &[u8], now_ms: u64) -> Result<Self, Error> {
         let malformed = || Invalid::new("Invalid ShardIterator");
         let iterator = wire::ShardIterator::decode(told).map_err(|_malformed| malformed())?;
+        if iterator.issued_ms == 0 {
+            return Err(malformed().into());
+        }
         let place = u16::try_from(iterator.place).map_err(|_large| malformed())?;
         // A quarter of an hour.
-        if iterator.issued_ms + (ITERATOR_KEPT.as_millis() as u64) < now_ms {
+        if iterator.issued_ms.saturating_add(ITERATOR_KEPT.as_millis() as u64) < now_ms {
             return Err(Error::IteratorExpired);
         }
         let shard =

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
+use sha2::{Digest as _, Sha256};
 use trimaran_proto::state::shard::change::Event;
 
 use super::error::Refusal;
@@ -273,7 +274,13 @@ struct GetRecords {
     limit: Option<i64>,
 }
 
-fn shown_record(record: &Record, stream: &Stream, table: u64) -> Result<Json, Refusal> {
+/// What no other change has, in any stream: sequence numbers are those of a shard.
+fn event_id(table: u64, shard: ShardId, sequence: Sequence) -> String {
+    let of = format!("{table} {shard} {sequence}");
+    Sha256::digest(of).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn shown_record(record: &Record, stream: &Stream, (table, shard): (u64, ShardId)) -> Result<Json, Refusal> {
     let event = match record.event {
         Event::Insert => "INSERT",
         Event::Modify | Event::Unchanged => "MODIFY",
@@ -292,9 +299,8 @@ fn shown_record(record: &Record, stream: &Stream, table: u64) -> Result<Json, Re
             change[name] = shown(image)?;
         }
     }
-    let (sequence, place) = (record.sequence.version, record.sequence.place);
     let mut shown = json!({
-        "eventID": format!("{:012x}{sequence:016x}{place:04x}", table),
+        "eventID": event_id(table, shard, record.sequence),
         "eventName": event,
         "eventVersion": "1.1",
         "eventSource": "aws:dynamodb",
@@ -302,7 +308,7 @@ fn shown_record(record: &Record, stream: &Stream, table: u64) -> Result<Json, Re
         "dynamodb": change,
     });
     if record.expired {
-        shown["userIdentity"] = json!({ "type": "Service", "principalId": "dynamodb.amazonaws.com" });
+        shown["userIdentity"] = json!({ "Type": "Service", "PrincipalId": "dynamodb.amazonaws.com" });
     }
     Ok(shown)
 }
@@ -319,7 +325,8 @@ async fn get_records(router: &Router, request: GetRecords) -> Answer {
     let position = Position::decode(&told, router.now_ms())?;
     let (table, stream) = named(router, arn).await?;
     let found = get_records::run(router, &table, &stream, position, (Some(limit), false)).await?;
-    let records = found.records.iter().map(|record| shown_record(record, &stream, table.id));
+    let of = (table.id, position.shard);
+    let records = found.records.iter().map(|record| shown_record(record, &stream, of));
     let mut answer = json!({ "Records": records.collect::<Result<Vec<_>, _>>()? });
     if let Some(next) = found.next {
         answer["NextShardIterator"] = iterator(arn, next, router).into();
