@@ -13,6 +13,7 @@ use trimaran_client::database::{
 
 use crate::output::Format;
 
+mod access_key;
 mod transfer;
 mod watch;
 
@@ -108,6 +109,9 @@ enum Command {
         /// Name of the index
         index: String,
     },
+    /// Keys of the DynamoDB API, for nodes with --dynamodb-signatures required
+    #[command(subcommand)]
+    AccessKey(access_key::Command),
     /// Begin a stream of a table's changes, or end it
     Stream {
         /// Name of the table
@@ -271,6 +275,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             database.delete_index(&table, &index).await?;
             output.show(&json!({ "deleting": index }), |_| format!("index {index} is being deleted"))?;
         }
+        Command::AccessKey(command) => access_key::run(&database, command, output).await?,
         Command::Stream { table, view } => {
             match view.view() {
                 Some(view) => database.enable_stream(&table, view).await?,

@@ -31,6 +31,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     dynamodb_listen: Option<SocketAddr>,
+    /// Whether their requests have to be signed with a key of `trimaran db access-key`, or any keys will do [default: ignored]
+    #[arg(long, value_name = "ignored|required")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dynamodb_signatures: Option<String>,
     /// Where gRPC clients and other nodes connect [default: 127.0.0.1:7003]
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -19,10 +19,12 @@ use trimaran_proto::api::database::database_client::DatabaseClient;
 use crate::error::Error;
 use crate::route::{Routes, attempt_timeout};
 
+mod access_key;
 mod index;
 mod stream;
 mod transaction;
 
+pub use access_key::AccessKey;
 pub use index::{Index, Projection};
 pub use stream::{Change, ChangeKind, StreamView, TableWatch, WatchFrom};
 pub use transaction::{Action, TransactWrite};

@@ -19,6 +19,17 @@ pub enum Engine {
     Sled,
 }
 
+/// Whether requests of DynamoDB clients have to be signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Signatures {
+    /// Whoever reaches the port may use it, with any keys.
+    #[default]
+    Ignored,
+    /// With a key of the cluster, see [`crate::access`].
+    Required,
+}
+
 /// Environment variables that set options begin with this.
 pub const ENV_PREFIX: &str = "TRIMARAN_SHARD_";
 
@@ -30,6 +41,8 @@ pub struct Options {
     pub data_folder: Option<PathBuf>,
     /// Where DynamoDB clients connect.
     pub dynamodb_listen: SocketAddr,
+    /// Whether requests there have to be signed with a key of the cluster.
+    pub dynamodb_signatures: Signatures,
     /// Where gRPC clients and other nodes connect.
     pub grpc_listen: SocketAddr,
     /// Where liveness, readiness and metrics are served.
@@ -73,6 +86,7 @@ impl Default for Options {
         Self {
             data_folder: Some(PathBuf::from("./trimaran-data/shard")),
             dynamodb_listen: ([127, 0, 0, 1], 8000).into(),
+            dynamodb_signatures: Signatures::Ignored,
             grpc_listen: ([127, 0, 0, 1], 7003).into(),
             admin_listen: ([127, 0, 0, 1], 9090).into(),
             advertise: String::new(),

@@ -65,6 +65,9 @@ pub enum Error {
     /// There is no such stream, or no such shard of it.
     #[error("Requested resource not found: Stream: {0} not found")]
     StreamNotFound(String),
+    /// There is no such key of the DynamoDB API.
+    #[error("there is no access key {0}")]
+    AccessKeyNotFound(String),
     /// Changes that were to be read are older than a day and not there any more; begin with the oldest that is.
     #[error("The operation attempted to read past the oldest stream record in a shard")]
     Trimmed,
@@ -157,7 +160,8 @@ impl Classified for Error {
             Self::TableNotFound { .. }
             | Self::TableDropped
             | Self::IndexNotFound(_)
-            | Self::StreamNotFound(_) => Class::NotFound,
+            | Self::StreamNotFound(_)
+            | Self::AccessKeyNotFound(_) => Class::NotFound,
             Self::ConditionFailed { .. }
             | Self::TableInUse(_)
             | Self::Held
@@ -182,6 +186,7 @@ impl Classified for Error {
             Self::TableNotFound { .. } | Self::TableDropped => "TABLE_NOT_FOUND",
             Self::IndexNotFound(_) => "INDEX_NOT_FOUND",
             Self::StreamNotFound(_) => "STREAM_NOT_FOUND",
+            Self::AccessKeyNotFound(_) => "ACCESS_KEY_NOT_FOUND",
             Self::Trimmed => "STREAM_TRIMMED",
             Self::IteratorExpired => "ITERATOR_EXPIRED",
             Self::LimitExceeded(_) => "LIMIT_EXCEEDED",

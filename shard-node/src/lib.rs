@@ -18,6 +18,8 @@ pub mod router;
 
 pub mod machine;
 
+pub mod access;
+
 pub mod index;
 
 pub mod transaction;

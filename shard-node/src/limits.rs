@@ -187,6 +187,15 @@ pub const ITERATOR_KEPT: Duration = Duration::from_secs(15 * 60);
 /// Characters of a shard iterator.
 pub const ITERATOR_BYTES_MAX: usize = 2048;
 
+/// Keys of the DynamoDB API that a cluster has.
+pub const ACCESS_KEYS_MAX: usize = 1000;
+
+/// Bytes of what is said of whose a key is.
+pub const ACCESS_KEY_NOTE_BYTES_MAX: usize = 256;
+
+/// How far the time of a signature may be from a node's own.
+pub const SIGNATURE_SKEW: Duration = Duration::from_secs(15 * 60);
+
 /// Tags of a table.
 pub const TAGS_MAX: usize = 50;
 

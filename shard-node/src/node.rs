@@ -90,6 +90,10 @@ impl Node {
             |listener: &tokio::net::TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
         let dynamodb = address(&dynamodb_listener, options.dynamodb_listen);
         let grpc = address(&grpc_listener, options.grpc_listen);
+        let signatures = options.dynamodb_signatures;
+        if signatures == config::Signatures::Ignored && !dynamodb.ip().is_loopback() {
+            warn!(%dynamodb, "whoever reaches this port may use the database; see --dynamodb-signatures");
+        }
 
         let mut random = entropy::generator();
         let (home, identity, durable, engine) = match &options.data_folder {
@@ -209,8 +213,12 @@ impl Node {
         tasks.spawn(index::propagate::run(router.clone(), shared));
         tasks.spawn(index::build::run(router.clone()));
         tasks.spawn(op::expire::run(router.clone()));
-        let dynamodb_server =
-            tokio::spawn(front::dynamodb::serve(dynamodb_listener, router.clone(), ending.clone()));
+        let dynamodb_server = tokio::spawn(front::dynamodb::serve(
+            dynamodb_listener,
+            router.clone(),
+            signatures,
+            ending.clone(),
+        ));
         health.set(true).await;
         readiness.set(true);
         info!(%dynamodb, %grpc, "shard-node takes requests");

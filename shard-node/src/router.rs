@@ -33,6 +33,7 @@ use trimaran_replication::machine::Machine as _;
 use trimaran_replication::session::RequestId;
 use trimaran_storage::engine::{Order, Range};
 
+use crate::access::AccessKeys;
 use crate::error::Error;
 use crate::key::{RowKey, parse_head};
 use crate::limits::{DEFINE_ATTEMPTS, HELD_MAX, MESSAGE_BYTES_MAX, RESOLVING_MAX, SCANS_MAX};
@@ -62,6 +63,7 @@ pub struct Router {
 struct Inner {
     routes: Routes<ShardMachine>,
     tables: ArcSwap<Tables>,
+    access_keys: ArcSwap<AccessKeys>,
     clock: Arc<dyn Clock>,
     scans: Semaphore,
     resolving: Arc<Semaphore>,
@@ -88,11 +90,21 @@ impl Router {
         let routes = Routes::new(cluster, replicas, seed, leaving);
         let scans = Semaphore::new(SCANS_MAX);
         let resolving = Arc::new(Semaphore::new(RESOLVING_MAX));
-        let (tables, seen) = (ArcSwap::default(), AtomicU64::new(0));
+        let (tables, access_keys, seen) = (ArcSwap::default(), ArcSwap::default(), AtomicU64::new(0));
         let changed = Notify::new();
         let random = Mutex::new(StdRng::seed_from_u64(seed));
         let router = Self {
-            inner: Arc::new(Inner { routes, tables, clock, scans, resolving, seen, changed, random }),
+            inner: Arc::new(Inner {
+                routes,
+                tables,
+                access_keys,
+                clock,
+                scans,
+                resolving,
+                seen,
+                changed,
+                random,
+            }),
         };
         router.read_tables();
         tokio::spawn(router.clone().follow_tables());
@@ -110,6 +122,7 @@ impl Router {
     fn read_tables(&self) {
         let meta = Arc::clone(&self.cluster().meta().borrow());
         self.inner.tables.store(Arc::new(Tables::of(&meta)));
+        self.inner.access_keys.store(Arc::new(AccessKeys::of(&meta)));
         self.inner.changed.notify_one();
     }
 
@@ -165,6 +178,11 @@ impl Router {
         self.inner.tables.load_full()
     }
 
+    /// The keys of the DynamoDB API as this node knows them.
+    pub fn access_keys(&self) -> Arc<AccessKeys> {
+        self.inner.access_keys.load_full()
+    }
+
     /// Catches up with the tables that the cluster has agreed on. An error if the meta group does not answer: then what
     /// this node knows may be old, and that a table is not there cannot be said.
     pub async fn refresh_tables(&self) -> Result<(), Error> {
@@ -206,8 +224,17 @@ impl Router {
 
     /// Changes the definition of a table, from the revision that was seen (0 = there was none).
     pub async fn define(&self, name: &str, value: Option<Bytes>, revision: u64) -> Result<Defined, Error> {
-        let name = Table::definition_name(name);
-        let defined = self.cluster().define_within(&name, value, revision, DEFINE_TIMEOUT).await?;
+        self.define_named(&Table::definition_name(name), value, revision).await
+    }
+
+    /// Likewise any definition of the cluster, by its whole name.
+    pub(crate) async fn define_named(
+        &self,
+        name: &str,
+        value: Option<Bytes>,
+        revision: u64,
+    ) -> Result<Defined, Error> {
+        let defined = self.cluster().define_within(name, value, revision, DEFINE_TIMEOUT).await?;
         self.read_tables();
         Ok(defined)
     }

@@ -7,8 +7,8 @@
 //! are merged, their shards go on side by side: a shard with two parents could not be read in order by those who know
 //! only of one. (docs/decisions/0024)
 //!
-//! What writes to streams is `apply`'s, on every replica: [`record`], and `store::shards`, which has shards begin and
-//! end. [`trim`] removes what is older than a day.
+//! What writes to streams is `apply`'s, on every replica: `record`, and `store::shards`, which has shards begin and
+//! end. `trim` removes what is older than a day.
 
 use bytes::{BufMut as _, Bytes};
 use prost::Message as _;

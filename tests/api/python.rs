@@ -40,8 +40,13 @@ async fn has(package: &str) -> bool {
 
 /// Runs a program of `tests/clients` with the fronts of a cluster's nodes as its arguments; it must end well.
 async fn run(program: &str, cluster: &Cluster) {
+    run_with(program, cluster, &[]).await;
+}
+
+async fn run_with(program: &str, cluster: &Cluster, environment: &[(&str, &str)]) {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(program);
     let mut command = python();
+    command.envs(environment.iter().copied());
     command.arg(program).args(cluster.nodes.iter().map(|node| &node.front));
     let output = timeout(PROGRAM_MAX, command.output()).await.unwrap().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -61,4 +66,21 @@ async fn boto3_and_the_aws_cli_find_a_database_that_they_know() {
     if has("boto3").await {
         run("boto3_dynamodb.py", &Cluster::shard(3, "fjall", 4).await).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_wants_signatures_takes_those_of_boto3() {
+    let cluster = Cluster::shard_with(3, 2, &["--dynamodb-signatures", "required"]).await;
+    let database = cluster.database_client().await;
+    let (key, secret) = database.create_access_key("boto3").await.unwrap();
+    assert_eq!(database.list_access_keys().await.unwrap(), std::slice::from_ref(&key));
+    if has("boto3").await {
+        let environment =
+            [("AWS_ACCESS_KEY_ID", key.id.as_str()), ("AWS_SECRET_ACCESS_KEY", secret.as_str())];
+        run_with("boto3_signatures.py", &cluster, &environment).await;
+    }
+    database.delete_access_key(&key.id).await.unwrap();
+    assert_eq!(database.list_access_keys().await.unwrap(), []);
+    let again = database.delete_access_key(&key.id).await.unwrap_err();
+    assert!(matches!(again, trimaran_client::Error::NotFound(_)), "{again}");
 }

@@ -12,8 +12,10 @@ use trimaran_proto::api::database as wire;
 use trimaran_proto::api::database::attribute_value::Value as WireValue;
 use trimaran_proto::api::database::database_server::{Database, DatabaseServer};
 use trimaran_replication::session::RequestId;
+use trimaran_service::entropy;
 
 use super::watch;
+use crate::access::{self, AccessKey};
 use crate::error::{Error, Invalid};
 use crate::expression::Stated;
 use crate::expression::parse::Placeholders;
@@ -322,6 +324,10 @@ fn put_stream(table: &Table) -> wire::StreamView {
     }
 }
 
+fn put_access_key(key: &AccessKey) -> wire::AccessKey {
+    wire::AccessKey { id: key.id.clone(), note: key.note.clone(), created_ms: key.created_ms }
+}
+
 /// One that nobody has counted.
 fn uncounted(table: Table) -> wire::TableDescription {
     description(Described { table, items: Stats::default(), indexes: BTreeMap::new() })
@@ -563,6 +569,36 @@ impl Database for Service {
     ) -> Result<Response<Self::WatchTableStream>, Status> {
         let changes = watch::begin(&self.0, request.into_inner(), self.1.clone()).await;
         respond(changes.map(|changes| Box::pin(ReceiverStream::new(changes)) as Self::WatchTableStream))
+    }
+
+    async fn create_access_key(
+        &self,
+        request: Request<wire::CreateAccessKeyRequest>,
+    ) -> Result<Response<wire::CreateAccessKeyReply>, Status> {
+        let made = access::create(&self.0, request.into_inner().note, &mut entropy::generator()).await;
+        respond(made.map(|made| wire::CreateAccessKeyReply {
+            secret: made.secret.clone(),
+            key: Some(put_access_key(&made)),
+        }))
+    }
+
+    async fn list_access_keys(
+        &self,
+        _request: Request<wire::ListAccessKeysRequest>,
+    ) -> Result<Response<wire::ListAccessKeysReply>, Status> {
+        let refreshed = self.0.refresh_tables().await;
+        let keys = self.0.access_keys();
+        respond(
+            refreshed.map(|()| wire::ListAccessKeysReply { keys: keys.all().map(put_access_key).collect() }),
+        )
+    }
+
+    async fn delete_access_key(
+        &self,
+        request: Request<wire::DeleteAccessKeyRequest>,
+    ) -> Result<Response<wire::DeleteAccessKeyReply>, Status> {
+        let deleted = access::delete(&self.0, &request.into_inner().id).await;
+        respond(deleted.map(|()| wire::DeleteAccessKeyReply {}))
     }
 
     async fn list_tables(

@@ -5,6 +5,7 @@ use serde_json::json;
 use trimaran_net::status::{Class, Classified as _};
 
 use super::json::Shown;
+use crate::access::Refused;
 use crate::error::{Error, Invalid, Reason};
 use crate::item::Item;
 use crate::limits::BODY_BYTES_MAX;
@@ -119,6 +120,18 @@ impl Refusal {
     }
 }
 
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        let kind = match refused {
+            Refused::Missing => "MissingAuthenticationTokenException",
+            Refused::Incomplete(_) => "IncompleteSignatureException",
+            Refused::Unknown => "UnrecognizedClientException",
+            Refused::Invalid(_) => "InvalidSignatureException",
+        };
+        Self::new(format!("{CORAL}{kind}"), refused.to_string())
+    }
+}
+
 impl From<Invalid> for Refusal {
     fn from(invalid: Invalid) -> Self {
         Self::new(VALIDATION, invalid.to_string())
@@ -137,7 +150,7 @@ impl From<Error> for Refusal {
             Error::TableNotFound { .. } | Error::TableDropped => {
                 Self::new(format!("{OURS}ResourceNotFoundException"), "Requested resource not found")
             }
-            Error::IndexNotFound(_) | Error::StreamNotFound(_) => {
+            Error::IndexNotFound(_) | Error::StreamNotFound(_) | Error::AccessKeyNotFound(_) => {
                 Self::new(format!("{OURS}ResourceNotFoundException"), message)
             }
             Error::Trimmed => Self::new(format!("{OURS}TrimmedDataAccessException"), message),
