@@ -15,6 +15,7 @@ use crate::output::Format;
 
 mod access_key;
 mod transfer;
+mod verify;
 mod watch;
 
 use watch::View;
@@ -112,6 +113,8 @@ enum Command {
     /// Keys of the DynamoDB API, for nodes with --dynamodb-signatures required
     #[command(subcommand)]
     AccessKey(access_key::Command),
+    /// Compare all copies of every partition, while everybody goes on; exit code 1 if one differs or does not answer
+    Verify,
     /// Begin a stream of a table's changes, or end it
     Stream {
         /// Name of the table
@@ -275,6 +278,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             database.delete_index(&table, &index).await?;
             output.show(&json!({ "deleting": index }), |_| format!("index {index} is being deleted"))?;
         }
+        Command::Verify => return verify::run(&database, output).await,
         Command::AccessKey(command) => access_key::run(&database, command, output).await?,
         Command::Stream { table, view } => {
             match view.view() {

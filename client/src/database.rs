@@ -23,11 +23,13 @@ mod access_key;
 mod index;
 mod stream;
 mod transaction;
+mod verify;
 
 pub use access_key::AccessKey;
 pub use index::{Index, Projection};
 pub use stream::{Change, ChangeKind, StreamView, TableWatch, WatchFrom};
 pub use transaction::{Action, TransactWrite};
+pub use verify::{VerifiedCopy, VerifiedPartition};
 
 /// How long a request is tried.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

@@ -187,6 +187,12 @@ pub const ITERATOR_KEPT: Duration = Duration::from_secs(15 * 60);
 /// Characters of a shard iterator.
 pub const ITERATOR_BYTES_MAX: usize = 2048;
 
+/// How long what a copy had is kept in view for a checksum.
+pub const CHECKSUM_KEPT: Duration = Duration::from_secs(120);
+
+/// How long a copy may take to come to where a checksum is asked of.
+pub const CHECKSUM_MAX: Duration = Duration::from_secs(10);
+
 /// Keys of the DynamoDB API that a cluster has.
 pub const ACCESS_KEYS_MAX: usize = 1000;
 

@@ -22,6 +22,7 @@ use crate::op::{self, change};
 use crate::store::{self, Found, Row, Shared, Stats, Store, Stored, View};
 use crate::stream::{self, Cause, Shard, ShardId};
 use crate::transaction::apply;
+use crate::verify::Moment;
 
 /// Bytes of one chunk of a snapshot.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -31,6 +32,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 pub struct ShardMachine {
     store: Store,
     is_frozen: bool,
+    /// What a checksum is to be of, on this copy.
+    moment: Option<Moment>,
 }
 
 /// Stops this copy: what the disk says cannot be trusted.
@@ -42,7 +45,7 @@ pub(crate) fn stop(error: impl std::error::Error) -> Stop {
 impl ShardMachine {
     /// A partition of these tokens, both inclusive, whose rows are with those of the node's other partitions.
     pub fn new(shared: Arc<Shared>, partition: u64, first: Token, last: Token) -> Self {
-        Self { store: Store::new(shared, partition, first, last), is_frozen: false }
+        Self { store: Store::new(shared, partition, first, last), is_frozen: false, moment: None }
     }
 
     /// One that, if it has nothing yet, may have to read a log that begins when the partition reached up to `founded_last`.
@@ -129,6 +132,11 @@ impl ShardMachine {
         token_range(Kind::Waiting.of(table, 0), first, last)
     }
 
+    /// What this copy had when it came to where a checksum is asked of.
+    pub fn moment(&self, id: &[u8]) -> Option<Moment> {
+        self.moment.clone().filter(|moment| moment.is(id))
+    }
+
     /// The version of the command applied last.
     pub fn version(&self) -> u64 {
         self.store.version()
@@ -162,6 +170,10 @@ impl ShardMachine {
         }
         let last = self.store.tokens().1;
         let told = || Ok(state::Reply { last_token: Some(last.0), ..state::Reply::default() });
+        if let Body::Checksum(checksum) = &body {
+            self.moment = Some(Moment::of(&self.store, Bytes::copy_from_slice(&checksum.id)));
+            return told();
+        }
         if let Body::DropTable(drop) = &body {
             self.store.drop_table(drop.table);
             return told();
@@ -206,7 +218,9 @@ impl ShardMachine {
                 Some(Kind::Records) => apply::end(&mut self.store, &row),
                 _ => apply::resolve(&mut self.store, &row, &request),
             },
-            Body::DropTable(_) | Body::CorrectStats(_) | Body::SetSchema(_) => Err(unknown()),
+            Body::DropTable(_) | Body::CorrectStats(_) | Body::SetSchema(_) | Body::Checksum(_) => {
+                Err(unknown())
+            }
         }
     }
 
@@ -288,6 +302,7 @@ impl Machine for ShardMachine {
         self.store.look_for_owner();
         for committed in run {
             self.store.begin(committed.stamp_ms);
+            self.moment.take_if(|moment| moment.is_over(self.store.version()));
             let reply = self.command(committed.payload)?;
             let encoded = reply.encode_to_vec().into();
             replies.push(match reply.outcome() {
@@ -312,7 +327,7 @@ impl Machine for ShardMachine {
     fn split(&mut self, at: u64, group: u64, remember: Remember) -> Result<Self, Stop> {
         let store = self.store.split(Token(at), group, &remember.applied, remember.answered);
         let store = store.map_err(stop)?;
-        Ok(Self { store, is_frozen: false })
+        Ok(Self { store, is_frozen: false, moment: None })
     }
 
     fn split_behind(&mut self, at: u64) -> Result<(), Stop> {

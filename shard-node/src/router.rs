@@ -36,11 +36,12 @@ use trimaran_storage::engine::{Order, Range};
 use crate::access::AccessKeys;
 use crate::error::Error;
 use crate::key::{RowKey, parse_head};
-use crate::limits::{DEFINE_ATTEMPTS, HELD_MAX, MESSAGE_BYTES_MAX, RESOLVING_MAX, SCANS_MAX};
+use crate::limits::{CHECKSUM_KEPT, DEFINE_ATTEMPTS, HELD_MAX, MESSAGE_BYTES_MAX, RESOLVING_MAX, SCANS_MAX};
 use crate::machine::ShardMachine;
 use crate::op::{OnTable, get_item, page};
 use crate::table::{Status, Table, Tables};
 use crate::transaction::ID_BYTES;
+use crate::verify;
 
 /// How long a request is tried at changing leaders before it is given up.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
@@ -406,6 +407,30 @@ impl Router {
                 Question::Stats(_) | Question::Rows(_) => {}
             }
         }
+    }
+
+    /// This node's replica of a partition.
+    pub fn replica(&self, partition: u64) -> Option<Group<ShardMachine>> {
+        self.inner.routes.replica(partition)
+    }
+
+    /// The partition that a token lies in, as far as this node knows.
+    pub fn partition_at(&self, token: Token) -> Option<Partition> {
+        self.inner.routes.table().find(token).cloned()
+    }
+
+    /// What a node's copy of a partition had when it came to a checksum in its log.
+    pub async fn checksum(&self, node: u64, partition: u64, id: Bytes) -> Result<wire::ChecksumReply, Error> {
+        if node == self.cluster().node() {
+            return verify::here(self, partition, &id).await;
+        }
+        let mut client = self.client(node).ok_or_else(|| nobody(partition))?;
+        // The rows of a whole partition are looked at.
+        let call = client.checksum(wire::ChecksumRequest { partition, id });
+        let reply = tokio::time::timeout(CHECKSUM_KEPT, call).await;
+        let lost = |reason| Error::from(ReplicationError::Unknown { group: partition, reason });
+        let reply = reply.map_err(|_elapsed| lost("a copy did not answer"))?;
+        Ok(reply.map_err(|_status| lost("a copy did not say what it has"))?.into_inner())
     }
 
     /// Which partition a token lies in, as far as this node knows.

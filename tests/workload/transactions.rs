@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use trimaran_client::Error;
 use trimaran_client::database::{
     Action, Database, Index, Item, KeyType, Placeholders, Projection, ReadOptions, StreamView, Table,
-    TransactWrite, Value, WriteOptions,
+    TransactWrite, Value, VerifiedPartition, WriteOptions,
 };
 
 use crate::harness::until;
@@ -201,6 +201,15 @@ impl Load {
         })
         .await;
         let followed = self.follower.finish(&items).await;
+        until("all copies answer", async || {
+            let mut is_whole = true;
+            let look = |found: VerifiedPartition| {
+                assert!(found.equal, "copies differ: {found:?}");
+                is_whole &= found.is_whole();
+            };
+            self.database.verify(look).await.is_ok() && is_whole
+        })
+        .await;
         let wrong = check(&history, &last);
         assert_eq!(wrong, BTreeSet::new(), "of {} transactions", history.len());
         let told = |told| history.iter().filter(|transaction| transaction.told == told).count();

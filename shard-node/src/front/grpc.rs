@@ -571,6 +571,16 @@ impl Database for Service {
         respond(changes.map(|changes| Box::pin(ReceiverStream::new(changes)) as Self::WatchTableStream))
     }
 
+    type VerifyStream = Pin<Box<dyn Stream<Item = Result<wire::VerifiedPartition, Status>> + Send>>;
+
+    async fn verify(
+        &self,
+        _request: Request<wire::VerifyRequest>,
+    ) -> Result<Response<Self::VerifyStream>, Status> {
+        let verified = watch::verify(&self.0, self.1.clone());
+        respond(Ok(Box::pin(ReceiverStream::new(verified)) as Self::VerifyStream))
+    }
+
     async fn create_access_key(
         &self,
         request: Request<wire::CreateAccessKeyRequest>,

@@ -7,6 +7,7 @@ use trimaran_proto::internal::shard::shard_server::{Shard, ShardServer};
 
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::router::Router;
+use crate::verify;
 
 struct Service(Router);
 
@@ -30,5 +31,14 @@ impl Shard for Service {
     async fn read(&self, request: Request<wire::ReadRequest>) -> Result<Response<wire::ReadReply>, Status> {
         let read = self.0.forwarded_read(request.into_inner()).await;
         read.map(Response::new).map_err(|error| status(&error))
+    }
+
+    async fn checksum(
+        &self,
+        request: Request<wire::ChecksumRequest>,
+    ) -> Result<Response<wire::ChecksumReply>, Status> {
+        let wire::ChecksumRequest { partition, id } = request.into_inner();
+        let found = verify::here(&self.0, partition, &id).await;
+        found.map(Response::new).map_err(|error| status(&error))
     }
 }

@@ -1,9 +1,10 @@
-//! Those who follow a table's changes over gRPC.
+//! Answers over gRPC that go on for long: those who follow a table's changes, those who look whether copies are the same.
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use trimaran_net::status::status;
+use trimaran_placement::token::Token;
 use trimaran_proto::api::database as wire;
 use trimaran_proto::state::shard::change::Event;
 
@@ -13,6 +14,7 @@ use crate::limits::FOLLOW_WAITING_MAX;
 use crate::op::get_records::Record;
 use crate::router::Router;
 use crate::stream::follow::{Begin, Follower, Told};
+use crate::verify::{self, Verified};
 
 /// Begins to tell changes; ends when nobody listens any more, or at `stop`.
 pub(super) async fn begin(
@@ -57,6 +59,52 @@ pub(super) async fn begin(
         }
     });
     Ok(receiver)
+}
+
+/// Looks at one partition after another; ends when nobody listens any more, or at `stop`.
+pub(super) fn verify(
+    router: &Router,
+    stop: CancellationToken,
+) -> mpsc::Receiver<Result<wire::VerifiedPartition, Status>> {
+    let (sender, receiver) = mpsc::channel(FOLLOW_WAITING_MAX);
+    let router = router.clone();
+    tokio::spawn(async move {
+        let mut next = Some(Token(0));
+        while let Some(token) = next {
+            let looked = tokio::select! {
+                looked = verify::partition_at(&router, token) => looked,
+                () = sender.closed() => return,
+                () = stop.cancelled() => return,
+            };
+            next = looked.as_ref().ok().and_then(|looked| looked.partition.last.0.checked_add(1)).map(Token);
+            let said = looked.map(verified).map_err(|error| status(&error));
+            if sender.send(said).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn verified(verified: Verified) -> wire::VerifiedPartition {
+    let equal = verified.is_equal();
+    let copies = verified.copies.into_iter().map(|copy| {
+        let found = copy.found.unwrap_or_default();
+        wire::VerifiedCopy {
+            node_id: copy.node,
+            answered: found.found,
+            checksum: found.checksum,
+            rows: found.rows,
+            bytes: found.bytes,
+        }
+    });
+    wire::VerifiedPartition {
+        partition_id: verified.partition.id,
+        first_token: verified.partition.first.0,
+        last_token: verified.partition.last.0,
+        copies: copies.collect(),
+        equal,
+    }
 }
 
 fn changes(told: Told) -> impl Iterator<Item = wire::TableChange> {

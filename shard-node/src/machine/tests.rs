@@ -534,3 +534,45 @@ fn a_copy_made_from_a_log_that_began_before_a_split_has_what_the_others_have() {
         assert_eq!(others(&new), expected, "seed {seed}: nothing of the other part is touched");
     }
 }
+
+#[test]
+fn copies_that_have_the_same_have_the_same_checksum_at_the_same_entry_and_no_others() {
+    for seed in 0..20 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let checksum = |id: &'static [u8]| -> Bytes {
+            let body = Body::Checksum(state::Checksum { id: Bytes::from_static(id) });
+            state::Command { row: head(0, Token(0)).freeze(), body: Some(body) }.encode_to_vec().into()
+        };
+        let (engine, other) = (FaultyEngine::default(), FaultyEngine::default());
+        let (mut leader, mut follower) = (machine(&engine), machine(&other));
+        let entry = |random: &mut StdRng| -> Vec<Bytes> { (0..20).map(|_| command(random)).collect() };
+        for at in 1..10 {
+            apply(&mut leader, at, &entry(&mut random));
+        }
+        // One came by way of a snapshot, and looks later than the other.
+        follower.restore(&mut leader.snapshot()).unwrap();
+        let mut last = entry(&mut random);
+        last.insert(7, checksum(b"first"));
+        apply(&mut leader, 10, &last);
+        apply(&mut follower, 10, &last);
+        let sum = |machine: &ShardMachine, id: &[u8]| machine.moment(id).unwrap().sum().unwrap();
+        let first = sum(&leader, b"first");
+        let more = entry(&mut random);
+        apply(&mut leader, 11, &more);
+        apply(&mut follower, 11, &more);
+        assert_eq!(sum(&follower, b"first"), first, "seed {seed}");
+        assert_eq!(sum(&leader, b"first"), first, "seed {seed}: it is of that moment");
+        assert!(leader.moment(b"second").is_none());
+        let (row, version, _) =
+            follower.view().scan(Range::prefix(&[]), Order::Ascending).next().unwrap().unwrap();
+        assert!(version > 0);
+        let mut damage = trimaran_storage::engine::Batch::default();
+        damage.delete(Bytes::from([b"C", &row[..]].concat()));
+        trimaran_storage::engine::Engine::write(&other, damage).unwrap();
+        for machine in [&mut leader, &mut follower] {
+            apply(machine, 12, &[checksum(b"second")]);
+        }
+        let dropped = leader.stats(parse_head(&row).unwrap().0).is_none();
+        assert!(dropped || sum(&leader, b"second") != sum(&follower, b"second"), "seed {seed}");
+    }
+}

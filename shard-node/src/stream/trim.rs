@@ -4,7 +4,7 @@ use bytes::Bytes;
 use trimaran_replication::group::Group;
 use trimaran_storage::engine::Order;
 
-use super::{Shard, is_over, is_spent};
+use super::{Sequence, Shard, is_over, is_spent};
 use crate::error::Error;
 use crate::index::propagate::trim;
 use crate::key::parse_head;
@@ -38,7 +38,9 @@ async fn spent(group: &Group<ShardMachine>, now: u64) -> Result<Vec<Bytes>, Erro
             else {
                 return Err(Error::Storage("a shard of a stream cannot be read".to_owned()));
             };
-            let changes = shard.id.changes(keyspace::table(rows), keyspace::number(rows), None);
+            // Not from the beginning: an engine steps over what was removed there.
+            let from = Some(Sequence { version: shard.trimmed, place: 0 });
+            let changes = shard.id.changes(keyspace::table(rows), keyspace::number(rows), from);
             let mut is_empty = true;
             for change in view.scan(changes, Order::Ascending) {
                 let (change, _, _) = change?;

@@ -286,9 +286,9 @@ async fn cancelled(
     if held.iter().any(is_own) {
         return Err(Error::InProgress);
     }
-    let is_only_held =
-        replies.iter().all(|reply| matches!(reply.outcome(), Outcome::Applied | Outcome::Held));
-    if is_only_held && router.settle(held).await?.is_empty() {
+    // What is decided and not written yet stands against nothing: whoever was told of that transaction is not to be told of a
+    // conflict with it, also where something else stands against this one.
+    if !held.is_empty() && router.settle(held).await?.is_empty() {
         return Ok(Attempt::Again);
     }
     Ok(Attempt::Ended(Ended::Cancelled(replies)))
