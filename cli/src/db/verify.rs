@@ -12,6 +12,7 @@ fn line(found: &VerifiedPartition) -> String {
     let silent = found.copies.iter().filter(|copy| copy.checksum.is_none()).count();
     let copies = found.copies.len();
     let outcome = match (found.equal, silent) {
+        (true, 0) if copies == 1 => "there is one copy".to_owned(),
         (true, 0) => format!("{copies} copies are the same"),
         (true, _) => format!("{silent} of {copies} copies did not answer, the others are the same"),
         (false, _) => "COPIES DIFFER".to_owned(),
