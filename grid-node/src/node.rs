@@ -76,7 +76,10 @@ pub struct Node {
     groups: Groups,
     cluster: Cluster,
     stop: CancellationToken,
+    /// Clients are to end.
     ending: CancellationToken,
+    /// Other nodes are to end too.
+    closing: CancellationToken,
     leaving: CancellationToken,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     resp_server: tokio::task::JoinHandle<()>,
@@ -198,7 +201,7 @@ impl Node {
             Durability::Buffered | Durability::Fsync => groups::Durability::Log,
         };
         // Later than `stop`: a node that is drained serves until it is empty.
-        let ending = CancellationToken::new();
+        let (ending, closing) = (CancellationToken::new(), CancellationToken::new());
         let leaving = CancellationToken::new();
         let (teller, told) = Teller::new();
         let hub = Hub::new(teller.clone());
@@ -234,7 +237,7 @@ impl Node {
             .add_service(front::namespaces::service(router.clone(), namespaces.clone()))
             .add_service(health_service)
             .add_service(health::reflection())
-            .serve_with_incoming_shutdown(listen::incoming(grpc_listener), ending.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(listen::incoming(grpc_listener), closing.clone().cancelled_owned());
         let server = tokio::spawn(server);
 
         tokio::select! {
@@ -273,6 +276,7 @@ impl Node {
             cluster,
             stop,
             ending,
+            closing,
             leaving,
             server,
             resp_server,
@@ -288,6 +292,8 @@ impl Node {
         let ended_well = self.cluster.until_end(&self.stop).await;
         self.ending.cancel();
         self.router.give_leaderships_away(HANDOVER_MAX).await;
+        // Until now a new leader could reach this node: only from it is it known that one was elected.
+        self.closing.cancel();
         self.leaving.cancel();
         self.groups.leave_lines();
         let ended = async {

@@ -67,7 +67,10 @@ pub struct Node {
     groups: Groups,
     cluster: Cluster,
     stop: CancellationToken,
+    /// Clients are to end.
     ending: CancellationToken,
+    /// Other nodes are to end too.
+    closing: CancellationToken,
     leaving: CancellationToken,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     dynamodb_server: tokio::task::JoinHandle<()>,
@@ -172,7 +175,7 @@ impl Node {
         .await?;
 
         // Later than `stop`: a node that is drained serves until it is empty.
-        let ending = CancellationToken::new();
+        let (ending, closing) = (CancellationToken::new(), CancellationToken::new());
         let leaving = CancellationToken::new();
         let shared = Arc::new(Shared::new(Arc::clone(&engine)));
         let of_partitions = Arc::clone(&shared);
@@ -201,7 +204,7 @@ impl Node {
             .add_service(front::internal::service(router.clone()))
             .add_service(health_service)
             .add_service(health::reflection())
-            .serve_with_incoming_shutdown(listen::incoming(grpc_listener), ending.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(listen::incoming(grpc_listener), closing.clone().cancelled_owned());
         let server = tokio::spawn(server);
 
         tokio::select! {
@@ -230,6 +233,7 @@ impl Node {
             cluster,
             stop,
             ending,
+            closing,
             leaving,
             server,
             dynamodb_server,
@@ -245,6 +249,8 @@ impl Node {
         let ended_well = self.cluster.until_end(&self.stop).await;
         self.ending.cancel();
         self.router.give_leaderships_away(HANDOVER_MAX).await;
+        // Until now a new leader could reach this node: only from it is it known that one was elected.
+        self.closing.cancel();
         self.leaving.cancel();
         self.tasks.abort_all();
         self.groups.leave_lines();
