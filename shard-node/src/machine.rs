@@ -343,15 +343,13 @@ impl Machine for ShardMachine {
     }
 
     fn merge(&mut self, chunks: &mut SnapshotChunks, _passed_ms: u64) -> Result<(), Stop> {
-        let mut head = None;
-        let mut rows = Vec::new();
-        for chunk in chunks {
-            let chunk = state::SnapshotChunk::decode(chunk?).map_err(stop)?;
-            head = head.or(chunk.head);
-            rows.extend(chunk.rows.into_iter().map(row));
-        }
-        let head = head.ok_or_else(|| Stop::new("a snapshot without its head"))?;
+        let (head, rows) = whole(chunks)?;
         self.store.merge(head, rows).map_err(stop)
+    }
+
+    fn merge_behind(&mut self, chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+        let (head, rows) = whole(chunks)?;
+        self.store.merge_behind(head, rows).map_err(stop)
     }
 
     fn commit(&mut self, remember: Remember) -> Result<(), Stop> {
@@ -406,6 +404,17 @@ impl Machine for ShardMachine {
         }
         self.store.end_restore().map_err(stop)
     }
+}
+
+/// All of a snapshot that is small enough.
+fn whole(chunks: &mut SnapshotChunks) -> Result<(state::SnapshotHead, Vec<Row>), Stop> {
+    let (mut head, mut rows) = (None, Vec::new());
+    for chunk in chunks {
+        let chunk = state::SnapshotChunk::decode(chunk?).map_err(stop)?;
+        head = head.or(chunk.head);
+        rows.extend(chunk.rows.into_iter().map(row));
+    }
+    Ok((head.ok_or_else(|| Stop::new("a snapshot without its head"))?, rows))
 }
 
 fn row(row: state::Row) -> Row {

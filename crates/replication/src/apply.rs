@@ -321,17 +321,17 @@ impl<M: Machine> State<M> {
         if !merged.taken {
             return Ok(encoded(merged));
         }
-        if self.machine.tokens().1.checked_add(1) != Some(merge.first) {
-            if M::DURABLE {
-                // A copy that reads a log from its beginning, and has nothing there (any more): see `replicas` in the cluster.
-                return Ok(encoded(merged));
-            }
-            return Err(io::Error::other("a merge with a group that is not the one behind"));
-        }
         let mut chunks: SnapshotChunks = Box::new(merge.state.clone().into_iter().map(Ok));
         let Own { state: own, dedup, .. } = read_own(&mut chunks)?;
         self.stamp_ms = self.stamp_ms.max(own.stamp_ms);
-        self.machine.merge(&mut chunks, self.passed_ms).map_err(io::Error::other)?;
+        if self.machine.tokens().1.checked_add(1) == Some(merge.first) {
+            self.machine.merge(&mut chunks, self.passed_ms).map_err(io::Error::other)?;
+        } else if M::DURABLE {
+            // A copy that reads a log from its beginning, and has nothing there (any more): see `replicas` in the cluster.
+            self.machine.merge_behind(&mut chunks).map_err(io::Error::other)?;
+        } else {
+            return Err(io::Error::other("a merge with a group that is not the one behind"));
+        }
         if !planted::is(Bug::RepliesNotMerged) {
             self.dedup.absorb(&dedup);
         }

@@ -106,6 +106,12 @@ pub trait Machine: Send + Sync + 'static {
         Err(Stop::new("a machine that cannot be merged"))
     }
 
+    /// Likewise, where the tokens of the other one are not next to what this has: as with [`Machine::split_behind`], they have gone to
+    /// others since.
+    fn merge_behind(&mut self, _chunks: &mut SnapshotChunks) -> Result<(), Stop> {
+        Ok(())
+    }
+
     /// The state as it is now; called between runs. What it returns is encoded while later runs are applied.
     fn snapshot(&self) -> SnapshotChunks;
 

@@ -439,6 +439,40 @@ fn what_came_by_way_of_another_partition_does_not_go_with_an_old_copy() {
     assert_eq!(state_of(&left).0.len(), 40);
 }
 
+/// Writes, and transactions over rows far from each other; each about a row.
+fn writes_and_transactions(random: &mut StdRng) -> Vec<Bytes> {
+    let one = |random: &mut StdRng| {
+        if random.random_bool(0.5) {
+            return command(random);
+        }
+        let (from, to) = (random.random_range(0..20_u8), random.random_range(20..40_u8));
+        let action = |number: u8, what| state::Action { row: row(number), what: Some(what) };
+        let stored = encode(&item(random.random_range(0..1000)));
+        let mut placeholders = Placeholders::default();
+        let text = if random.random_bool(0.5) { "attribute_exists(n)" } else { "attribute_not_exists(n)" };
+        let condition = parse::condition("ConditionExpression", text, &mut placeholders).unwrap();
+        let put = state::Put {
+            item: stored.bytes,
+            size: stored.size,
+            condition: encode_condition(Some(&condition)),
+            ..state::Put::default()
+        };
+        let delete = state::Delete::default();
+        let actions = vec![
+            action(from, state::action::What::Put(put)),
+            action(to, state::action::What::Delete(delete)),
+        ];
+        let transact = state::Transact { transaction: None, actions };
+        let body = Some(Body::Transact(transact));
+        state::Command { row: row(from), body }.encode_to_vec().into()
+    };
+    let is_on_a_row = |payload: &Bytes| {
+        let body = state::Command::decode(payload.clone()).unwrap().body;
+        !matches!(body, Some(Body::DropTable(_) | Body::SetSchema(_)))
+    };
+    (0..20).map(|_| one(random)).filter(is_on_a_row).collect()
+}
+
 /// A copy that is made anew from a log that begins before a split, on a node that has the other part: it comes to what the
 /// others have, also of transactions over rows of both parts, and does not touch the other part's rows.
 #[test]
@@ -446,41 +480,7 @@ fn a_copy_made_from_a_log_that_began_before_a_split_has_what_the_others_have() {
     for seed in 0..40 {
         let mut random = StdRng::seed_from_u64(seed);
         let at = Token((random.random_range(1..40_u64)) << 50);
-        let entry = |random: &mut StdRng| -> Vec<Bytes> {
-            let one = |random: &mut StdRng| {
-                if random.random_bool(0.5) {
-                    return command(random);
-                }
-                let (from, to) = (random.random_range(0..20_u8), random.random_range(20..40_u8));
-                let action = |number: u8, what| state::Action { row: row(number), what: Some(what) };
-                let stored = encode(&item(random.random_range(0..1000)));
-                let mut placeholders = Placeholders::default();
-                let text =
-                    if random.random_bool(0.5) { "attribute_exists(n)" } else { "attribute_not_exists(n)" };
-                let condition = parse::condition("ConditionExpression", text, &mut placeholders).unwrap();
-                let put = state::Put {
-                    item: stored.bytes,
-                    size: stored.size,
-                    condition: encode_condition(Some(&condition)),
-                    ..state::Put::default()
-                };
-                let delete = state::Delete::default();
-                let actions = vec![
-                    action(from, state::action::What::Put(put)),
-                    action(to, state::action::What::Delete(delete)),
-                ];
-                let transact = state::Transact { transaction: None, actions };
-                let body = Some(Body::Transact(transact));
-                state::Command { row: row(from), body }.encode_to_vec().into()
-            };
-            (0..20).map(|_| one(random)).collect()
-        };
-        let is_on_a_row = |payload: &Bytes| {
-            let body = state::Command::decode(payload.clone()).unwrap().body;
-            !matches!(body, Some(Body::DropTable(_) | Body::SetSchema(_)))
-        };
-        let mut log: Vec<Vec<Bytes>> =
-            (0..40).map(|_| entry(&mut random).into_iter().filter(is_on_a_row).collect()).collect();
+        let mut log: Vec<Vec<Bytes>> = (0..40).map(|_| writes_and_transactions(&mut random)).collect();
         // Its reply says how far the partition goes.
         let told =
             state::Command { row: head(TABLE, Token(0)).freeze(), body: Some(Body::SetSchema(schema(21))) };
@@ -574,5 +574,75 @@ fn copies_that_have_the_same_have_the_same_checksum_at_the_same_entry_and_no_oth
         }
         let dropped = leader.stats(parse_head(&row).unwrap().0).is_none();
         assert!(dropped || sum(&leader, b"second") != sum(&follower, b"second"), "seed {seed}");
+    }
+}
+
+/// Likewise, where the partition was split, became one with what had been split off, and was split again elsewhere: the new copy
+/// has never had the tokens that came back and went.
+#[test]
+fn a_copy_made_from_a_log_with_a_merge_between_two_splits_has_what_the_others_have() {
+    for seed in 0..40 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let [low, high] = [random.random_range(1..20_u64), random.random_range(20..40_u64)];
+        let [low, high] = [Token(low << 50), Token(high << 50)];
+        let (here, there) = (FaultyEngine::default(), FaultyEngine::default());
+        let mut old = machine(&there);
+        let shared = Arc::new(Shared::new(Arc::new(here.clone())));
+        let fresh = || {
+            let machine = ShardMachine::new(Arc::clone(&shared), 1, Token(0), Token(low.0 - 1));
+            machine.founded_with(Token(u64::MAX))
+        };
+        let mut new = fresh();
+        assert!(matches!(new.recover().unwrap(), Recovered::Nothing));
+        let told =
+            state::Command { row: head(TABLE, Token(0)).freeze(), body: Some(Body::SetSchema(schema(21))) };
+        let told = [Bytes::from(told.encode_to_vec())];
+        apply(&mut old, 1, &told);
+        apply(&mut new, 1, &told);
+        let remember = || Remember { applied: Bytes::from_static(b"x"), ..Remember::default() };
+        let mut right = None;
+        for index in 2..60 {
+            match index {
+                20 => {
+                    right = Some(old.split(high.0, 2, remember()).unwrap());
+                    new.split_behind(high.0).unwrap();
+                }
+                30 => {
+                    let mut behind = right.take().unwrap();
+                    behind.freeze(true);
+                    old.merge(&mut behind.snapshot(), 0).unwrap();
+                    new.merge_behind(&mut behind.snapshot()).unwrap();
+                }
+                45 => {
+                    right = Some(old.split(low.0, 3, remember()).unwrap());
+                    new.split_behind(low.0).unwrap();
+                }
+                _ => {}
+            }
+            for machine in [&mut old, &mut new] {
+                machine.commit(remember()).unwrap();
+            }
+            let entry = writes_and_transactions(&mut random);
+            assert_eq!(
+                apply(&mut old, index, &entry),
+                apply(&mut new, index, &entry),
+                "seed {seed}, {index}"
+            );
+            if let Some(right) = &mut right {
+                apply(right, index, &writes_and_transactions(&mut random));
+            }
+            if random.random_bool(0.2) {
+                // The process ends, and goes on.
+                new = fresh();
+                assert!(matches!(new.recover().unwrap(), Recovered::Applied { .. }));
+            }
+        }
+        let own = |machine: &ShardMachine| -> Vec<Row> {
+            let rows = state_of(machine).0.into_iter();
+            rows.filter(|(row, _, _)| parse_head(row).unwrap().1 < low).collect()
+        };
+        assert_eq!(own(&new), own(&old), "seed {seed}");
+        let all = new.view().scan(Range::prefix(&[]), Order::Ascending).map(Result::unwrap);
+        assert_eq!(all.count(), own(&new).len(), "seed {seed}: nothing of others is here");
     }
 }

@@ -50,13 +50,8 @@ impl Store {
 
     /// Takes over everything of the partition behind, with the batch of the next [`Store::commit`].
     pub fn merge(&mut self, behind: SnapshotHead, rows: Vec<Row>) -> Result<(), StorageError> {
-        self.version = self.version.max(behind.state.map_or(0, |state| state.version));
-        for table in behind.dropped_tables {
-            if !self.is_dropped(table) {
-                self.drop_table(table);
-            }
-        }
-        for TableStats { table, items, bytes, estimated } in behind.tables {
+        let rows = self.learn(&behind, rows);
+        for &TableStats { table, items, bytes, estimated } in &behind.tables {
             if !self.is_dropped(table) {
                 let counts = self.stats.entry(table).or_default();
                 counts.add(items.cast_signed(), bytes.cast_signed());
@@ -64,8 +59,44 @@ impl Store {
                 self.stats_changed.insert(table);
             }
         }
-        for schema in behind.schemas {
-            if let Some(schema) = super::decode_schema(schema) {
+        let (first, last) = (Token(behind.first_token), Token(behind.last_token));
+        self.merging = Some(Merging { first, last, rows });
+        (self.last, self.tokens_changed) = (last, true);
+        // Those that became part of it before may still have replicas here too, where it had none.
+        for partition in behind.absorbed.into_iter().chain([behind.partition]) {
+            self.absorb(partition);
+        }
+        self.arrange_merged()
+    }
+
+    /// The log of a copy that has nothing yet has come to where the partition behind became part of this one; its tokens have gone
+    /// on to others since. What transactions may depend on until then is kept aside.
+    pub fn merge_behind(&mut self, behind: SnapshotHead, rows: Vec<Row>) -> Result<(), StorageError> {
+        let known = self.aside.map_or(self.last, |aside| aside.max(self.last));
+        if self.first > self.last || known.0.checked_add(1) != Some(behind.first_token) {
+            return Ok(());
+        }
+        let rows = self.learn(&behind, rows);
+        self.aside = Some(Token(behind.last_token));
+        let mut batch = std::mem::take(&mut self.batch);
+        for (row, version, item) in rows {
+            batch.put(self.place_aside(&row), Current::encode(version, &item));
+        }
+        self.note_aside(&mut batch);
+        self.batch = batch;
+        self.arrange_merged()
+    }
+
+    /// What this partition knows from now on since the one behind did; returns the rows that count.
+    fn learn(&mut self, behind: &SnapshotHead, rows: Vec<Row>) -> Vec<Row> {
+        self.version = self.version.max(behind.state.map_or(0, |state| state.version));
+        for &table in &behind.dropped_tables {
+            if !self.is_dropped(table) {
+                self.drop_table(table);
+            }
+        }
+        for schema in &behind.schemas {
+            if let Some(schema) = super::decode_schema(schema.clone()) {
                 self.set_schema(schema);
             }
         }
@@ -76,15 +107,12 @@ impl Store {
         }
         self.forget_removals();
         self.is_waiting = true;
-        let (first, last) = (Token(behind.first_token), Token(behind.last_token));
-        self.merging = Some(Merging { first, last, rows });
-        (self.last, self.tokens_changed) = (last, true);
-        // Those that became part of it before may still have replicas here too, where it had none.
-        for partition in behind.absorbed.into_iter().chain([behind.partition]) {
-            self.absorb(partition);
-        }
+        rows
+    }
+
+    /// One of the two may not have known yet that a stream begins, or ends.
+    fn arrange_merged(&mut self) -> Result<(), StorageError> {
         if self.has_streams() {
-            // One of the two may not have known yet that a stream begins, or ends.
             self.version += 1;
             self.arrange_shards()?;
         }
