@@ -416,7 +416,7 @@ impl Router {
 
     /// The partition that a token lies in, as far as this node knows.
     pub fn partition_at(&self, token: Token) -> Option<Partition> {
-        self.inner.routes.table().find(token).cloned()
+        self.inner.routes.partition_at(token)
     }
 
     /// What a node's copy of a partition had when it came to a checksum in its log.

@@ -75,6 +75,30 @@ impl Tail {
     }
 }
 
+/// What is here of a transaction.
+#[derive(Default)]
+struct Waiting {
+    /// All that it has.
+    writes: u32,
+    here: u32,
+    /// Of those, how many no other change of their item stands before.
+    free: u32,
+    /// One is here for long.
+    is_old: bool,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn is_whole(&self) -> bool {
+        self.here >= self.writes
+    }
+
+    /// What a part did not come of for long is told without it, or nothing behind it would ever be.
+    fn is_ready(&self) -> bool {
+        self.here == self.free && (self.is_whole() || self.is_old)
+    }
+}
+
 /// Bytes of what some changes have of their items.
 fn bytes(told: &[Told]) -> usize {
     told.iter().flat_map(|told| &told.records).map(Record::size).sum()
@@ -204,9 +228,11 @@ impl Backlog {
         let mut told = Vec::new();
         loop {
             self.tell_single(&mut told);
-            let is_enough = bytes(&told) >= PAGE_BYTES_MAX;
-            let Some((id, is_whole)) = self.ready(now).filter(|_| !is_enough) else { break };
-            self.tell_transaction(&id, is_whole, &mut told);
+            let ready = if bytes(&told) < PAGE_BYTES_MAX { self.ready(now) } else { Vec::new() };
+            if ready.is_empty() {
+                break;
+            }
+            self.tell_transactions(&ready, &mut told);
         }
         self.tails.values_mut().for_each(Tail::cut);
         self.tails.retain(|_, tail| !tail.is_done());
@@ -239,43 +265,50 @@ impl Backlog {
         }
     }
 
-    /// A transaction that is there, or has been waited for long enough, and whether all of it is there.
-    fn ready(&self, now: Instant) -> Option<(Bytes, bool)> {
+    /// The transactions that are there, or have been waited for long enough, and whether all of each is there; about a page
+    /// of them. No two are about one item, so none waits for another.
+    fn ready(&self, now: Instant) -> Vec<(Bytes, bool)> {
         let mut first: HashSet<&Bytes> = HashSet::new();
-        // Of each: its writes, those that are here, those of them that no change of their item stands before, and whether
-        // one of them is here for long.
-        let mut found: HashMap<&Bytes, (u32, u32, u32, bool)> = HashMap::new();
+        let mut found: HashMap<&Bytes, Waiting> = HashMap::new();
         let mut order = Vec::new();
         for read in self.tails.values().flat_map(|tail| &tail.read).filter(|read| !read.is_told) {
             let is_first = read.item.is_empty() || first.insert(&read.item);
             let Some((id, writes)) = read.transaction() else { continue };
-            let (_, here, free, is_old) = found.entry(id).or_insert_with(|| {
+            let waiting = found.entry(id).or_insert_with(|| {
                 order.push(id);
-                (writes, 0, 0, false)
+                Waiting { writes, ..Waiting::default() }
             });
-            *here += 1;
-            *free += u32::from(is_first);
-            *is_old |= now.duration_since(read.at) >= TOGETHER_MAX;
+            waiting.here += 1;
+            waiting.free += u32::from(is_first);
+            waiting.is_old |= now.duration_since(read.at) >= TOGETHER_MAX;
+            waiting.bytes += read.record.size();
         }
-        // What a part did not come of for long is told without it, or nothing behind it would ever be.
-        order.into_iter().find_map(|id| {
-            let &(writes, here, free, is_old) = found.get(id)?;
-            (here == free && (here >= writes || is_old)).then(|| (id.clone(), here >= writes))
-        })
+        let (mut ready, mut bytes) = (Vec::new(), 0);
+        for id in order {
+            let Some(waiting) = found.get(id).filter(|waiting| waiting.is_ready()) else { continue };
+            if bytes >= PAGE_BYTES_MAX {
+                break;
+            }
+            bytes += waiting.bytes;
+            ready.push((id.clone(), waiting.is_whole()));
+        }
+        ready
     }
 
-    fn tell_transaction(&mut self, id: &Bytes, is_whole: bool, told: &mut Vec<Told>) {
-        let mut records = Vec::new();
+    fn tell_transactions(&mut self, ready: &[(Bytes, bool)], told: &mut Vec<Told>) {
+        let places: HashMap<&Bytes, usize> = ready.iter().map(|(id, _)| id).zip(0..).collect();
+        let mut records: Vec<Vec<Record>> = vec![Vec::new(); ready.len()];
         for read in self.tails.values_mut().flat_map(|tail| &mut tail.read).filter(|read| !read.is_told) {
-            if read.transaction().is_some_and(|(of, _)| of == id) {
-                read.is_told = true;
-                if read.record.event != Event::Unchanged {
-                    records.push(read.record.clone());
-                }
+            let Some(&place) = read.transaction().and_then(|(id, _)| places.get(id)) else { continue };
+            read.is_told = true;
+            if read.record.event != Event::Unchanged {
+                records[place].push(read.record.clone());
             }
         }
-        if !records.is_empty() {
-            told.push(Told { records, transaction: Some(id.clone()), is_whole });
+        for ((id, is_whole), records) in ready.iter().zip(records) {
+            if !records.is_empty() {
+                told.push(Told { records, transaction: Some(id.clone()), is_whole: *is_whole });
+            }
         }
     }
 }
