@@ -45,7 +45,7 @@ struct RangeRequest {
 struct Answer {}
 
 /// Some members of one cluster, and where their clients connect.
-async fn etcd(folder: &Path, members: usize) -> (Vec<Server>, Vec<String>) {
+pub(crate) async fn etcd(folder: &Path, members: usize) -> (Vec<Server>, Vec<String>) {
     let ports: Vec<(u16, u16)> = (0..members).map(|_| (free_port(), free_port())).collect();
     let all: Vec<String> = ports
         .iter()
@@ -74,7 +74,7 @@ async fn etcd(folder: &Path, members: usize) -> (Vec<Server>, Vec<String>) {
 }
 
 /// A connection for each client, to the members in turn.
-async fn connections(addresses: &[String], clients: usize) -> Vec<Channel> {
+pub(crate) async fn connections(addresses: &[String], clients: usize) -> Vec<Channel> {
     let mut channels = Vec::new();
     for address in addresses.iter().cycle().take(clients) {
         channels.push(Endpoint::from_shared(address.clone()).unwrap().connect().await.unwrap());
@@ -105,7 +105,7 @@ async fn ask(channel: &Channel, write: bool, key: u64) {
     }
 }
 
-async fn on_etcd(channels: &[Channel], write: bool, seconds: u64) -> f64 {
+pub(crate) async fn on_etcd(channels: &[Channel], write: bool, seconds: u64) -> f64 {
     load(CLIENTS, seconds, |client, mut random, stop, done| {
         let channel = channels[client].clone();
         async move {

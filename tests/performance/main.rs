@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
+mod dynamodb;
 mod etcd;
 mod function;
 mod grid;
@@ -19,6 +20,8 @@ mod restart;
 mod scale;
 mod server;
 mod shard;
+mod tables;
+mod ycsb;
 
 /// Side by side with peers.
 #[derive(Parser)]
@@ -51,8 +54,12 @@ enum What {
     Grid,
     /// The grid against etcd
     Etcd,
-    /// The database against PostgreSQL
+    /// The database against PostgreSQL and etcd
     Shard,
+    /// The workloads of YCSB against the database
+    Ycsb,
+    /// A database that starts with many tables that have nothing in them
+    Tables,
     /// Functions against `wasmtime serve` and a bare server
     Function,
     /// A grid that grows, against the same one while nothing moves
@@ -80,6 +87,12 @@ async fn main() -> ExitCode {
     }
     if wanted(What::Shard) {
         shard::run(args.rounds, args.seconds).await;
+    }
+    if wanted(What::Ycsb) {
+        ycsb::run(args.rounds, args.seconds).await;
+    }
+    if wanted(What::Tables) {
+        tables::run(args.rounds).await;
     }
     if wanted(What::Function) {
         function::run(args.rounds, args.seconds).await;

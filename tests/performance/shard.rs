@@ -1,21 +1,21 @@
-//! The database against PostgreSQL: single-row writes that are on disk before they are acknowledged.
+//! The database against PostgreSQL and etcd: single-row writes that are on disk before they are acknowledged.
 //!
-//! PostgreSQL runs upserts (and selects) by primary key with synchronous commit, prepared, driven by pgbench with as
+//! PostgreSQL, one of it whatever we are, runs upserts (and selects) by primary key with synchronous commit, prepared, driven by pgbench with as
 //! many clients; ours runs PutItem (and GetItem) of as many bytes over gRPC (the SDK) and over the DynamoDB API, with one copy and with three on
-//! this machine. In turns, several rounds; the median of the rounds' ratios counts. Needs PostgreSQL 15 (Debian:
-//! postgresql) and, as PostgreSQL does not run as root, the user "postgres".
+//! this machine. etcd runs puts, as many members as there are of us. In turns, several rounds; the median of the rounds' ratios counts. Needs PostgreSQL 15 (Debian:
+//! postgresql), etcd (etcd-server) and, as PostgreSQL does not run as root, the user "postgres".
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 
 use rand::Rng as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use trimaran_client::database::{Database, Item, KeyType, Table, Value};
 use trimaran_tests::harness::process::{Cluster, free_port};
 
-use crate::server::{load, median};
+use crate::dynamodb::Line;
+use crate::etcd::{connections, etcd, on_etcd};
+use crate::server::{load, median, processor_us};
 
 const CLIENTS: usize = 64;
 const KEYS: u64 = 100_000;
@@ -133,23 +133,13 @@ async fn over_http(
     operation: &'static str,
     body: fn(u64) -> String,
 ) -> f64 {
-    load(CLIENTS, seconds, |_, mut random, stop, written| {
-        let address = addresses[random.random_range(0..addresses.len())].clone();
+    load(CLIENTS, seconds, |client, mut random, stop, done| {
+        let address = addresses[client % addresses.len()].clone();
         async move {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            let mut answer = vec![0; 16 << 10];
+            let mut line = Line::connect(&address).await;
             while !stop.load(Ordering::Acquire) {
-                let body = body(random.random_range(0..KEYS));
-                let request = format!(
-                    "POST / HTTP/1.1\r\nHost: x\r\nX-Amz-Target: DynamoDB_20120810.{operation}\r\nContent-Length: {}\r\n\r\n{body}",
-                    body.len()
-                );
-                stream.write_all(request.as_bytes()).await.unwrap();
-                // Answers are small: one read has them whole, headers and all.
-                let read = stream.read(&mut answer).await.unwrap();
-                assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer[..read]));
-                written.fetch_add(1, Ordering::Release);
+                line.ask(operation, &body(random.random_range(0..KEYS))).await;
+                done.fetch_add(1, Ordering::Release);
             }
         }
     })
@@ -175,21 +165,35 @@ async fn cluster(nodes: usize, partitions: u64, engine: &str) -> (Cluster, Datab
     (cluster, database)
 }
 
+/// Who it is measured against.
+#[derive(Clone, Copy)]
+enum Peer {
+    /// One server, whatever we are.
+    Postgres(&'static str),
+    /// As many members as we are nodes.
+    Etcd,
+}
+
 /// What came out of the rounds of a case.
-#[derive(Default)]
 struct Row {
     case: &'static str,
-    script: &'static str,
+    peer: Peer,
     theirs: Vec<f64>,
     ours: Vec<f64>,
     ratios: Vec<f64>,
+    /// Of all of our nodes together, for a request.
+    processor_us: Vec<f64>,
 }
+
+const PUT_OVER_GRPC: &str = "PutItem over gRPC";
+const PUT_OVER_HTTP: &str = "PutItem over HTTP";
+const GET_OVER_HTTP: &str = "GetItem over HTTP";
 
 /// Prints a row a case.
 pub(crate) async fn run(rounds: usize, seconds: u64) {
     let postgres = Postgres::start();
     println!(
-        "| case, {CLIENTS} clients, {VALUE_BYTES} bytes | PostgreSQL 15, statements/s | shard-node, requests/s | ratio |\n|---|---|---|---|"
+        "| case, {CLIENTS} clients, {VALUE_BYTES} bytes | peer | its requests/s | shard-node, requests/s | ratio | processor of our nodes, µs a request |\n|---|---|---|---|---|---|"
     );
     for (name, nodes, engine) in [
         ("one copy, fjall", 1, "fjall"),
@@ -198,30 +202,51 @@ pub(crate) async fn run(rounds: usize, seconds: u64) {
     ] {
         let (cluster, database) = cluster(nodes, if nodes == 1 { 1 } else { 3 }, engine).await;
         let fronts: Vec<String> = cluster.nodes.iter().map(|node| node.front.clone()).collect();
-        let mut rows = [
-            Row { case: "PutItem over gRPC", script: "upsert.sql", ..Row::default() },
-            Row { case: "PutItem over HTTP", script: "upsert.sql", ..Row::default() },
-            Row { case: "GetItem over HTTP", script: "select.sql", ..Row::default() },
-        ];
-        for _ in 0..rounds {
-            for row in &mut rows {
-                let their = postgres.measure(row.script, seconds);
+        let folder = tempfile::tempdir().unwrap();
+        let (_members, addresses) = etcd(folder.path(), nodes).await;
+        let channels = connections(&addresses, CLIENTS).await;
+        for (case, peer) in [
+            (PUT_OVER_GRPC, Peer::Postgres("upsert.sql")),
+            (PUT_OVER_HTTP, Peer::Postgres("upsert.sql")),
+            (GET_OVER_HTTP, Peer::Postgres("select.sql")),
+            (PUT_OVER_HTTP, Peer::Etcd),
+        ] {
+            let mut row = Row {
+                case,
+                peer,
+                theirs: Vec::new(),
+                ours: Vec::new(),
+                ratios: Vec::new(),
+                processor_us: Vec::new(),
+            };
+            for _ in 0..rounds {
+                let their = match row.peer {
+                    Peer::Postgres(script) => postgres.measure(script, seconds),
+                    Peer::Etcd => on_etcd(&channels, true, seconds).await,
+                };
+                let used = || cluster.nodes.iter().map(|node| processor_us(node.id())).sum::<f64>();
+                let before = used();
                 let our = match row.case {
-                    "PutItem over gRPC" => over_grpc(&database, seconds).await,
-                    "PutItem over HTTP" => over_http(&fronts, seconds, "PutItem", put).await,
+                    PUT_OVER_GRPC => over_grpc(&database, seconds).await,
+                    PUT_OVER_HTTP => over_http(&fronts, seconds, "PutItem", put).await,
                     _ => over_http(&fronts, seconds, "GetItem", get).await,
                 };
+                row.processor_us.push((used() - before) / (our * seconds as f64));
                 row.theirs.push(their);
                 row.ours.push(our);
                 row.ratios.push(our / their);
             }
-        }
-        for Row { case, mut theirs, mut ours, mut ratios, .. } in rows {
-            let ratio = median(&mut ratios);
+            let peer = match row.peer {
+                Peer::Postgres(_) => "PostgreSQL 15",
+                Peer::Etcd => "etcd 3.4",
+            };
             println!(
-                "| {case}, {name} | {:.0} | {:.0} | {ratio:.2} |",
-                median(&mut theirs),
-                median(&mut ours)
+                "| {}, {name} | {peer} | {:.0} | {:.0} | {:.2} | {:.0} |",
+                row.case,
+                median(&mut row.theirs),
+                median(&mut row.ours),
+                median(&mut row.ratios),
+                median(&mut row.processor_us)
             );
         }
     }
