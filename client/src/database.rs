@@ -10,14 +10,20 @@ use rand::Rng as _;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
+use trimaran_net::exchange::DatabaseCalls;
+use trimaran_net::pipeline::Down;
 use trimaran_net::retry::Backoff;
-use trimaran_net::status::detail;
+use trimaran_net::status::{detail, of_failure};
 use trimaran_proto::api::database as wire;
+use trimaran_proto::api::database::Call;
+use trimaran_proto::api::database::answer::Body as Answered;
 use trimaran_proto::api::database::attribute_value::Value as WireValue;
+use trimaran_proto::api::database::call::Body as Called;
 use trimaran_proto::api::database::database_client::DatabaseClient;
 
 use crate::error::Error;
-use crate::route::{Routes, attempt_timeout};
+use crate::grid::identified;
+use crate::route::{Pipelines, Routes, attempt_timeout};
 
 mod access_key;
 mod index;
@@ -36,9 +42,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest answer, bytes: sixteen mebibytes of items and their names.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-
-/// Metadata key of the request id.
-const REQUEST_ID: &str = "trimaran-request-id";
 
 /// Attributes by name.
 pub type Item = BTreeMap<String, Value>;
@@ -221,6 +224,7 @@ pub struct Page {
 #[derive(Clone)]
 pub struct Database {
     routes: Arc<Routes>,
+    pipelines: Pipelines<DatabaseCalls>,
 }
 
 impl std::fmt::Debug for Database {
@@ -234,7 +238,7 @@ type Client = DatabaseClient<Channel>;
 impl Database {
     /// Connects to a cluster of which these are some addresses, "host:port" of gRPC.
     pub async fn connect<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, Error> {
-        Ok(Self { routes: Routes::connect(addresses, false).await? })
+        Ok(Self { routes: Routes::connect(addresses, false).await?, pipelines: Pipelines::default() })
     }
 
     /// Connects through these addresses only, where those that nodes have for each other lead nowhere: from outside of a network of
@@ -242,7 +246,7 @@ impl Database {
     pub async fn connect_through<A: Into<String>>(
         addresses: impl IntoIterator<Item = A>,
     ) -> Result<Self, Error> {
-        Ok(Self { routes: Routes::connect(addresses, true).await? })
+        Ok(Self { routes: Routes::connect(addresses, true).await?, pipelines: Pipelines::default() })
     }
 
     /// Makes a table; it takes requests at once.
@@ -329,8 +333,10 @@ impl Database {
             placeholders: Some(put_placeholders(options.placeholders)),
             return_values: put_return_values(options.return_values),
         };
-        let reply = self.call(request, |mut client, request| async move { client.put_item(request).await });
-        reply.await?.attributes.map(get_item).transpose()
+        match self.on_stream(Called::PutItem(request)).await? {
+            Answered::PutItem(reply) => reply.attributes.map(get_item).transpose(),
+            _ => Err(missing("answer to this call")),
+        }
     }
 
     /// The item with a key; never older than any write acknowledged before.
@@ -340,8 +346,10 @@ impl Database {
             key: Some(put_item(key)),
             ..wire::GetItemRequest::default()
         };
-        let reply = self.call(request, |mut client, request| async move { client.get_item(request).await });
-        reply.await?.item.map(get_item).transpose()
+        match self.on_stream(Called::GetItem(request)).await? {
+            Answered::GetItem(reply) => reply.item.map(get_item).transpose(),
+            _ => Err(missing("answer to this call")),
+        }
     }
 
     /// Changes attributes of an item, making it if it is not there: `update` is an update expression. Returns what
@@ -361,9 +369,10 @@ impl Database {
             placeholders: Some(put_placeholders(options.placeholders)),
             return_values: put_return_values(options.return_values),
         };
-        let reply =
-            self.call(request, |mut client, request| async move { client.update_item(request).await });
-        reply.await?.attributes.map(get_item).transpose()
+        match self.on_stream(Called::UpdateItem(request)).await? {
+            Answered::UpdateItem(reply) => reply.attributes.map(get_item).transpose(),
+            _ => Err(missing("answer to this call")),
+        }
     }
 
     /// Removes an item, if it is there. Returns what was asked for.
@@ -380,9 +389,10 @@ impl Database {
             placeholders: Some(put_placeholders(options.placeholders)),
             return_values: put_return_values(options.return_values),
         };
-        let reply =
-            self.call(request, |mut client, request| async move { client.delete_item(request).await });
-        reply.await?.attributes.map(get_item).transpose()
+        match self.on_stream(Called::DeleteItem(request)).await? {
+            Answered::DeleteItem(reply) => reply.attributes.map(get_item).transpose(),
+            _ => Err(missing("answer to this call")),
+        }
     }
 
     /// One page of the items for whose key a key condition holds, e.g. `id = :id AND seq > :from`.
@@ -462,6 +472,30 @@ impl Database {
         Ok(())
     }
 
+    /// One operation on one item, on the stream of calls to a node.
+    async fn on_stream(&self, body: Called) -> Result<Answered, Error> {
+        let id = self.request_id();
+        self.until_answered(|address| {
+            let (database, body) = (self.clone(), body.clone());
+            async move { database.on_stream_to(&address, body, id).await }
+        })
+        .await
+    }
+
+    async fn on_stream_to(&self, address: &str, body: Called, id: u128) -> Result<Answered, Attempt> {
+        let pipeline = self.pipelines.to(&self.routes, address)?;
+        let request_id = Bytes::copy_from_slice(&id.to_be_bytes());
+        match pipeline.call(Call { id: 0, request_id, body: Some(body.clone()) }).await {
+            Ok(answer) => match answer.body {
+                Some(Answered::Failure(failure)) => Err(of_failure(failure).into()),
+                Some(body) => Ok(body),
+                None => Err(missing("answer").into()),
+            },
+            Err(Down::Broken) => Err(Status::unavailable(Down::Broken.to_string()).into()),
+            Err(Down::Unsupported) => Ok(one_by_one(self.client(address)?, body, id).await?),
+        }
+    }
+
     /// Sends a request to a node, and again to another one until it is answered; always with the same id, which is
     /// what makes a retry safe.
     async fn call<Q, A, F>(&self, request: Q, send: impl Fn(Client, Request<Q>) -> F) -> Result<A, Error>
@@ -469,35 +503,49 @@ impl Database {
         Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let id: u128 = self.routes.random.lock().random();
-        let id = format!("{id:032x}").parse().map_err(|_never| missing("request id"))?;
+        let id = self.request_id();
+        self.until_answered(|address| {
+            let sent = self.client(&address).map(|client| send(client, identified(request.clone(), id)));
+            async move { Ok(sent?.await?.into_inner()) }
+        })
+        .await
+    }
+
+    fn request_id(&self) -> u128 {
+        self.routes.random.lock().random()
+    }
+
+    fn client(&self, address: &str) -> Result<Client, Error> {
+        Ok(DatabaseClient::new(self.routes.channel(address)?).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// Asks one node after the other until one answers, or refuses for good.
+    async fn until_answered<A, F>(&self, ask: impl Fn(String) -> F) -> Result<A, Error>
+    where
+        F: Future<Output = Result<A, Attempt>>,
+    {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let mut backoff = Backoff::default();
         let mut attempts = 0;
         loop {
-            let mut attempt = Request::new(request.clone());
-            attempt.metadata_mut().insert(REQUEST_ID, tonic::metadata::MetadataValue::clone(&id));
             let attempt_deadline = deadline.min(Instant::now() + attempt_timeout(attempts));
             let error = match self.routes.any_address() {
                 None => Error::Unavailable("no node of the cluster is known".to_owned()),
-                Some(address) => {
-                    let client = DatabaseClient::new(self.routes.channel(&address)?)
-                        .max_decoding_message_size(MESSAGE_BYTES_MAX);
-                    match timeout_at(attempt_deadline, send(client, attempt)).await {
-                        Ok(Ok(reply)) => return Ok(reply.into_inner()),
-                        Ok(Err(status)) => {
-                            // What a node itself says has a code; without one its connection broke.
-                            if detail(&status).code.is_empty() {
-                                self.routes.shun(&address);
-                            }
-                            Error::from_status(&status)
-                        }
-                        Err(_elapsed) => {
+                Some(address) => match timeout_at(attempt_deadline, ask(address.clone())).await {
+                    Ok(Ok(reply)) => return Ok(reply),
+                    Ok(Err(Attempt::Impossible(error))) => return Err(error),
+                    Ok(Err(Attempt::Refused(status))) => {
+                        // What a node itself says has a code; without one its connection broke.
+                        if detail(&status).code.is_empty() {
                             self.routes.shun(&address);
-                            Error::Unavailable(format!("{address} does not answer"))
                         }
+                        Error::from_status(&status)
                     }
-                }
+                    Err(_elapsed) => {
+                        self.routes.shun(&address);
+                        Error::Unavailable(format!("{address} does not answer"))
+                    }
+                },
             };
             attempts += 1;
             let wait = backoff.next(&mut *self.routes.random.lock());
@@ -544,6 +592,40 @@ fn put_return_values(values: ReturnValues) -> i32 {
         ReturnValues::UpdatedNew => wire::ReturnValues::UpdatedNew,
     }
     .into()
+}
+
+/// Why an attempt has no answer.
+enum Attempt {
+    /// Another one may.
+    Refused(Box<Status>),
+    /// None will.
+    Impossible(Error),
+}
+
+impl From<Status> for Attempt {
+    fn from(status: Status) -> Self {
+        Self::Refused(Box::new(status))
+    }
+}
+
+impl From<Error> for Attempt {
+    fn from(error: Error) -> Self {
+        Self::Impossible(error)
+    }
+}
+
+/// For a node of a release that knows no streams of calls.
+async fn one_by_one(mut client: Client, body: Called, id: u128) -> Result<Answered, Status> {
+    Ok(match body {
+        Called::GetItem(get) => Answered::GetItem(client.get_item(identified(get, id)).await?.into_inner()),
+        Called::PutItem(put) => Answered::PutItem(client.put_item(identified(put, id)).await?.into_inner()),
+        Called::UpdateItem(update) => {
+            Answered::UpdateItem(client.update_item(identified(update, id)).await?.into_inner())
+        }
+        Called::DeleteItem(delete) => {
+            Answered::DeleteItem(client.delete_item(identified(delete, id)).await?.into_inner())
+        }
+    })
 }
 
 fn put_placeholders(placeholders: Placeholders) -> wire::Placeholders {

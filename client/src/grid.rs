@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
+use trimaran_net::exchange::GridCalls;
 use trimaran_net::retry::Backoff;
 use trimaran_placement::token;
 use trimaran_proto::api::grid::grid_client::GridClient;
@@ -18,7 +19,7 @@ use trimaran_proto::api::grid::{
 };
 
 use crate::error::Error;
-use crate::route::{Routes, attempt_timeout};
+use crate::route::{Pipelines, Routes, attempt_timeout};
 use crate::watch::Watch;
 
 /// Metadata key of a request id.
@@ -34,6 +35,7 @@ const SCAN_TIMEOUT: Duration = Duration::from_secs(8);
 #[derive(Clone)]
 pub struct Grid {
     pub(crate) routes: Arc<Routes>,
+    pipelines: Pipelines<GridCalls>,
     /// What its writes depend on.
     fence: Option<Fence>,
 }
@@ -81,7 +83,11 @@ pub enum Condition {
 impl Grid {
     /// Connects to a cluster of which these are some addresses, "host:port" of gRPC.
     pub async fn connect<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, Error> {
-        Ok(Self { routes: Routes::connect(addresses, false).await?, fence: None })
+        Ok(Self {
+            routes: Routes::connect(addresses, false).await?,
+            pipelines: Pipelines::default(),
+            fence: None,
+        })
     }
 
     /// Connects through these addresses only, where those that nodes have for each other lead nowhere: from outside of a network of
@@ -89,7 +95,11 @@ impl Grid {
     pub async fn connect_through<A: Into<String>>(
         addresses: impl IntoIterator<Item = A>,
     ) -> Result<Self, Error> {
-        Ok(Self { routes: Routes::connect(addresses, true).await?, fence: None })
+        Ok(Self {
+            routes: Routes::connect(addresses, true).await?,
+            pipelines: Pipelines::default(),
+            fence: None,
+        })
     }
 
     /// The same grid, but what is written through it is refused with [`Error::Conflict`] once a holding of a lock is over:
@@ -283,7 +293,7 @@ impl Grid {
             let error = match self.routes.address(token, attempt) {
                 None => no_address(),
                 Some(address) => {
-                    let pipeline = self.routes.pipeline(&address)?;
+                    let pipeline = self.pipelines.to(&self.routes, &address)?;
                     match timeout_at(attempt_deadline, pipeline.call(call)).await {
                         Ok(Ok(answer)) => match answer.body {
                             Some(answer::Body::Failure(failure)) => {

@@ -15,7 +15,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 use tracing::debug;
 use trimaran_net::dial::{Dial, TcpDial, channel};
-use trimaran_net::pipeline::Pipeline;
+use trimaran_net::pipeline::{Exchange, Pipeline};
 use trimaran_placement::table::{self, Table};
 use trimaran_placement::token::Token;
 use trimaran_proto::api::placement as wire;
@@ -55,7 +55,6 @@ pub(crate) struct Routes {
     only_seeds: bool,
     dial: Arc<dyn Dial>,
     view: ArcSwapOption<View>,
-    pipelines: Mutex<HashMap<String, Pipeline>>,
     channels: Mutex<HashMap<String, Channel>>,
     /// Addresses that did not answer, and when.
     silent: Mutex<HashMap<String, Instant>>,
@@ -82,7 +81,6 @@ impl Routes {
             only_seeds,
             dial: Arc::new(TcpDial),
             view: ArcSwapOption::empty(),
-            pipelines: Mutex::default(),
             channels: Mutex::default(),
             silent: Mutex::default(),
             random: Mutex::new(StdRng::from_os_rng()),
@@ -201,16 +199,6 @@ impl Routes {
         addresses.choose(&mut *self.random.lock()).map(|address| (*address).clone())
     }
 
-    pub(crate) fn pipeline(&self, address: &str) -> Result<Pipeline, Error> {
-        let mut pipelines = self.pipelines.lock();
-        if let Some(pipeline) = pipelines.get(address) {
-            return Ok(pipeline.clone());
-        }
-        let pipeline = Pipeline::new(self.channel(address)?);
-        pipelines.insert(address.to_owned(), pipeline.clone());
-        Ok(pipeline)
-    }
-
     pub(crate) fn channel(&self, address: &str) -> Result<Channel, Error> {
         let mut channels = self.channels.lock();
         if let Some(channel) = channels.get(address) {
@@ -219,6 +207,34 @@ impl Routes {
         let made = channel(&self.dial, address).map_err(|bad| Error::Address(format!("{address}: {bad}")))?;
         channels.insert(address.to_owned(), made.clone());
         Ok(made)
+    }
+}
+
+/// Streams of calls to nodes, made when first used. Clones share them.
+pub(crate) struct Pipelines<E: Exchange>(Arc<Mutex<HashMap<String, Pipeline<E>>>>);
+
+impl<E: Exchange> Clone for Pipelines<E> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<E: Exchange> Default for Pipelines<E> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<E: Exchange> Pipelines<E> {
+    /// To the node at an address.
+    pub(crate) fn to(&self, routes: &Routes, address: &str) -> Result<Pipeline<E>, Error> {
+        let mut pipelines = self.0.lock();
+        if let Some(pipeline) = pipelines.get(address) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = Pipeline::new(routes.channel(address)?);
+        pipelines.insert(address.to_owned(), pipeline.clone());
+        Ok(pipeline)
     }
 }
 

@@ -16,7 +16,8 @@ use trimaran_cluster::meta::{FORMAT, Meta};
 use trimaran_cluster::replicas::Replicas;
 use trimaran_cluster::route::{self, Piece, Routes, Target, Unanswered};
 use trimaran_net::clock::Clock;
-use trimaran_net::pipeline::Pipeline as Link;
+use trimaran_net::exchange::GridCalls;
+use trimaran_net::pipeline::{Links, Pipeline as Link};
 use trimaran_placement::table::{Partition, Table};
 use trimaran_placement::token::{self, Token};
 use trimaran_proto::api::grid::{Call, Forward, ForwardRead, answer, call};
@@ -51,7 +52,7 @@ pub struct Router {
 struct Inner {
     routes: Routes<GridMachine>,
     clock: Arc<dyn Clock>,
-    links: Mutex<HashMap<u64, (String, Link)>>,
+    links: Links<GridCalls>,
     /// Connections for what waits at other nodes.
     waiting: Mutex<HashMap<u64, (String, Channel)>>,
     /// What every node of the cluster knows; it grows.
@@ -75,12 +76,13 @@ impl Router {
         leaving: CancellationToken,
         memory: Memory,
     ) -> Self {
+        let links = Links::new(cluster.peers().clone());
         let routes = Routes::new(cluster, replicas, seed, leaving);
         Self {
             inner: Arc::new(Inner {
                 routes,
                 clock,
-                links: Mutex::default(),
+                links,
                 waiting: Mutex::default(),
                 format: AtomicU32::new(0),
                 memory,
@@ -470,20 +472,6 @@ impl Router {
             Err(Unanswered::Refused(error)) => Err(error),
         }
     }
-
-    fn link(&self, node: u64) -> Option<Link> {
-        let peers = self.inner.routes.cluster().peers();
-        let address = peers.address(node)?;
-        let mut links = self.inner.links.lock();
-        if let Some((known, link)) = links.get(&node)
-            && *known == address
-        {
-            return Some(link.clone());
-        }
-        let link = Link::new(peers.separate_channel(&address).ok()?);
-        links.insert(node, (address, link.clone()));
-        Some(link)
-    }
 }
 
 /// A partition and the nodes that have it, who leads it first.
@@ -629,7 +617,7 @@ impl route::Ask<GridMachine> for Asked<'_> {
                 Ok(Answers::Read(self.router.read_here(&group, queries)))
             }
             (Target::There(node), Ask::Write { writes }) => {
-                let link = self.router.link(node).ok_or_else(nobody)?;
+                let link = self.router.inner.links.to(node).ok_or_else(nobody)?;
                 let first = writes.first().map(|write| write.id).ok_or_else(nobody)?;
                 let is_run = writes.iter().zip(first.sequence..).all(|(write, at)| write.id.sequence == at);
                 let sequences = writes.iter().map(|write| write.id.sequence);
@@ -645,7 +633,7 @@ impl route::Ask<GridMachine> for Asked<'_> {
                 Ok(Answers::Encoded(replies))
             }
             (Target::There(node), Ask::Read { queries }) => {
-                let link = self.router.link(node).ok_or_else(nobody)?;
+                let link = self.router.inner.links.to(node).ok_or_else(nobody)?;
                 let queries = queries.iter().map(|query| query.encode_to_vec().into()).collect();
                 let body = call::Body::ForwardRead(ForwardRead { partition, queries });
                 forwarded(partition, &link, body).await.map(Answers::Encoded)
@@ -655,7 +643,7 @@ impl route::Ask<GridMachine> for Asked<'_> {
     }
 }
 
-async fn forwarded(partition: u64, link: &Link, body: call::Body) -> Result<Vec<Bytes>, Error> {
+async fn forwarded(partition: u64, link: &Link<GridCalls>, body: call::Body) -> Result<Vec<Bytes>, Error> {
     let call = Call { id: 0, request_id: Bytes::new(), body: Some(body) };
     let unknown = |reason| Error::from(ReplicationError::Unknown { group: partition, reason });
     let answered = tokio::time::timeout(ATTEMPT_TIMEOUT, link.call(call)).await;

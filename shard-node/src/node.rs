@@ -201,7 +201,7 @@ impl Node {
             .add_service(cluster.placement_service())
             .add_service(cluster.admin_service())
             .add_service(front::grpc::service(router.clone(), ending.clone()))
-            .add_service(front::internal::service(router.clone()))
+            .add_service(front::internal::service(router.clone(), ending.clone()))
             .add_service(health_service)
             .add_service(health::reflection())
             .serve_with_incoming_shutdown(listen::incoming(grpc_listener), closing.clone().cancelled_owned());

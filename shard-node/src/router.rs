@@ -15,10 +15,11 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use trimaran_cluster::member::{Cluster, Defined};
 use trimaran_cluster::replicas::Replicas;
-use trimaran_cluster::route::{self, Piece, Routes, Target, Unanswered};
+use trimaran_cluster::route::{self, Piece, Routes, Unanswered};
 use trimaran_net::clock::Clock;
+use trimaran_net::exchange::ShardCalls;
+use trimaran_net::pipeline::Links;
 use trimaran_net::retry::Backoff;
-use trimaran_net::status::detail;
 use trimaran_placement::table::Partition;
 use trimaran_placement::token::Token;
 use trimaran_proto::internal::shard as wire;
@@ -46,14 +47,15 @@ use crate::verify;
 /// How long a request is tried at changing leaders before it is given up.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How long one attempt at another node may take before it is tried elsewhere.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
-
 /// How long a transaction that finds its rows elsewhere waits for word of other partitions before it looks again.
 const PARTITIONS_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long a change of a table is tried, and how long between two attempts.
 const DEFINE_TIMEOUT: Duration = Duration::from_secs(8);
+
+mod forward;
+
+use forward::{Read, Write, nobody};
 
 /// Sends operations where they belong. Clones are the same.
 #[derive(Clone)]
@@ -63,6 +65,8 @@ pub struct Router {
 
 struct Inner {
     routes: Routes<ShardMachine>,
+    /// To the leaders of partitions.
+    lines: Links<ShardCalls>,
     tables: ArcSwap<Tables>,
     access_keys: ArcSwap<AccessKeys>,
     clock: Arc<dyn Clock>,
@@ -88,6 +92,7 @@ impl Router {
         seed: u64,
         leaving: CancellationToken,
     ) -> Self {
+        let lines = Links::new(cluster.peers().clone());
         let routes = Routes::new(cluster, replicas, seed, leaving);
         let scans = Semaphore::new(SCANS_MAX);
         let resolving = Arc::new(Semaphore::new(RESOLVING_MAX));
@@ -97,6 +102,7 @@ impl Router {
         let router = Self {
             inner: Arc::new(Inner {
                 routes,
+                lines,
                 tables,
                 access_keys,
                 clock,
@@ -637,91 +643,3 @@ fn within(id: RequestId, table: u64) -> RequestId {
 
 /// 2^64 divided by the golden ratio: neighbouring tables are far apart. Fixed while replies are remembered.
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// Commands on their way to one partition, with ids of one session.
-struct Write<'a> {
-    router: &'a Router,
-    partition: u64,
-    commands: Vec<(Bytes, RequestId)>,
-}
-
-impl route::Ask<ShardMachine> for Write<'_> {
-    type Answer = Vec<Bytes>;
-    type Error = Error;
-
-    async fn ask(&self, target: Target<ShardMachine>) -> Result<Vec<Bytes>, Error> {
-        match target {
-            Target::Here(group) => self.router.propose(&group, self.commands.clone()).await,
-            Target::Nobody => Err(nobody(self.partition)),
-            Target::There(node) => {
-                let mut client = self.router.client(node).ok_or_else(|| nobody(self.partition))?;
-                let first = self.commands.first().map(|(_, id)| *id).ok_or_else(|| nobody(self.partition))?;
-                let mut numbered = self.commands.iter().zip(first.sequence..);
-                let is_run = numbered.all(|((_, id), at)| id.sequence == at);
-                let sequences = self.commands.iter().map(|(_, id)| id.sequence);
-                let request = wire::WriteRequest {
-                    partition: self.partition,
-                    commands: self.commands.iter().map(|(command, _)| command.clone()).collect(),
-                    session: first.session,
-                    first_sequence: first.sequence,
-                    answered_below: first.answered_below,
-                    sequences: if is_run { Vec::new() } else { sequences.collect() },
-                };
-                let reply = answered(self.partition, client.write(request)).await?;
-                Ok(reply.replies)
-            }
-        }
-    }
-}
-
-/// A question on its way to one partition.
-struct Read<'a> {
-    router: &'a Router,
-    partition: u64,
-    question: Question,
-}
-
-impl route::Ask<ShardMachine> for Read<'_> {
-    type Answer = wire::ReadReply;
-    type Error = Error;
-
-    async fn ask(&self, target: Target<ShardMachine>) -> Result<wire::ReadReply, Error> {
-        match target {
-            Target::Here(group) => self.router.read_here(&group, self.question.clone()).await,
-            Target::Nobody => Err(nobody(self.partition)),
-            Target::There(node) => {
-                let mut client = self.router.client(node).ok_or_else(|| nobody(self.partition))?;
-                let body = Some(self.question.clone());
-                let request = wire::ReadRequest { partition: self.partition, body };
-                answered(self.partition, client.read(request)).await
-            }
-        }
-    }
-}
-
-fn nobody(partition: u64) -> Error {
-    ReplicationError::NotLeader { group: partition, leader: None }.into()
-}
-
-/// What another node said, as an error of ours. Who leads, or what became of a write, is not known after most of them:
-/// it is tried again with the same id.
-async fn answered<T>(
-    partition: u64,
-    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T, Error> {
-    let unknown = |reason| Error::from(ReplicationError::Unknown { group: partition, reason });
-    match tokio::time::timeout(ATTEMPT_TIMEOUT, call).await {
-        Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => match status.code() {
-            tonic::Code::InvalidArgument => {
-                Err(crate::error::Invalid::new(status.message().to_owned()).into())
-            }
-            // Without a word of ours it is the connection that broke: HTTP/2 has the same code for that.
-            tonic::Code::Internal if !detail(&status).code.is_empty() => {
-                Err(Error::Storage(status.message().to_owned()))
-            }
-            _ => Err(unknown("the partition's leader did not take it")),
-        },
-        Err(_elapsed) => Err(unknown("the partition's leader did not answer")),
-    }
-}

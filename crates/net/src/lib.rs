@@ -10,6 +10,7 @@ pub mod listen;
 pub mod http1;
 
 pub mod dial;
+pub mod exchange;
 
 pub mod peers;
 

@@ -1,120 +1,344 @@
-//! Many grid calls on one stream: what is queued goes out as one message, answers come back as they are ready.
+//! Many calls on one stream: what is queued goes out as one message, answers come back as they are ready. An [`Exchange`]
+//! (those there are: [`crate::exchange`]) says which calls; [`Pipeline`] is the end that asks, [`answer`] the end that answers.
 //!
 //! Measured: a unary gRPC call costs about 20 µs of a server's CPU, a call in a batched stream about 0.7 µs.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use prost::Message;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use trimaran_proto::api::grid::grid_client::GridClient;
-use trimaran_proto::api::grid::{Answer, Call, PipelineRequest};
+use tonic::{Code, Response, Status, Streaming};
+
+use crate::peers::Peers;
 
 /// Calls that wait to be sent; more wait in their callers.
 const OUTBOX_MAX: usize = 4096;
 
-/// Calls of one message.
+/// Calls, or answers, of one message.
 const CALLS_MAX: usize = 1024;
+
+/// Bytes of calls, or of answers, of one message, unless a single one is larger.
+const MESSAGE_BYTES_AIM: usize = 2 << 20;
 
 /// Messages between the link's task and the connection.
 const MESSAGES_MAX: usize = 4;
 
 /// Largest message taken.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// Pause before a broken link is tried again.
 const RECONNECT_AFTER: Duration = Duration::from_millis(50);
 
-/// The link is down: the call may or may not have been carried out.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the connection to the node is down")]
-pub struct Down;
+/// How long a node that does not know such streams is not asked for one again. It may be upgraded meanwhile.
+const UNSUPPORTED_FOR: Duration = Duration::from_secs(5);
 
-type Reply = Result<Answer, Down>;
+/// Calls of one stream that are being answered; more wait in the stream.
+const UNDER_WAY_MAX: u32 = 4096;
 
-/// A stream of calls to one node. Clones share it; it connects when first used, and again when broken.
-#[derive(Clone, Debug)]
-pub struct Pipeline {
-    outbox: mpsc::Sender<(Call, oneshot::Sender<Reply>)>,
+/// Lets everybody go first who is ready to do something, who may have more for the same message. A task that is woken by the first
+/// to queue something would otherwise run next, and take that alone. (Measured with three nodes on two processors, 64
+/// clients: a sixth fewer writes to sockets, and 5 to 10 % more requests.)
+pub async fn in_company() {
+    tokio::task::yield_now().await;
 }
 
-impl Pipeline {
+/// What goes over a stream.
+pub trait Exchange: Send + Sync + 'static {
+    /// One call, with a number of its own.
+    type Call: Message + Default + Send + 'static;
+    /// Its answer, with the same number.
+    type Answer: Message + Default + Send + 'static;
+    /// Calls that travel together.
+    type Calls: Send + 'static;
+    /// Answers that travel together.
+    type Answers: Send + 'static;
+
+    /// Opens a stream to a node.
+    fn open(
+        channel: Channel,
+        calls: ReceiverStream<Self::Calls>,
+    ) -> impl Future<Output = Result<Response<Streaming<Self::Answers>>, Status>> + Send;
+
+    /// Sets a call's number.
+    fn number(call: &mut Self::Call, id: u64);
+
+    /// An answer's number.
+    fn number_of(answer: &Self::Answer) -> u64;
+
+    /// A message of calls.
+    fn calls(calls: Vec<Self::Call>) -> Self::Calls;
+
+    /// The calls of a message.
+    fn into_calls(calls: Self::Calls) -> Vec<Self::Call>;
+
+    /// A message of answers.
+    fn answers(answers: Vec<Self::Answer>) -> Self::Answers;
+
+    /// The answers of a message.
+    fn into_answers(answers: Self::Answers) -> Vec<Self::Answer>;
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Down {
+    /// It may or may not have been carried out.
+    #[error("the connection to the node is down")]
+    Broken,
+    /// It was not carried out: the node is of a release that knows only one call at a time.
+    #[error("the node does not know streams of calls")]
+    Unsupported,
+}
+
+type Reply<E> = Result<<E as Exchange>::Answer, Down>;
+
+type Waiting<E> = (<E as Exchange>::Call, oneshot::Sender<Reply<E>>);
+
+/// A stream of calls to one node. Clones share it; it connects when first used, and again when broken.
+pub struct Pipeline<E: Exchange> {
+    outbox: mpsc::Sender<Waiting<E>>,
+}
+
+impl<E: Exchange> Clone for Pipeline<E> {
+    fn clone(&self) -> Self {
+        Self { outbox: self.outbox.clone() }
+    }
+}
+
+impl<E: Exchange> std::fmt::Debug for Pipeline<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").finish_non_exhaustive()
+    }
+}
+
+impl<E: Exchange> Pipeline<E> {
     /// Over a channel.
     pub fn new(channel: Channel) -> Self {
         let (outbox, queue) = mpsc::channel(OUTBOX_MAX);
-        tokio::spawn(run(channel, queue));
+        tokio::spawn(run::<E>(channel, Outbox { queue, held: None }));
         Self { outbox }
     }
 
-    /// Sends one call and waits for its answer. The call's id is set here.
-    pub async fn call(&self, call: Call) -> Result<Answer, Down> {
+    /// Sends one call and waits for its answer. The call's number is set here.
+    pub async fn call(&self, call: E::Call) -> Result<E::Answer, Down> {
         let (reply, answer) = oneshot::channel();
-        self.outbox.send((call, reply)).await.map_err(|_closed| Down)?;
-        answer.await.map_err(|_closed| Down)?
+        self.outbox.send((call, reply)).await.map_err(|_closed| Down::Broken)?;
+        answer.await.map_err(|_closed| Down::Broken)?
     }
 }
 
-async fn run(channel: Channel, mut queue: mpsc::Receiver<(Call, oneshot::Sender<Reply>)>) {
+/// Streams of calls to other nodes, each made when first used, and anew when the node is known under another address.
+pub struct Links<E: Exchange> {
+    peers: Peers,
+    links: Mutex<HashMap<u64, (String, Pipeline<E>)>>,
+}
+
+impl<E: Exchange> std::fmt::Debug for Links<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Links").field("peers", &self.peers).finish_non_exhaustive()
+    }
+}
+
+impl<E: Exchange> Links<E> {
+    /// To the nodes of an address book.
+    pub fn new(peers: Peers) -> Self {
+        Self { peers, links: Mutex::default() }
+    }
+
+    /// To this node, if its address is known.
+    pub fn to(&self, node: u64) -> Option<Pipeline<E>> {
+        let address = self.peers.address(node)?;
+        let mut links = self.links.lock();
+        if let Some((known, link)) = links.get(&node)
+            && *known == address
+        {
+            return Some(link.clone());
+        }
+        // A connection of its own, so that large snapshots and the like hold it up as little as possible.
+        let link = Pipeline::new(self.peers.separate_channel(&address).ok()?);
+        links.insert(node, (address, link.clone()));
+        Some(link)
+    }
+}
+
+/// Calls that wait to be sent.
+struct Outbox<E: Exchange> {
+    queue: mpsc::Receiver<Waiting<E>>,
+    /// One that had no room in the message before.
+    held: Option<Waiting<E>>,
+}
+
+impl<E: Exchange> Outbox<E> {
+    /// What goes out together, at least one; `None` when nobody can call any more.
+    async fn next(&mut self) -> Option<Vec<Waiting<E>>> {
+        let first = match self.held.take() {
+            Some(held) => held,
+            None => {
+                let first = self.queue.recv().await?;
+                in_company().await;
+                first
+            }
+        };
+        let mut bytes = first.0.encoded_len();
+        let mut batch = vec![first];
+        while batch.len() < CALLS_MAX {
+            let Ok(next) = self.queue.try_recv() else { break };
+            bytes += next.0.encoded_len();
+            if bytes > MESSAGE_BYTES_AIM {
+                self.held = Some(next);
+                break;
+            }
+            batch.push(next);
+        }
+        Some(batch)
+    }
+}
+
+fn refuse<E: Exchange>(batch: Vec<Waiting<E>>, down: Down) {
+    for (_, reply) in batch {
+        // The caller may have given up.
+        let _gone = reply.send(Err(down));
+    }
+}
+
+async fn run<E: Exchange>(channel: Channel, mut outbox: Outbox<E>) {
     let mut next_id = 0;
-    let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, CALLS_MAX).await > 0 {
-        let mut client = GridClient::new(channel.clone())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    while let Some(first) = outbox.next().await {
+        let mut batch = Some(first);
         let (messages, connection) = mpsc::channel(MESSAGES_MAX);
-        let pending: Arc<Mutex<HashMap<u64, oneshot::Sender<Reply>>>> = Arc::default();
-        let opened = client.pipeline(ReceiverStream::new(connection));
+        let pending: Arc<Mutex<HashMap<u64, oneshot::Sender<Reply<E>>>>> = Arc::default();
+        let opened = E::open(channel.clone(), ReceiverStream::new(connection));
         let listen = {
             let pending = Arc::clone(&pending);
             async move {
                 let mut inbound = opened.await?.into_inner();
                 while let Some(message) = inbound.message().await? {
                     let mut pending = pending.lock();
-                    for answer in message.answers {
-                        if let Some(reply) = pending.remove(&answer.id) {
-                            // The caller may have given up.
+                    for answer in E::into_answers(message) {
+                        if let Some(reply) = pending.remove(&E::number_of(&answer)) {
                             let _gone = reply.send(Ok(answer));
                         }
                     }
                 }
-                Ok::<(), tonic::Status>(())
+                Ok::<(), Status>(())
             }
         };
         let speak = async {
             loop {
-                let calls = batch
-                    .drain(..)
-                    .map(|(mut call, reply)| {
+                let Some(waiting) = batch.take() else {
+                    batch = outbox.next().await;
+                    if batch.is_none() {
+                        return false;
+                    }
+                    continue;
+                };
+                let mut calls = Vec::with_capacity(waiting.len());
+                {
+                    let mut pending = pending.lock();
+                    for (mut call, reply) in waiting {
                         next_id += 1;
-                        call.id = next_id;
-                        pending.lock().insert(next_id, reply);
-                        call
-                    })
-                    .collect();
-                if messages.send(PipelineRequest { calls }).await.is_err() {
-                    return true;
+                        E::number(&mut call, next_id);
+                        pending.insert(next_id, reply);
+                        calls.push(call);
+                    }
                 }
-                if queue.recv_many(&mut batch, CALLS_MAX).await == 0 {
-                    return false;
+                if messages.send(E::calls(calls)).await.is_err() {
+                    return true;
                 }
             }
         };
-        let broken = tokio::select! {
-            _ended = listen => true,
-            broken = speak => broken,
+        let down = tokio::select! {
+            ended = listen => match ended {
+                Err(status) if status.code() == Code::Unimplemented => Some(Down::Unsupported),
+                _ => Some(Down::Broken),
+            },
+            broken = speak => broken.then_some(Down::Broken),
         };
         for (_, reply) in pending.lock().drain() {
-            let _gone = reply.send(Err(Down));
+            let _gone = reply.send(Err(down.unwrap_or(Down::Broken)));
         }
-        for (_, reply) in batch.drain(..) {
-            let _gone = reply.send(Err(Down));
+        refuse::<E>(batch.take().unwrap_or_default(), down.unwrap_or(Down::Broken));
+        match down {
+            None => return,
+            Some(Down::Broken) => tokio::time::sleep(RECONNECT_AFTER).await,
+            Some(Down::Unsupported) => {
+                let until = Instant::now() + UNSUPPORTED_FOR;
+                while let Ok(batch) = timeout_at(until, outbox.next()).await {
+                    let Some(batch) = batch else { return };
+                    refuse::<E>(batch, Down::Unsupported);
+                }
+            }
         }
-        if !broken {
-            return;
-        }
-        tokio::time::sleep(RECONNECT_AFTER).await;
     }
 }
+
+/// Answers the calls of a stream, each as soon as it can be, until the stream or `stop`.
+pub fn answer<E: Exchange, F>(
+    mut inbound: Streaming<E::Calls>,
+    stop: CancellationToken,
+    answer: impl Fn(E::Call) -> F + Clone + Send + Sync + 'static,
+) -> impl Stream<Item = Result<E::Answers, Status>> + Send
+where
+    F: Future<Output = E::Answer> + Send + 'static,
+{
+    let (ready, answers) = mpsc::channel(CALLS_MAX);
+    tokio::spawn(async move {
+        let places = Arc::new(Semaphore::new(UNDER_WAY_MAX as usize));
+        loop {
+            // Ends with the stream, whatever ended it: who asked notices by itself.
+            let message = tokio::select! {
+                message = inbound.message() => message,
+                () = stop.cancelled() => return,
+            };
+            let Ok(Some(message)) = message else { return };
+            let calls = E::into_calls(message);
+            let count = u32::try_from(calls.len()).unwrap_or(u32::MAX).min(UNDER_WAY_MAX);
+            let Ok(place) = Arc::clone(&places).acquire_many_owned(count).await else { return };
+            let mut answered: FuturesUnordered<F> = calls.into_iter().map(&answer).collect();
+            let ready = ready.clone();
+            tokio::spawn(async move {
+                while let Some(answer) = answered.next().await {
+                    if ready.send(answer).await.is_err() {
+                        return;
+                    }
+                }
+                drop(place);
+            });
+        }
+    });
+    futures::stream::unfold((answers, None), |(mut answers, held)| async move {
+        let first: E::Answer = match held {
+            Some(held) => held,
+            None => {
+                let first = answers.recv().await?;
+                in_company().await;
+                first
+            }
+        };
+        let mut bytes = first.encoded_len();
+        let mut batch = vec![first];
+        let mut held = None;
+        while batch.len() < CALLS_MAX {
+            let Ok(next) = answers.try_recv() else { break };
+            bytes += next.encoded_len();
+            if bytes > MESSAGE_BYTES_AIM {
+                held = Some(next);
+                break;
+            }
+            batch.push(next);
+        }
+        Some((Ok(E::answers(batch)), (answers, held)))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 use tonic::{Code, Status};
-use trimaran_proto::api::error::ErrorDetail;
+use trimaran_proto::api::error::{ErrorDetail, Failure};
 
 /// What the caller can do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,21 @@ pub fn status(error: &impl Classified) -> Status {
     Status::with_details(error.class().grpc(), error.to_string(), details)
 }
 
+/// The same as one of many answers on a stream.
+pub fn failure(status: &Status) -> Failure {
+    Failure {
+        grpc_code: status.code() as u32,
+        message: status.message().to_owned(),
+        details: Bytes::copy_from_slice(status.details()),
+    }
+}
+
+/// And back.
+pub fn of_failure(failure: Failure) -> Status {
+    let code = i32::try_from(failure.grpc_code).map_or(Code::Unknown, Code::from_i32);
+    Status::with_details(code, failure.message, failure.details)
+}
+
 /// What an answer says beyond its code; empty if it came from elsewhere (a proxy, say).
 pub fn detail(status: &Status) -> ErrorDetail {
     ErrorDetail::decode(status.details()).unwrap_or_default()
@@ -93,6 +108,9 @@ mod tests {
         let status = status(&NotLeader);
         assert_eq!(status.code(), Code::Unavailable);
         assert_eq!(detail(&status).leader_address, "a:1");
+        let again = of_failure(failure(&status));
+        assert_eq!((again.code(), again.message()), (status.code(), status.message()));
+        assert_eq!(detail(&again), detail(&status));
         assert_eq!(detail(&Status::internal("a proxy")), ErrorDetail::default());
     }
 }

@@ -11,6 +11,7 @@ use openraft::raft::ClientWriteResult;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use trimaran_net::clock::Clock;
+use trimaran_net::pipeline::in_company;
 
 use crate::apply::{Applier, State};
 use crate::error::{Error, Leader};
@@ -65,6 +66,7 @@ pub(crate) async fn run<M: Machine>(
                 None => return,
             },
         };
+        in_company().await;
         // Wait for a free place first: what arrives meanwhile joins this entry.
         let Ok(place) = Arc::clone(&in_flight).acquire_owned().await else { return };
         let mut bytes = first.bytes();

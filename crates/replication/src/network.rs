@@ -29,6 +29,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, info, warn};
 use trimaran_net::peers::Peers;
+use trimaran_net::pipeline::in_company;
 use trimaran_proto::internal::replication::frame::Body;
 use trimaran_proto::internal::replication::replication_client::ReplicationClient;
 use trimaran_proto::internal::replication::{
@@ -220,7 +221,11 @@ async fn gather(
     loop {
         let next = match held.take() {
             Some(held) => Some(held),
-            None if frames.is_empty() => Some(outbox.recv().await?),
+            None if frames.is_empty() => {
+                let first = outbox.recv().await?;
+                in_company().await;
+                Some(first)
+            }
             None => match (outbox.try_recv(), patient_until) {
                 (Ok(next), _) => Some(next),
                 (Err(_), Some(until)) => tokio::select! {

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use trimaran_net::pipeline::in_company;
 use trimaran_proto::internal::replication::frame::Body;
 use trimaran_proto::internal::replication::replication_server::{Replication, ReplicationServer};
 use trimaran_proto::internal::replication::{
@@ -404,7 +405,14 @@ impl Replication for Service {
         });
         let outbound = async_stream(async move |yielder: mpsc::Sender<Result<Frames, Status>>| {
             let mut frames = Vec::new();
-            while ready.recv_many(&mut frames, FRAMES_MAX).await > 0 {
+            while let Some(first) = ready.recv().await {
+                in_company().await;
+                frames.push(first);
+                while frames.len() < FRAMES_MAX
+                    && let Ok(next) = ready.try_recv()
+                {
+                    frames.push(next);
+                }
                 let batch = std::mem::take(&mut frames);
                 if yielder.send(Ok(Frames { frames: batch })).await.is_err() {
                     return;

@@ -6,10 +6,14 @@ use std::pin::Pin;
 use futures::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
-use trimaran_net::status::status;
+use tonic::{Request, Response, Status, Streaming};
+use trimaran_net::exchange::DatabaseCalls;
+use trimaran_net::pipeline;
+use trimaran_net::status::{failure, status};
 use trimaran_proto::api::database as wire;
+use trimaran_proto::api::database::answer::Body as Answered;
 use trimaran_proto::api::database::attribute_value::Value as WireValue;
+use trimaran_proto::api::database::call::Body as Called;
 use trimaran_proto::api::database::database_server::{Database, DatabaseServer};
 use trimaran_replication::session::RequestId;
 use trimaran_service::entropy;
@@ -36,6 +40,7 @@ use crate::table::{self, Index, IndexStatus, KeyAttribute, Projection, StreamVie
 const REQUEST_ID: &str = "trimaran-request-id";
 
 /// Requests go to the router; answers that would go on end when the node does.
+#[derive(Clone)]
 struct Service(Router, CancellationToken);
 
 /// The gRPC service.
@@ -350,7 +355,32 @@ fn respond<T>(outcome: Result<T, Error>) -> Result<Response<T>, Status> {
     })
 }
 
+/// One of many calls on a stream.
+async fn answer(service: Service, call: wire::Call) -> wire::Answer {
+    let answered = respond(service.carry_out(call.body, &call.request_id).await);
+    let body = match answered {
+        Ok(body) => body.into_inner(),
+        Err(refused) => Answered::Failure(failure(&refused)),
+    };
+    wire::Answer { id: call.id, body: Some(body) }
+}
+
 impl Service {
+    async fn carry_out(&self, called: Option<Called>, id: &[u8]) -> Result<Answered, Error> {
+        let id = match (id.is_empty(), <[u8; 16]>::try_from(id)) {
+            (true, _) => None,
+            (false, Ok(id)) => Some(RequestId::from_random(u128::from_be_bytes(id))),
+            (false, Err(_length)) => return Err(Invalid::new("request_id: it must be of 16 bytes").into()),
+        };
+        Ok(match called {
+            Some(Called::GetItem(get)) => Answered::GetItem(self.get_item(get).await?),
+            Some(Called::PutItem(put)) => Answered::PutItem(self.put_item(put, id).await?),
+            Some(Called::UpdateItem(update)) => Answered::UpdateItem(self.update_item(update, id).await?),
+            Some(Called::DeleteItem(delete)) => Answered::DeleteItem(self.delete_item(delete, id).await?),
+            None => return Err(Invalid::new("a call of a newer release; upgrade this node").into()),
+        })
+    }
+
     async fn create_table(&self, request: wire::CreateTableRequest) -> Result<wire::CreateTableReply, Error> {
         let missing = || Invalid::new("partition_key: it is missing");
         let partition_key = key_attribute(request.partition_key.ok_or_else(missing)?)?;
@@ -396,9 +426,11 @@ impl Service {
         Ok(wire::TransactGetReply { items: items.collect() })
     }
 
-    async fn put_item(&self, request: Request<wire::PutItemRequest>) -> Result<wire::PutItemReply, Error> {
-        let request_id = request_id(&request)?;
-        let request = request.into_inner();
+    async fn put_item(
+        &self,
+        request: wire::PutItemRequest,
+        request_id: Option<RequestId>,
+    ) -> Result<wire::PutItemReply, Error> {
         let put = op::put_item::Request { request_id, ..put_request(request)? };
         let written = self.0.run(put.prepare()?).await?;
         Ok(wire::PutItemReply { attributes: written.attributes.map(put_item) })
@@ -411,10 +443,9 @@ impl Service {
 
     async fn update_item(
         &self,
-        request: Request<wire::UpdateItemRequest>,
+        request: wire::UpdateItemRequest,
+        request_id: Option<RequestId>,
     ) -> Result<wire::UpdateItemReply, Error> {
-        let request_id = request_id(&request)?;
-        let request = request.into_inner();
         let update = op::update_item::Request { request_id, ..update_request(request)? };
         let written = self.0.run(update.prepare()?).await?;
         Ok(wire::UpdateItemReply { attributes: written.attributes.map(put_item) })
@@ -422,10 +453,9 @@ impl Service {
 
     async fn delete_item(
         &self,
-        request: Request<wire::DeleteItemRequest>,
+        request: wire::DeleteItemRequest,
+        request_id: Option<RequestId>,
     ) -> Result<wire::DeleteItemReply, Error> {
-        let request_id = request_id(&request)?;
-        let request = request.into_inner();
         let delete = op::delete_item::Request { request_id, ..delete_request(request)? };
         let written = self.0.run(delete.prepare()?).await?;
         Ok(wire::DeleteItemReply { attributes: written.attributes.map(put_item) })
@@ -634,7 +664,10 @@ impl Database for Service {
         &self,
         request: Request<wire::PutItemRequest>,
     ) -> Result<Response<wire::PutItemReply>, Status> {
-        respond(Service::put_item(self, request).await)
+        respond(match request_id(&request) {
+            Ok(id) => Service::put_item(self, request.into_inner(), id).await,
+            Err(invalid) => Err(invalid.into()),
+        })
     }
 
     async fn get_item(
@@ -648,14 +681,32 @@ impl Database for Service {
         &self,
         request: Request<wire::UpdateItemRequest>,
     ) -> Result<Response<wire::UpdateItemReply>, Status> {
-        respond(Service::update_item(self, request).await)
+        respond(match request_id(&request) {
+            Ok(id) => Service::update_item(self, request.into_inner(), id).await,
+            Err(invalid) => Err(invalid.into()),
+        })
     }
 
     async fn delete_item(
         &self,
         request: Request<wire::DeleteItemRequest>,
     ) -> Result<Response<wire::DeleteItemReply>, Status> {
-        respond(Service::delete_item(self, request).await)
+        respond(match request_id(&request) {
+            Ok(id) => Service::delete_item(self, request.into_inner(), id).await,
+            Err(invalid) => Err(invalid.into()),
+        })
+    }
+
+    type PipelineStream = Pin<Box<dyn Stream<Item = Result<wire::PipelineReply, Status>> + Send>>;
+
+    async fn pipeline(
+        &self,
+        request: Request<Streaming<wire::PipelineRequest>>,
+    ) -> Result<Response<Self::PipelineStream>, Status> {
+        let service = self.clone();
+        let answer = move |call| answer(service.clone(), call);
+        let answers = pipeline::answer::<DatabaseCalls, _>(request.into_inner(), self.1.clone(), answer);
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn query(
