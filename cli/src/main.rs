@@ -35,6 +35,14 @@ fn give_memory_back_soon() {
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, PURGE_DELAY_MS) }
 }
 
+/// The allocator asks for huge pages, most of which stay empty. With them an idle node of the database took 98 MB instead of
+/// 57 and one under load 250 instead of 190; a grid-node with a million keys 249 instead of 212; none was faster.
+fn take_memory_in_small_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        eprintln!("warning: this process will take more memory than it needs: {error}");
+    }
+}
+
 /// A serverless backend that you run yourself.
 #[derive(Parser)]
 #[command(name = "trimaran", version, arg_required_else_help = true, after_help = "Begin with: trimaran dev")]
@@ -68,6 +76,9 @@ enum Command {
 fn main() -> ExitCode {
     give_memory_back_soon();
     let cli = Cli::parse();
+    if let Command::GridNode(_) | Command::ShardNode(_) = &cli.command {
+        take_memory_in_small_pages();
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Command::GridNode(args) = &cli.command {
         runtime.worker_threads(args.threads().get());
