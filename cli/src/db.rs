@@ -14,6 +14,7 @@ use trimaran_client::database::{
 use crate::output::Format;
 
 mod access_key;
+mod hot;
 mod transfer;
 mod verify;
 mod watch;
@@ -115,6 +116,14 @@ enum Command {
     AccessKey(access_key::Command),
     /// Compare all copies of every partition, while everybody goes on; exit code 1 if one differs or does not answer
     Verify,
+    /// Print which keys of a table are asked for the most: about, of the last minutes
+    Hot {
+        /// Name of the table
+        table: String,
+        /// Keys of the table, and of each index, at most
+        #[arg(long, default_value_t = 10)]
+        limit: u32,
+    },
     /// Begin a stream of a table's changes, or end it
     Stream {
         /// Name of the table
@@ -279,6 +288,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             output.show(&json!({ "deleting": index }), |_| format!("index {index} is being deleted"))?;
         }
         Command::Verify => return verify::run(&database, output).await,
+        Command::Hot { table, limit } => hot::run(&database, &table, limit, output).await?,
         Command::AccessKey(command) => access_key::run(&database, command, output).await?,
         Command::Stream { table, view } => {
             match view.view() {

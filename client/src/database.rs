@@ -26,12 +26,14 @@ use crate::grid::identified;
 use crate::route::{Pipelines, Routes, attempt_timeout};
 
 mod access_key;
+mod hot;
 mod index;
 mod stream;
 mod transaction;
 mod verify;
 
 pub use access_key::AccessKey;
+pub use hot::{HotKey, HotKeys, HotReport, Rates};
 pub use index::{Index, Projection};
 pub use stream::{Change, ChangeKind, StreamView, TableWatch, WatchFrom};
 pub use transaction::{Action, TransactWrite};

@@ -10,6 +10,7 @@ use trimaran_storage::engine::{Range, after_prefix};
 use crate::error::Invalid;
 use crate::expression::{Comparator, SortCondition};
 use crate::item::{Item, Type, Value};
+use crate::number::Number;
 use crate::table::{Index, KeyAttribute, Table};
 
 /// Where an item stands.
@@ -86,6 +87,16 @@ impl<'a> Layout<'a> {
         let mut row = head(self.keyspace, token);
         row.put_slice(&encoded);
         (token, row)
+    }
+
+    /// The value of the partition key that a row was made of.
+    pub fn partition_of(&self, row: &[u8]) -> Option<Value> {
+        let encoded = row.get(HEAD_BYTES..)?;
+        Some(match self.partition_key.kind {
+            Type::N => Value::N(Number::decode(encoded)?.0),
+            Type::S => Value::S(String::from_utf8(unescape(encoded)?).ok()?),
+            _ => Value::B(unescape(encoded)?.into()),
+        })
     }
 
     /// The row of an item, or of a key, that has been checked; `None` if an attribute is missing or of another type, which
@@ -198,6 +209,22 @@ fn escape(bytes: &[u8], out: &mut BytesMut) {
     }
 }
 
+/// What was escaped, up to its end.
+fn unescape(encoded: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut rest = encoded.iter();
+    loop {
+        match rest.next()? {
+            0 => match rest.next()? {
+                255 => bytes.push(0),
+                1 => return Some(bytes),
+                _ => return None,
+            },
+            &byte => bytes.push(byte),
+        }
+    }
+}
+
 /// Before everything that may follow a 0.
 const END: [u8; 2] = [0, 1];
 
@@ -249,6 +276,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_partition_key_is_read_from_a_row((key, other) in sort_values()) {
+            let partition_key = KeyAttribute { name: "pk".into(), kind: key.kind() };
+            let sort_key = KeyAttribute { name: "sk".into(), kind: other.kind() };
+            let table = Table { id: 7, ..Table::new("t".into(), partition_key, Some(sort_key)) };
+            let item = Item::from([("pk".into(), key.clone()), ("sk".into(), other)]);
+            let layout = Layout::of_table(&table);
+            let row = layout.row(&item).unwrap().row;
+            prop_assert_eq!(layout.partition_of(&row), Some(key));
+            prop_assert_eq!(layout.partition_of(&row[..HEAD_BYTES]), None);
+        }
+
         #[test]
         fn rows_sort_as_sort_keys_do_and_ranges_hold_what_conditions_say((a, b) in sort_values()) {
             let (row_a, row_b) = (row("p", a.clone()), row("p", b.clone()));

@@ -41,6 +41,8 @@ pub mod key;
 
 pub mod keyspace;
 
+pub mod hot;
+
 pub mod sweep;
 pub mod verify;
 

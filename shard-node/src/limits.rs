@@ -52,6 +52,12 @@ pub const SEGMENTS_MAX: u32 = 1_000_000;
 /// Names of one answer of ListTables.
 pub const LIST_TABLES_MAX: u32 = 100;
 
+/// Hot keys of a table that are told if nobody says how many.
+pub const HOT_KEYS_DEFAULT: u32 = 10;
+
+/// Hot keys of a table that are told, as many as are counted.
+pub const HOT_KEYS_MAX: u32 = 64;
+
 /// Tables of a cluster.
 pub const TABLES_MAX: usize = 2500;
 

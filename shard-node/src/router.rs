@@ -36,6 +36,7 @@ use trimaran_storage::engine::{Order, Range};
 
 use crate::access::AccessKeys;
 use crate::error::Error;
+use crate::hot::{Asked, Hot};
 use crate::key::{RowKey, parse_head};
 use crate::limits::{CHECKSUM_KEPT, DEFINE_ATTEMPTS, HELD_MAX, MESSAGE_BYTES_MAX, RESOLVING_MAX, SCANS_MAX};
 use crate::machine::ShardMachine;
@@ -67,6 +68,7 @@ struct Inner {
     routes: Routes<ShardMachine>,
     /// To the leaders of partitions.
     lines: Links<ShardCalls>,
+    hot: Hot,
     tables: ArcSwap<Tables>,
     access_keys: ArcSwap<AccessKeys>,
     clock: Arc<dyn Clock>,
@@ -103,6 +105,7 @@ impl Router {
             inner: Arc::new(Inner {
                 routes,
                 lines,
+                hot: Hot::default(),
                 tables,
                 access_keys,
                 clock,
@@ -244,6 +247,11 @@ impl Router {
         let defined = self.cluster().define_within(name, value, revision, DEFINE_TIMEOUT).await?;
         self.read_tables();
         Ok(defined)
+    }
+
+    /// What this node was asked as a leader.
+    pub fn hot(&self) -> &Hot {
+        &self.inner.hot
     }
 
     /// All replicas of this node.
@@ -552,6 +560,11 @@ impl Router {
         };
         let token = || Some(parse_head(rows.first()?)?.1);
         self.inner.routes.note(group.id(), rows.len().max(1), token);
+        // A scan asks for no key.
+        if last.is_none() {
+            let row = |at: usize| rows.get(at).copied().cloned();
+            self.inner.hot.note(Asked::Read, rows.len(), row, || self.now_ms());
+        }
         let dropped = || Ok(wire::ReadReply { table_dropped: true, ..wire::ReadReply::default() });
         let elsewhere = || Ok(wire::ReadReply { wrong_partition: true, ..wire::ReadReply::default() });
         let view = group.read_now(|machine| {
@@ -624,11 +637,18 @@ impl Router {
         let first = commands.first().map(|(command, _)| command.clone());
         let token = || Some(parse_head(&state::Command::decode(first?).ok()?.row)?.1);
         self.inner.routes.note(group.id(), commands.len(), token);
+        let row = |at: usize| {
+            let (command, _) = commands.get(at)?;
+            let command = state::Command::decode(command.clone()).ok()?;
+            let is_asked_for = matches!(command.body?, Body::Put(_) | Body::Update(_) | Body::Delete(_));
+            is_asked_for.then_some(command.row)
+        };
+        self.inner.hot.note(Asked::Write, commands.len(), row, || self.now_ms());
         let commands = commands.into_iter().map(|(command, id)| (command, Some(id)));
         Ok(group.propose_many(commands.collect()).await?)
     }
 
-    fn client(&self, node: u64) -> Option<ShardClient<tonic::transport::Channel>> {
+    pub(crate) fn client(&self, node: u64) -> Option<ShardClient<tonic::transport::Channel>> {
         let client = ShardClient::new(self.cluster().peers().channel(node)?);
         let client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
         Some(client.max_encoding_message_size(MESSAGE_BYTES_MAX))

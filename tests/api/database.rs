@@ -1,12 +1,18 @@
 //! The native API of the database through the SDK: every operation, pages, and what is refused.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use trimaran_client::Error;
 use trimaran_client::database::{
-    Action, Database, Item, KeyType, Placeholders, ReadOptions, ReturnValues, Table, TransactWrite, Value,
-    WriteOptions,
+    Action, Database, Index, Item, KeyType, Placeholders, Projection, ReadOptions, ReturnValues, Table,
+    TransactWrite, Value, WriteOptions,
 };
+use trimaran_net::dial::{Dial, TcpDial, channel};
+use trimaran_net::exchange::DatabaseCalls;
+use trimaran_net::pipeline::Pipeline;
 use trimaran_proto::api::database as wire;
 use trimaran_proto::api::database::database_client::DatabaseClient;
 use trimaran_tests::harness::process::{Cluster, binary};
@@ -145,6 +151,9 @@ async fn a_request_that_is_sent_again_is_carried_out_once() {
     for address in cluster.addresses() {
         clients.push(DatabaseClient::connect(format!("http://{address}")).await.unwrap());
     }
+    let dial: Arc<dyn Dial> = Arc::new(TcpDial);
+    let to_first = channel(&dial, &cluster.addresses()[0]).unwrap();
+    let pipeline: Pipeline<DatabaseCalls> = Pipeline::new(to_first);
     let identified = |number: u128| format!("{number:032x}").parse::<MetadataValue<_>>().unwrap();
     let update = wire::UpdateItemRequest {
         table: "events".into(),
@@ -172,6 +181,15 @@ async fn a_request_that_is_sent_again_is_carried_out_once() {
             let reply = client.update_item(request).await.unwrap().into_inner();
             let visits = reply.attributes.unwrap().attributes["visits"].clone();
             assert_eq!(visits, number(1), "round {round}: counted once, answered every time");
+            // On a stream of calls it is the same request.
+            let call = wire::Call {
+                id: 0,
+                request_id: Bytes::copy_from_slice(&7_u128.to_be_bytes()),
+                body: Some(wire::call::Body::UpdateItem(update.clone())),
+            };
+            let answer = pipeline.call(call).await.unwrap().body.unwrap();
+            let wire::answer::Body::UpdateItem(reply) = answer else { panic!("{answer:?}") };
+            assert_eq!(reply.attributes.unwrap().attributes["visits"], number(1), "round {round}");
             let mut request = tonic::Request::new(batch.clone());
             request.metadata_mut().insert("trimaran-request-id", identified(8));
             client.batch_write(request).await.unwrap();
@@ -253,4 +271,59 @@ async fn a_table_with_an_index_goes_to_a_file_and_comes_back() {
     say(&["delete-index", "events", "by-kind"]).await;
     until("the index is gone", async || database.describe_table("events").await.unwrap().indexes.is_empty())
         .await;
+}
+
+/// What is asked for much is found over all nodes, of a table and of an index, by the SDK and the command.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hot_keys_are_found_wherever_they_are_asked_for() {
+    let cluster = Cluster::shard(3, "fjall", 4).await;
+    let database = cluster.database_client().await;
+    events(&database).await;
+    let by_kind = Index {
+        name: "by-kind".to_owned(),
+        local: false,
+        partition_key: ("kind".to_owned(), KeyType::N),
+        sort_key: None,
+        projection: Projection::All,
+    };
+    database.create_index("events", by_kind).await.unwrap();
+    assert!(matches!(database.hot_keys("nothing", 0).await, Err(Error::NotFound(_))));
+    let refused = database.hot_keys("events", 65).await;
+    assert!(matches!(&refused, Err(Error::Invalid(text)) if text.contains("HOT_KEYS_MAX")), "{refused:?}");
+    // Every second write is to one partition key, with many sort keys; every third read asks for another one.
+    for at in 0..600 {
+        let mut event = item(&if at % 2 == 0 { "written".to_owned() } else { format!("id-{at}") }, at);
+        event.insert("kind".to_owned(), (at % 50).into());
+        database.put_item("events", event).await.unwrap();
+        let read = if at % 3 == 0 { "read".to_owned() } else { format!("other-{at}") };
+        for _ in 0..3 {
+            database.get_item("events", item(&read, 1)).await.unwrap();
+        }
+        let kind = if at % 4 == 0 { -17 } else { at };
+        let options = ReadOptions {
+            index: "by-kind".to_owned(),
+            placeholders: Placeholders::default().value(":kind", kind),
+            ..ReadOptions::default()
+        };
+        database.query("events", "kind = :kind", options).await.unwrap();
+    }
+    let report = database.hot_keys("events", 0).await.unwrap();
+    assert_eq!(report.silent, Vec::<u64>::new());
+    let table = report.parts.iter().find(|part| part.index.is_none()).unwrap();
+    let key = |name: &str| Item::from([("id".to_owned(), name.into())]);
+    let [first, second] = &table.keys[..2] else { panic!("{table:?}") };
+    assert_eq!([&first.key, &second.key], [&key("read"), &key("written")], "{table:?}");
+    assert!(first.rates.reads > 0.0 && first.rates.writes == 0.0, "{first:?}");
+    assert!(second.rates.writes > 0.0 && second.rates.reads == 0.0, "{second:?}");
+    assert!(table.rates.reads > first.rates.reads && table.keys.len() == 10, "{table:?}");
+    let index = report.parts.iter().find(|part| part.index.as_deref() == Some("by-kind")).unwrap();
+    assert_eq!(index.keys[0].key, Item::from([("kind".to_owned(), (-17).into())]), "{index:?}");
+
+    let mut command = tokio::process::Command::new(binary());
+    command.args(["db", "hot", "events", "--limit", "1", "--address", &cluster.addresses()[1]]);
+    let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains(r#"{"id":"read"}"#), "{said}");
+    assert!(said.contains("index by-kind: about"), "{said}");
+    assert!(!said.contains("written"), "{said}");
 }

@@ -20,6 +20,9 @@ use crate::harness::until;
 use crate::model::serializable::{Micro, Told, Transaction, check};
 use crate::workload::changes::{Follower, Seen};
 
+/// Transactions that are done within the patience of a test, whatever happens.
+const STEP: u64 = 300;
+
 /// Lists that are appended to at the same time, and appends to one before another takes its place.
 const LISTS: u64 = 6;
 const APPENDS: u64 = 40;
@@ -162,8 +165,12 @@ impl Load {
 
     /// Waits until some more were.
     pub async fn goes_on(&self, more: u64) {
-        let before = self.done();
-        until("transactions go on", async || self.done() >= before + more).await;
+        let end = self.done() + more;
+        while self.done() < end {
+            // However many are wanted: that there are more, in time.
+            let next = end.min(self.done() + STEP);
+            until("transactions go on", async || self.done() >= next).await;
+        }
     }
 
     /// Ends it, and checks everything.

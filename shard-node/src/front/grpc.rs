@@ -12,7 +12,6 @@ use trimaran_net::pipeline;
 use trimaran_net::status::{failure, status};
 use trimaran_proto::api::database as wire;
 use trimaran_proto::api::database::answer::Body as Answered;
-use trimaran_proto::api::database::attribute_value::Value as WireValue;
 use trimaran_proto::api::database::call::Body as Called;
 use trimaran_proto::api::database::database_server::{Database, DatabaseServer};
 use trimaran_replication::session::RequestId;
@@ -22,11 +21,9 @@ use super::watch;
 use crate::access::{self, AccessKey};
 use crate::error::{Error, Invalid};
 use crate::expression::Stated;
-use crate::expression::parse::Placeholders;
-use crate::item::{Item, Type, Value, set};
-use crate::limits::{MESSAGE_BYTES_MAX, NESTING_MAX};
+use crate::item::Type;
+use crate::limits::MESSAGE_BYTES_MAX;
 use crate::metrics;
-use crate::number::Number;
 use crate::op::create_table::NewIndex;
 use crate::op::describe_table::Described;
 use crate::op::transact_write::Action;
@@ -35,6 +32,11 @@ use crate::op::{self, ReturnValues, batch_get, batch_write, page};
 use crate::router::Router;
 use crate::store::Stats;
 use crate::table::{self, Index, IndexStatus, KeyAttribute, Projection, StreamView, Table};
+
+mod value;
+
+pub(super) use value::put_item;
+use value::{item, placeholders};
 
 /// Metadata key of the request id.
 const REQUEST_ID: &str = "trimaran-request-id";
@@ -48,89 +50,6 @@ pub(crate) fn service(router: Router, stop: CancellationToken) -> DatabaseServer
     DatabaseServer::new(Service(router, stop))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
-}
-
-fn value(wire: wire::AttributeValue, depth: usize) -> Result<Value, Invalid> {
-    if depth > NESTING_MAX {
-        return Err(Invalid::new("Nesting Levels have exceeded supported limits"));
-    }
-    let number = |text: &String| text.parse::<Number>().map_err(Invalid::from);
-    Ok(match wire.value {
-        None => {
-            return Err(Invalid::new(
-                "Supplied AttributeValue is empty, must contain exactly one of the supported datatypes",
-            ));
-        }
-        Some(WireValue::S(text)) => Value::S(text),
-        Some(WireValue::N(text)) => Value::N(number(&text)?),
-        Some(WireValue::B(bytes)) => Value::B(bytes),
-        Some(WireValue::Bool(truth)) => Value::Bool(truth),
-        Some(WireValue::Null(true)) => Value::Null,
-        Some(WireValue::Null(false)) => {
-            return Err(Invalid::new(
-                "One or more parameter values were invalid: Null attribute value types must have the value of true",
-            ));
-        }
-        Some(WireValue::L(list)) => {
-            Value::L(list.values.into_iter().map(|one| value(one, depth + 1)).collect::<Result<_, _>>()?)
-        }
-        Some(WireValue::M(map)) => Value::M(members(map, depth + 1)?),
-        Some(WireValue::Ss(texts)) => Value::Ss(set("string", texts.values)?),
-        Some(WireValue::Ns(texts)) => {
-            let numbers = texts.values.iter().map(number).collect::<Result<_, _>>()?;
-            Value::Ns(set("number", numbers)?)
-        }
-        Some(WireValue::Bs(bytes)) => {
-            let count = bytes.values.len();
-            let set: std::collections::BTreeSet<_> = bytes.values.into_iter().collect();
-            if set.is_empty() || set.len() < count {
-                return Err(Invalid::new(
-                    "One or more parameter values were invalid: a binary set may not be empty or contain duplicates",
-                ));
-            }
-            Value::Bs(set)
-        }
-    })
-}
-
-fn members(wire: wire::Item, depth: usize) -> Result<Item, Invalid> {
-    wire.attributes.into_iter().map(|(name, one)| Ok((name, value(one, depth)?))).collect()
-}
-
-fn item(wire: Option<wire::Item>) -> Result<Item, Invalid> {
-    members(wire.unwrap_or_default(), 0)
-}
-
-fn put_value(value: Value) -> wire::AttributeValue {
-    let value = match value {
-        Value::S(text) => WireValue::S(text),
-        Value::N(number) => WireValue::N(number.to_string()),
-        Value::B(bytes) => WireValue::B(bytes),
-        Value::Bool(truth) => WireValue::Bool(truth),
-        Value::Null => WireValue::Null(true),
-        Value::L(values) => {
-            WireValue::L(wire::ListValue { values: values.into_iter().map(put_value).collect() })
-        }
-        Value::M(map) => WireValue::M(put_item(map)),
-        Value::Ss(set) => WireValue::Ss(wire::StringSet { values: set.into_iter().collect() }),
-        Value::Ns(set) => {
-            WireValue::Ns(wire::NumberSet { values: set.iter().map(ToString::to_string).collect() })
-        }
-        Value::Bs(set) => WireValue::Bs(wire::BytesSet { values: set.into_iter().collect() }),
-    };
-    wire::AttributeValue { value: Some(value) }
-}
-
-/// An item as it is sent.
-pub(super) fn put_item(item: Item) -> wire::Item {
-    wire::Item { attributes: item.into_iter().map(|(name, value)| (name, put_value(value))).collect() }
-}
-
-fn placeholders(wire: Option<wire::Placeholders>) -> Result<Placeholders, Invalid> {
-    let wire = wire.unwrap_or_default();
-    let values = wire.values.into_iter().map(|(name, one)| Ok((name, value(one, 0)?)));
-    let values = values.collect::<Result<BTreeMap<_, _>, Invalid>>()?;
-    Ok(Placeholders::new(wire.names.into_iter().collect(), values))
 }
 
 fn named(name: String) -> Option<String> {
@@ -336,6 +255,25 @@ fn put_access_key(key: &AccessKey) -> wire::AccessKey {
 /// One that nobody has counted.
 fn uncounted(table: Table) -> wire::TableDescription {
     description(Described { table, items: Stats::default(), indexes: BTreeMap::new() })
+}
+
+fn put_hot_keys(report: op::hot_keys::Report) -> wire::HotKeysReply {
+    let parts = report.parts.into_iter().map(|part| wire::HotKeys {
+        index: part.index,
+        reads_per_second: part.rates.reads,
+        writes_per_second: part.rates.writes,
+        keys: part
+            .keys
+            .into_iter()
+            .map(|key| wire::HotKey {
+                key: Some(put_item(key.key)),
+                reads_per_second: key.rates.reads,
+                writes_per_second: key.rates.writes,
+                partition_id: key.partition,
+            })
+            .collect(),
+    });
+    wire::HotKeysReply { parts: parts.collect(), silent_nodes: report.silent }
 }
 
 fn request_id<T>(request: &Request<T>) -> Result<Option<RequestId>, Invalid> {
@@ -609,6 +547,14 @@ impl Database for Service {
     ) -> Result<Response<Self::VerifyStream>, Status> {
         let verified = watch::verify(&self.0, self.1.clone());
         respond(Ok(Box::pin(ReceiverStream::new(verified)) as Self::VerifyStream))
+    }
+
+    async fn hot_keys(
+        &self,
+        request: Request<wire::HotKeysRequest>,
+    ) -> Result<Response<wire::HotKeysReply>, Status> {
+        let wire::HotKeysRequest { table, limit } = request.into_inner();
+        respond(op::hot_keys::run(&self.0, &table, limit).await.map(put_hot_keys))
     }
 
     async fn create_access_key(

@@ -15,6 +15,7 @@ use trimaran_proto::internal::shard::shard_server::{Shard, ShardServer};
 
 use crate::error::Invalid;
 use crate::limits::MESSAGE_BYTES_MAX;
+use crate::op::hot_keys;
 use crate::router::Router;
 use crate::verify;
 
@@ -63,6 +64,10 @@ impl Shard for Service {
         let answer = move |ask| answer(router.clone(), ask);
         let answers = pipeline::answer::<ShardCalls, _>(request.into_inner(), self.1.clone(), answer);
         Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn hot(&self, request: Request<wire::HotRequest>) -> Result<Response<wire::HotReply>, Status> {
+        Ok(Response::new(hot_keys::here(&self.0, request.into_inner().table)))
     }
 
     async fn checksum(

@@ -39,6 +39,7 @@ pub mod scan;
 
 pub mod describe_stream;
 pub mod get_records;
+pub mod hot_keys;
 
 pub mod transact_get;
 pub mod transact_write;

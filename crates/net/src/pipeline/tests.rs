@@ -72,6 +72,10 @@ impl Shard for Node {
         Err(Status::unimplemented(""))
     }
 
+    async fn hot(&self, _: Request<wire::HotRequest>) -> Result<Response<wire::HotReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn checksum(
         &self,
         _: Request<wire::ChecksumRequest>,
