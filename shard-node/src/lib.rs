@@ -42,6 +42,7 @@ pub mod key;
 pub mod keyspace;
 
 pub mod hot;
+pub mod middle;
 
 pub mod sweep;
 pub mod verify;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -34,6 +35,8 @@ pub struct ShardMachine {
     is_frozen: bool,
     /// What a checksum is to be of, on this copy.
     moment: Option<Moment>,
+    /// Where half of the bytes are on either side, as far as somebody here has looked; 0 = nobody has.
+    middle: AtomicU64,
 }
 
 /// Stops this copy: what the disk says cannot be trusted.
@@ -45,7 +48,12 @@ pub(crate) fn stop(error: impl std::error::Error) -> Stop {
 impl ShardMachine {
     /// A partition of these tokens, both inclusive, whose rows are with those of the node's other partitions.
     pub fn new(shared: Arc<Shared>, partition: u64, first: Token, last: Token) -> Self {
-        Self { store: Store::new(shared, partition, first, last), is_frozen: false, moment: None }
+        Self {
+            store: Store::new(shared, partition, first, last),
+            is_frozen: false,
+            moment: None,
+            middle: AtomicU64::new(0),
+        }
     }
 
     /// One that, if it has nothing yet, may have to read a log that begins when the partition reached up to `founded_last`.
@@ -73,6 +81,27 @@ impl ShardMachine {
     /// Tables whose counts are estimated since a split: what is thought of each, and the rows that count.
     pub fn estimated(&self) -> (Vec<(u64, Stats)>, (Token, Token), View) {
         (self.store.estimated(), self.store.tokens(), self.store.view())
+    }
+
+    /// First and last token, both inclusive.
+    pub fn range(&self) -> (Token, Token) {
+        self.store.tokens()
+    }
+
+    /// About how many bytes it holds.
+    pub fn held_bytes(&self) -> u64 {
+        self.store.bytes()
+    }
+
+    /// What there is, kind by kind, for somebody who looks at all of it.
+    pub fn everything(&self) -> (Vec<u64>, (Token, Token), View) {
+        let kinds = self.store.tables().into_iter().map(|stats| stats.table);
+        (kinds.collect(), self.store.tokens(), self.store.view())
+    }
+
+    /// Notes where half of the bytes are on either side. Of this copy alone, and gone with a split or a merge.
+    pub fn found_middle(&self, middle: Token) {
+        self.middle.store(middle.0, Ordering::Relaxed);
     }
 
     /// True if a row belongs here.
@@ -324,10 +353,15 @@ impl Machine for ShardMachine {
         self.store.bytes()
     }
 
+    fn middle(&self) -> Option<u64> {
+        Some(self.middle.load(Ordering::Relaxed)).filter(|&middle| middle != 0)
+    }
+
     fn split(&mut self, at: u64, group: u64, remember: Remember) -> Result<Self, Stop> {
         let store = self.store.split(Token(at), group, &remember.applied, remember.answered);
         let store = store.map_err(stop)?;
-        Ok(Self { store, is_frozen: false, moment: None })
+        self.middle = AtomicU64::new(0);
+        Ok(Self { store, is_frozen: false, moment: None, middle: AtomicU64::new(0) })
     }
 
     fn split_behind(&mut self, at: u64) -> Result<(), Stop> {
@@ -344,6 +378,7 @@ impl Machine for ShardMachine {
 
     fn merge(&mut self, chunks: &mut SnapshotChunks, _passed_ms: u64) -> Result<(), Stop> {
         let (head, rows) = whole(chunks)?;
+        self.middle = AtomicU64::new(0);
         self.store.merge(head, rows).map_err(stop)
     }
 

@@ -212,7 +212,7 @@ impl Node {
             () = stop.cancelled() => return Err(Error::Options("stopped before the node was a member of a cluster")),
         }
         let mut tasks = JoinSet::new();
-        tasks.spawn(sweep::run(router.clone(), engine));
+        tasks.spawn(sweep::run(router.clone(), engine, options.split_above_mib << 20));
         tasks.spawn(index::propagate::run(router.clone(), shared));
         tasks.spawn(index::build::run(router.clone()));
         tasks.spawn(op::expire::run(router.clone()));

@@ -7,8 +7,8 @@ use crate::table::{Partition, Replica, ReplicaState};
 use crate::token::Token;
 use crate::{NodeId, PartitionId, ReplicaId};
 
-/// Ranges begin at multiples of this many tokens: a slot of the grid is never cut in two.
-const UNIT_TOKENS: u32 = 50;
+/// Ranges begin at multiples of two to this power tokens: a slot of the grid is never cut in two.
+pub const UNIT_TOKENS: u32 = 50;
 
 /// Partitions that a cluster can begin with.
 pub const PARTITIONS_MAX: u64 = 1 << (64 - UNIT_TOKENS);
