@@ -14,6 +14,7 @@ use trimaran_client::database::{
 use crate::output::Format;
 
 mod access_key;
+mod explain;
 mod hot;
 mod transfer;
 mod verify;
@@ -116,6 +117,13 @@ enum Command {
     AccessKey(access_key::Command),
     /// Compare all copies of every partition, while everybody goes on; exit code 1 if one differs or does not answer
     Verify,
+    /// Print where an item is, whether it is there or not: token, partition, its epoch, leader and copies
+    Explain {
+        /// Name of the table
+        table: String,
+        /// The key, e.g. '{"id": "a"}'
+        key: String,
+    },
     /// Print which keys of a table are asked for the most: about, of the last minutes
     Hot {
         /// Name of the table
@@ -288,6 +296,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             output.show(&json!({ "deleting": index }), |_| format!("index {index} is being deleted"))?;
         }
         Command::Verify => return verify::run(&database, output).await,
+        Command::Explain { table, key } => {
+            explain::run(&database, &args.address, &table, item(&key)?, output).await?
+        }
         Command::Hot { table, limit } => hot::run(&database, &table, limit, output).await?,
         Command::AccessKey(command) => access_key::run(&database, command, output).await?,
         Command::Stream { table, view } => {

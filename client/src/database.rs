@@ -26,6 +26,7 @@ use crate::grid::identified;
 use crate::route::{Pipelines, Routes, attempt_timeout};
 
 mod access_key;
+mod explain;
 mod hot;
 mod index;
 mod stream;
@@ -33,6 +34,7 @@ mod transaction;
 mod verify;
 
 pub use access_key::AccessKey;
+pub use explain::Explained;
 pub use hot::{HotKey, HotKeys, HotReport, Rates};
 pub use index::{Index, Projection};
 pub use stream::{Change, ChangeKind, StreamView, TableWatch, WatchFrom};

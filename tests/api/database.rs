@@ -259,6 +259,14 @@ async fn a_table_with_an_index_goes_to_a_file_and_comes_back() {
             .await;
     assert_eq!(odd.matches("\"id\"").count(), 20, "{odd}");
     assert!(say(&["describe-table", "events"]).await.contains("by-kind"));
+    // Where an item is: all of one partition key are together, and the cluster says who leads them.
+    let there = say(&["explain", "events", r#"{"id": "id-3", "seq": 3}"#]).await;
+    let other = say(&["explain", "events", r#"{"id": "id-3", "seq": 1000}"#]).await;
+    let [there, other]: [serde_json::Value; 2] =
+        [there, other].map(|said| serde_json::from_str(&said).unwrap());
+    assert!(there["item"]["bytes"].as_u64() > Some(20) && other["item"].is_null(), "{there} {other}");
+    assert_eq!((&there["token"], &there["partition"]["id"]), (&other["token"], &other["partition"]["id"]));
+    assert!(addresses.contains(there["partition"]["leader"].as_str().unwrap()), "{there}");
     say(&["export", "events", &file]).await;
     say(&["create-table", "copy", "--partition-key", "id:S", "--sort-key", "seq:N"]).await;
     assert!(say(&["import", "copy", &file]).await.contains("40"));

@@ -23,6 +23,8 @@ use crate::output::Format;
 
 mod status;
 
+pub(crate) use status::{Explained, explained};
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// gRPC address of any node: of a grid (7002) or of a database (7003)
@@ -145,6 +147,12 @@ impl Connection {
         Ok(self.status().await?.table.unwrap_or_default())
     }
 
+    async fn explain(&self, token: u64) -> anyhow::Result<Explained> {
+        let table = self.table().await?;
+        let replies = self.all(&table).await;
+        status::explain(&table, &replies, token).context("the cluster has no partitions yet")
+    }
+
     /// What every node says, those that do not answer left out.
     async fn all(&self, table: &Table) -> Vec<StatusReply> {
         let mut replies = Vec::new();
@@ -157,6 +165,11 @@ impl Connection {
         }
         replies
     }
+}
+
+/// The partition that a token lies in, as the cluster of a node has it.
+pub(crate) async fn explain(address: String, token: u64) -> anyhow::Result<Explained> {
+    Connection { address, dial: Arc::new(TcpDial) }.explain(token).await
 }
 
 /// A node by its id or its address.
@@ -190,11 +203,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 }
                 (None, token) => hexadecimal(&token.unwrap_or_default())?,
             };
-            let table = connection.table().await?;
-            let replies = connection.all(&table).await;
-            let explained =
-                status::explain(&table, &replies, token).context("the cluster has no partitions yet")?;
-            args.output.show(&explained, status::explained)?;
+            args.output.show(&connection.explain(token).await?, explained)?;
         }
         Command::Drain { node, if_scaled_in, no_wait } => {
             let status = connection.status().await?;

@@ -52,7 +52,7 @@ pub(super) struct Partition {
 }
 
 #[derive(Serialize)]
-pub(super) struct Explained {
+pub(crate) struct Explained {
     token: String,
     partition: Partition,
 }
@@ -218,7 +218,7 @@ pub(super) fn text(status: &Status) -> String {
     text
 }
 
-pub(super) fn explained(explained: &Explained) -> String {
+pub(crate) fn explained(explained: &Explained) -> String {
     let partition = &explained.partition;
     let mut text = format!(
         "token      {}\npartition  {}, tokens {} to {}\nepoch      {}\nstate      {}\nleader     {}\nreplicas   {}",

@@ -549,6 +549,23 @@ impl Database for Service {
         respond(Ok(Box::pin(ReceiverStream::new(verified)) as Self::VerifyStream))
     }
 
+    async fn explain(
+        &self,
+        request: Request<wire::ExplainRequest>,
+    ) -> Result<Response<wire::ExplainReply>, Status> {
+        let wire::ExplainRequest { table, key } = request.into_inner();
+        let explained = match item(key) {
+            Ok(key) => self.0.run(op::explain::Explain { table, key }).await,
+            Err(invalid) => Err(invalid.into()),
+        };
+        respond(explained.map(|explained| wire::ExplainReply {
+            token: explained.token.0,
+            partition_id: explained.partition,
+            item_bytes: explained.item.map(|item| item.bytes),
+            written_ms: explained.item.map_or(0, |item| item.written_ms),
+        }))
+    }
+
     async fn hot_keys(
         &self,
         request: Request<wire::HotKeysRequest>,

@@ -38,6 +38,7 @@ pub mod query;
 pub mod scan;
 
 pub mod describe_stream;
+pub mod explain;
 pub mod get_records;
 pub mod hot_keys;
 
