@@ -1,6 +1,6 @@
 //! Which partition keys of a table are asked for the most: a sample of what this node is asked as the leader of partitions,
 //! counted by "Space-Saving" (Metwally, Agrawal, El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data
-//! Streams", ICDT 2005). Counts fade: half of what was asked is forgotten after [`HALF_LIFE_MS`].
+//! Streams", ICDT 2005). Counts fade: half of what was asked is forgotten after a minute.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
