@@ -7,7 +7,7 @@ use base64::Engine as _;
 use clap::Subcommand;
 use serde_json::{Map, Number, Value as Json, json};
 use trimaran_client::database::{
-    Database, Index, Item, KeyType, Page, Placeholders, Projection, ReadOptions, ReturnValues, Table, Value,
+    Database, Index, Item, KeyType, Pages, Placeholders, Projection, ReadOptions, ReturnValues, Table, Value,
     WriteOptions,
 };
 
@@ -349,35 +349,23 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             show_item(output, old)?;
         }
         Command::Query { table, key_condition, descending, index, expressions } => {
-            let mut options = ReadOptions {
+            let options = ReadOptions {
                 filter: expressions.condition.clone(),
                 placeholders: expressions.placeholders()?,
                 descending,
                 index,
                 ..ReadOptions::default()
             };
-            loop {
-                let page = database.query(&table, &key_condition, options.clone()).await?;
-                options.start_key = show_page(output, page)?;
-                if options.start_key.is_none() {
-                    break;
-                }
-            }
+            show_pages(output, database.query_pages(&table, &key_condition, options)).await?;
         }
         Command::Scan { table, index, expressions } => {
-            let mut options = ReadOptions {
+            let options = ReadOptions {
                 filter: expressions.condition.clone(),
                 placeholders: expressions.placeholders()?,
                 index,
                 ..ReadOptions::default()
             };
-            loop {
-                let page = database.scan(&table, options.clone()).await?;
-                options.start_key = show_page(output, page)?;
-                if options.start_key.is_none() {
-                    break;
-                }
-            }
+            show_pages(output, database.scan_pages(&table, options)).await?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -387,12 +375,14 @@ fn show_item(output: Format, found: Item) -> anyhow::Result<()> {
     output.show(&Json::Object(shown_item(found)), Json::to_string)
 }
 
-/// Prints the items, one a line, and returns where to go on.
-fn show_page(output: Format, page: Page) -> anyhow::Result<Option<Item>> {
-    for found in page.items {
-        show_item(output, found)?;
+/// Prints the items, one a line, as they come.
+async fn show_pages(output: Format, mut pages: Pages) -> anyhow::Result<()> {
+    while let Some(page) = pages.next().await? {
+        for found in page.items {
+            show_item(output, found)?;
+        }
     }
-    Ok(page.last_key)
+    Ok(())
 }
 
 fn key_attribute(text: &str) -> anyhow::Result<(String, KeyType)> {

@@ -29,6 +29,7 @@ mod access_key;
 mod explain;
 mod hot;
 mod index;
+mod pages;
 mod stream;
 mod transaction;
 mod verify;
@@ -37,6 +38,7 @@ pub use access_key::AccessKey;
 pub use explain::Explained;
 pub use hot::{HotKey, HotKeys, HotReport, Rates};
 pub use index::{Index, Projection};
+pub use pages::Pages;
 pub use stream::{Change, ChangeKind, StreamView, TableWatch, WatchFrom};
 pub use transaction::{Action, TransactWrite};
 pub use verify::{VerifiedCopy, VerifiedPartition};
@@ -401,18 +403,10 @@ impl Database {
 
     /// One page of the items for whose key a key condition holds, e.g. `id = :id AND seq > :from`.
     pub async fn query(&self, table: &str, key_condition: &str, options: ReadOptions) -> Result<Page, Error> {
-        let request = wire::QueryRequest {
-            table: table.to_owned(),
-            key_condition: key_condition.to_owned(),
-            filter: options.filter,
-            projection: options.projection,
-            placeholders: Some(put_placeholders(options.placeholders)),
-            descending: options.descending,
-            limit: options.limit,
-            start_key: options.start_key.map(put_item),
-            count_only: false,
-            index: options.index,
-        };
+        self.query_page(query_request(table, key_condition, options)).await
+    }
+
+    async fn query_page(&self, request: wire::QueryRequest) -> Result<Page, Error> {
         let reply =
             self.call(request, |mut client, request| async move { client.query(request).await }).await?;
         page(reply.items, reply.scanned, reply.last_key)
@@ -420,19 +414,10 @@ impl Database {
 
     /// One page of all items.
     pub async fn scan(&self, table: &str, options: ReadOptions) -> Result<Page, Error> {
-        let (segment, segments) = options.segment.unwrap_or_default();
-        let request = wire::ScanRequest {
-            table: table.to_owned(),
-            filter: options.filter,
-            projection: options.projection,
-            placeholders: Some(put_placeholders(options.placeholders)),
-            limit: options.limit,
-            start_key: options.start_key.map(put_item),
-            count_only: false,
-            segment,
-            segments,
-            index: options.index,
-        };
+        self.scan_page(scan_request(table, options)).await
+    }
+
+    async fn scan_page(&self, request: wire::ScanRequest) -> Result<Page, Error> {
         let reply =
             self.call(request, |mut client, request| async move { client.scan(request).await }).await?;
         page(reply.items, reply.scanned, reply.last_key)
@@ -630,6 +615,37 @@ async fn one_by_one(mut client: Client, body: Called, id: u128) -> Result<Answer
             Answered::DeleteItem(client.delete_item(identified(delete, id)).await?.into_inner())
         }
     })
+}
+
+fn query_request(table: &str, key_condition: &str, options: ReadOptions) -> wire::QueryRequest {
+    wire::QueryRequest {
+        table: table.to_owned(),
+        key_condition: key_condition.to_owned(),
+        filter: options.filter,
+        projection: options.projection,
+        placeholders: Some(put_placeholders(options.placeholders)),
+        descending: options.descending,
+        limit: options.limit,
+        start_key: options.start_key.map(put_item),
+        count_only: false,
+        index: options.index,
+    }
+}
+
+fn scan_request(table: &str, options: ReadOptions) -> wire::ScanRequest {
+    let (segment, segments) = options.segment.unwrap_or_default();
+    wire::ScanRequest {
+        table: table.to_owned(),
+        filter: options.filter,
+        projection: options.projection,
+        placeholders: Some(put_placeholders(options.placeholders)),
+        limit: options.limit,
+        start_key: options.start_key.map(put_item),
+        count_only: false,
+        segment,
+        segments,
+        index: options.index,
+    }
 }
 
 fn put_placeholders(placeholders: Placeholders) -> wire::Placeholders {

@@ -335,3 +335,66 @@ async fn hot_keys_are_found_wherever_they_are_asked_for() {
     assert!(said.contains("index by-kind: about"), "{said}");
     assert!(!said.contains("written"), "{said}");
 }
+
+/// A scan and a query as streams of pages: everything once, whichever node of those that read them is killed meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_come_to_their_end_when_the_nodes_that_read_them_die() {
+    let mut cluster = Cluster::shard(3, "fjall", 4).await;
+    let database = cluster.database_client().await;
+    events(&database).await;
+    // Eight mebibytes: a page is one.
+    let items: Vec<Item> = (0..400)
+        .map(|at| {
+            let mut event = item(&format!("id-{}", at % 7), at);
+            event.insert("text".to_owned(), "x".repeat(20 << 10).into());
+            event
+        })
+        .collect();
+    for items in items.chunks(25) {
+        database.batch_write("events", items.to_vec(), Vec::new()).await.unwrap();
+    }
+    let place = |item: &Item| (item["id"].clone(), item["seq"].clone());
+    let mut expected: Vec<_> = items.iter().map(|item| format!("{:?}", place(item))).collect();
+    expected.sort();
+
+    let mut pages = database.scan_pages("events", ReadOptions::default());
+    let (mut found, mut count) = (Vec::new(), 0);
+    let mut victims = 0..3;
+    while let Some(page) = pages.next().await.unwrap() {
+        found.extend(page.items.iter().map(|item| format!("{:?}", place(item))));
+        count += 1;
+        // One of them sends the pages.
+        if let Some(victim) = victims.next() {
+            cluster.nodes[victim].kill();
+            cluster.nodes[victim].start();
+            cluster.until_complete().await;
+        }
+    }
+    found.sort();
+    assert_eq!(found, expected);
+    assert!(count >= 8, "{count}");
+
+    let mut seen = 0;
+    let options = ReadOptions { limit: 123, ..ReadOptions::default() };
+    let mut pages = database.scan_pages("events", options);
+    while let Some(page) = pages.next().await.unwrap() {
+        seen += page.items.len();
+    }
+    assert_eq!(seen, 123, "of all pages together");
+    assert_eq!(pages.next().await.unwrap(), None);
+
+    let options = ReadOptions {
+        placeholders: Placeholders::default().value(":id", "id-3"),
+        descending: true,
+        ..ReadOptions::default()
+    };
+    let mut pages = database.query_pages("events", "id = :id", options);
+    let mut sequence = Vec::new();
+    while let Some(page) = pages.next().await.unwrap() {
+        sequence.extend(page.items.into_iter().map(|item| item["seq"].clone()));
+    }
+    let expected = (0..400_i64).rev().filter(|at| at % 7 == 3).map(Value::from).collect::<Vec<_>>();
+    assert_eq!(sequence, expected);
+    let refused = database.query_pages("events", "id <> :id", ReadOptions::default()).next().await;
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+}

@@ -65,19 +65,14 @@ pub(super) async fn export(database: &Database, table: &str, path: &Path) -> any
         Box::new(std::io::BufWriter::new(file))
     };
     let mut progress = Progress::new("written");
-    let mut options = ReadOptions::default();
-    loop {
-        let page = database.scan(table, options.clone()).await?;
+    let mut pages = database.scan_pages(table, ReadOptions::default());
+    while let Some(page) = pages.next().await? {
         let count = page.items.len() as u64;
         for item in page.items {
             serde_json::to_writer(&mut out, &json!({ "Item": typed_item(item) }))?;
             out.write_all(b"\n")?;
         }
         progress.add(count);
-        options.start_key = page.last_key;
-        if options.start_key.is_none() {
-            break;
-        }
     }
     out.flush()?;
     Ok(progress.items)

@@ -17,7 +17,7 @@ use trimaran_proto::api::database::database_server::{Database, DatabaseServer};
 use trimaran_replication::session::RequestId;
 use trimaran_service::entropy;
 
-use super::watch;
+use super::{pages, watch};
 use crate::access::{self, AccessKey};
 use crate::error::{Error, Invalid};
 use crate::expression::Stated;
@@ -681,6 +681,36 @@ impl Database for Service {
 
     async fn scan(&self, request: Request<wire::ScanRequest>) -> Result<Response<wire::ScanReply>, Status> {
         respond(Service::scan(self, request.into_inner()).await)
+    }
+
+    type QueryStreamStream = Pin<Box<dyn Stream<Item = Result<wire::QueryReply, Status>> + Send>>;
+
+    async fn query_stream(
+        &self,
+        request: Request<wire::QueryRequest>,
+    ) -> Result<Response<Self::QueryStreamStream>, Status> {
+        let service = self.clone();
+        let ask = move |request| {
+            let service = service.clone();
+            async move { Service::query(&service, request).await }
+        };
+        let pages = pages::begin(request.into_inner(), self.1.clone(), ask);
+        respond(Ok(Box::pin(ReceiverStream::new(pages)) as Self::QueryStreamStream))
+    }
+
+    type ScanStreamStream = Pin<Box<dyn Stream<Item = Result<wire::ScanReply, Status>> + Send>>;
+
+    async fn scan_stream(
+        &self,
+        request: Request<wire::ScanRequest>,
+    ) -> Result<Response<Self::ScanStreamStream>, Status> {
+        let service = self.clone();
+        let ask = move |request| {
+            let service = service.clone();
+            async move { Service::scan(&service, request).await }
+        };
+        let pages = pages::begin(request.into_inner(), self.1.clone(), ask);
+        respond(Ok(Box::pin(ReceiverStream::new(pages)) as Self::ScanStreamStream))
     }
 
     async fn batch_get(

@@ -3,4 +3,5 @@
 pub mod dynamodb;
 pub mod grpc;
 pub mod internal;
+mod pages;
 mod watch;
