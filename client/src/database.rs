@@ -464,14 +464,11 @@ impl Database {
     /// One operation on one item, on the stream of calls to a node.
     async fn on_stream(&self, body: Called) -> Result<Answered, Error> {
         let id = self.request_id();
-        self.until_answered(|address| {
-            let (database, body) = (self.clone(), body.clone());
-            async move { database.on_stream_to(&address, body, id).await }
-        })
-        .await
+        let body = &body;
+        self.until_answered(|address| async move { self.on_stream_to(&address, body, id).await }).await
     }
 
-    async fn on_stream_to(&self, address: &str, body: Called, id: u128) -> Result<Answered, Attempt> {
+    async fn on_stream_to(&self, address: &str, body: &Called, id: u128) -> Result<Answered, Attempt> {
         let pipeline = self.pipelines.to(&self.routes, address)?;
         let request_id = Bytes::copy_from_slice(&id.to_be_bytes());
         match pipeline.call(Call { id: 0, request_id, body: Some(body.clone()) }).await {
@@ -481,7 +478,7 @@ impl Database {
                 None => Err(missing("answer").into()),
             },
             Err(Down::Broken) => Err(Status::unavailable(Down::Broken.to_string()).into()),
-            Err(Down::Unsupported) => Ok(one_by_one(self.client(address)?, body, id).await?),
+            Err(Down::Unsupported) => Ok(one_by_one(self.client(address)?, body.clone(), id).await?),
         }
     }
 

@@ -52,7 +52,7 @@ pub const SEGMENTS_MAX: u32 = 1_000_000;
 /// Names of one answer of ListTables.
 pub const LIST_TABLES_MAX: u32 = 100;
 
-/// Pages of a stream that are read before somebody takes them.
+/// Pages of a stream that wait for somebody to take them, while another one is read.
 pub const PAGES_AHEAD: usize = 1;
 
 /// Hot keys of a table that are told if nobody says how many.

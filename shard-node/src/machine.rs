@@ -83,16 +83,6 @@ impl ShardMachine {
         (self.store.estimated(), self.store.tokens(), self.store.view())
     }
 
-    /// First and last token, both inclusive.
-    pub fn range(&self) -> (Token, Token) {
-        self.store.tokens()
-    }
-
-    /// About how many bytes it holds.
-    pub fn held_bytes(&self) -> u64 {
-        self.store.bytes()
-    }
-
     /// What there is, kind by kind, for somebody who looks at all of it.
     pub fn everything(&self) -> (Vec<u64>, (Token, Token), View) {
         let kinds = self.store.tables().into_iter().map(|stats| stats.table);

@@ -2,13 +2,17 @@
 //! them is not. Whoever leads a partition that will soon be large enough looks at what is there, in the background.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use trimaran_placement::plan::UNIT_TOKENS as UNIT_BITS;
 use trimaran_placement::token::Token;
+use trimaran_replication::group::Group;
+use trimaran_replication::machine::Machine as _;
 use trimaran_storage::engine::Order;
 
 use crate::error::Error;
 use crate::key::{parse_head, token_range};
+use crate::machine::ShardMachine;
 use crate::router::Router;
 use crate::store::View;
 
@@ -18,9 +22,27 @@ const LOOKED_AT: f64 = 0.75;
 /// By which part it has grown when it is looked at again.
 const GROWN: f64 = 0.125;
 
+/// How often it is looked whether a partition is due.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Runs until the task is dropped.
+pub(crate) async fn run(router: Router, split_above: u64) {
+    let mut looked = Looked::default();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let replicas = router.replicas();
+        looked.0.retain(|known, _| replicas.iter().any(|(partition, _)| partition == known));
+        for (partition, group) in replicas.into_iter().filter(|(_, group)| group.is_leader()) {
+            if let Err(error) = looked.look(partition, &group, split_above).await {
+                tracing::warn!(partition, %error, "where its middle is was not found out yet");
+            }
+        }
+    }
+}
+
 /// What was looked at: partition, its last token, its bytes then.
 #[derive(Debug, Default)]
-pub(crate) struct Looked(HashMap<u64, (Token, u64)>);
+struct Looked(HashMap<u64, (Token, u64)>);
 
 impl Looked {
     fn is_due(&self, partition: u64, last: Token, bytes: u64, split_above: u64) -> bool {
@@ -32,26 +54,26 @@ impl Looked {
         is_large && has_grown
     }
 
-    /// Looks at the partitions that are led here and due.
-    pub(crate) async fn look(&mut self, router: &Router, split_above: u64) -> Result<(), Error> {
-        let replicas = router.replicas();
-        self.0.retain(|known, _| replicas.iter().any(|(partition, _)| partition == known));
-        for (partition, group) in replicas {
-            let (bytes, (_, last)) = group.read_now(|machine| (machine.held_bytes(), machine.range()));
-            if !group.is_leader() || !self.is_due(partition, last, bytes, split_above) {
-                continue;
-            }
-            let (kinds, tokens, view) = group.read_now(|machine| machine.everything());
-            let found = tokio::task::spawn_blocking(move || middle(&view, &kinds, tokens)).await;
-            let found = found.map_err(|panicked| Error::Storage(panicked.to_string()))??;
-            self.0.insert(partition, (tokens.1, bytes));
-            group.read_now(|machine| {
-                // It may have become another one meanwhile.
-                if let Some(found) = found.filter(|_| machine.range() == tokens) {
-                    machine.found_middle(found);
-                }
-            });
+    async fn look(
+        &mut self,
+        partition: u64,
+        group: &Group<ShardMachine>,
+        split_above: u64,
+    ) -> Result<(), Error> {
+        let (bytes, range) = group.read_now(|machine| (machine.bytes(), machine.tokens()));
+        if !self.is_due(partition, Token(range.1), bytes, split_above) {
+            return Ok(());
         }
+        let (kinds, tokens, view) = group.read_now(ShardMachine::everything);
+        let found = tokio::task::spawn_blocking(move || middle(&view, &kinds, tokens)).await;
+        let found = found.map_err(|panicked| Error::Storage(panicked.to_string()))??;
+        self.0.insert(partition, (tokens.1, bytes));
+        group.read_now(|machine| {
+            // It may have become another one meanwhile.
+            if let Some(found) = found.filter(|_| machine.tokens() == range) {
+                machine.found_middle(found);
+            }
+        });
         Ok(())
     }
 }
@@ -92,13 +114,12 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{Rng as _, SeedableRng as _};
     use trimaran_proto::state::shard as state;
-    use trimaran_replication::machine::{Committed, Machine as _, Remember};
+    use trimaran_replication::machine::{Committed, Remember};
     use trimaran_storage::faulty_engine::FaultyEngine;
 
     use super::*;
     use crate::item::{Item, Value};
     use crate::key::head;
-    use crate::machine::ShardMachine;
     use crate::op::encode;
     use crate::store::Shared;
 

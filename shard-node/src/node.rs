@@ -31,7 +31,7 @@ use crate::config::{self, Options};
 use crate::machine::ShardMachine;
 use crate::router::Router;
 use crate::store::Shared;
-use crate::{front, index, metrics, op, sweep};
+use crate::{front, index, metrics, middle, op, sweep};
 
 /// How long connections have to end when the node stops.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -212,7 +212,8 @@ impl Node {
             () = stop.cancelled() => return Err(Error::Options("stopped before the node was a member of a cluster")),
         }
         let mut tasks = JoinSet::new();
-        tasks.spawn(sweep::run(router.clone(), engine, options.split_above_mib << 20));
+        tasks.spawn(sweep::run(router.clone(), engine));
+        tasks.spawn(middle::run(router.clone(), options.split_above_mib << 20));
         tasks.spawn(index::propagate::run(router.clone(), shared));
         tasks.spawn(index::build::run(router.clone()));
         tasks.spawn(op::expire::run(router.clone()));

@@ -1,5 +1,5 @@
 //! What goes on by itself: rows of deleted tables are removed, deletions that were begun are ended, and after a split it is
-//! counted what each part has, and before one by size where its middle is.
+//! counted what each part has.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,15 +15,13 @@ use crate::error::Error;
 use crate::key::token_range;
 use crate::limits::{SWEEP_EVERY, SWEEP_ROWS_MAX};
 use crate::machine::ShardMachine;
-use crate::middle::Looked;
 use crate::op::delete_table;
 use crate::router::Router;
 use crate::store;
 use crate::table::Status;
 
 /// Runs until the task is dropped.
-pub(crate) async fn run(router: Router, engine: Arc<dyn Engine>, split_above: u64) {
-    let mut looked = Looked::default();
+pub(crate) async fn run(router: Router, engine: Arc<dyn Engine>) {
     // Tables whose rows are gone from a partition here. After a start they are looked for once more.
     let mut clean: HashSet<(u64, u64)> = HashSet::new();
     loop {
@@ -40,9 +38,6 @@ pub(crate) async fn run(router: Router, engine: Arc<dyn Engine>, split_above: u6
             if let Err(error) = count(&group).await {
                 tracing::warn!(partition, %error, "what a partition has was not counted yet");
             }
-        }
-        if let Err(error) = looked.look(&router, split_above).await {
-            tracing::warn!(%error, "where the middle of a partition is was not found out yet");
         }
         for (partition, group) in router.replicas() {
             let (dropped, tokens) = group.read_now(ShardMachine::dropped);

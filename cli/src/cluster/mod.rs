@@ -167,9 +167,17 @@ impl Connection {
     }
 }
 
-/// The partition that a token lies in, as the cluster of a node has it.
-pub(crate) async fn explain(address: String, token: u64) -> anyhow::Result<Explained> {
-    Connection { address, dial: Arc::new(TcpDial) }.explain(token).await
+/// The partition that a token lies in, as the first of some nodes that answers has it.
+pub(crate) async fn explain(addresses: &[String], token: u64) -> anyhow::Result<Explained> {
+    let mut found = Err(anyhow::anyhow!("no address was given"));
+    for address in addresses {
+        let connection = Connection { address: address.clone(), dial: Arc::new(TcpDial) };
+        found = connection.explain(token).await;
+        if found.is_ok() {
+            break;
+        }
+    }
+    found
 }
 
 /// A node by its id or its address.
@@ -314,7 +322,7 @@ struct Event {
 }
 
 /// As in RFC 3339, UTC, to the second.
-fn time(at_ms: u64) -> String {
+pub(crate) fn time(at_ms: u64) -> String {
     let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at_ms / 1000);
     humantime::format_rfc3339_seconds(at).to_string()
 }

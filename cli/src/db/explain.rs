@@ -1,6 +1,5 @@
 //! `trimaran db explain`: where an item is.
 
-use anyhow::Context as _;
 use serde::Serialize;
 use trimaran_client::database::{Database, Item};
 
@@ -19,7 +18,7 @@ struct Shown {
 #[derive(Serialize)]
 struct There {
     bytes: u32,
-    written_ms: u128,
+    written_ms: u64,
 }
 
 pub(super) async fn run(
@@ -30,15 +29,14 @@ pub(super) async fn run(
     output: Format,
 ) -> anyhow::Result<()> {
     let found = database.explain(table, key).await?;
-    let address = addresses.first().context("no address was given")?;
-    let place = cluster::explain(address.clone(), found.token.0).await?;
+    let place = cluster::explain(addresses, found.token.0).await?;
     let item = found.item.map(|(bytes, written)| There {
         bytes,
-        written_ms: written.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis(),
+        written_ms: written.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
     });
     output.show(&Shown { place, item }, |shown| {
         let item = match &shown.item {
-            Some(there) => format!("{} bytes, written {} ms after 1970", there.bytes, there.written_ms),
+            Some(there) => format!("{} bytes, written {}", there.bytes, cluster::time(there.written_ms)),
             None => "there is none".to_owned(),
         };
         format!("{}\nitem       {item}", explained(&shown.place))

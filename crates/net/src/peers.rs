@@ -32,8 +32,7 @@ impl Peers {
 
     /// Enters or corrects an address, "host:port". A channel in use goes on until its streams end.
     pub fn set(&self, node: u64, address: &str) -> io::Result<()> {
-        let known = self.book.read().get(&node).is_some_and(|peer| peer.address == address);
-        if !known {
+        if !self.is_at(node, address) {
             let peer = Peer { address: address.to_owned(), channel: channel(&self.dial, address)? };
             self.book.write().insert(node, peer);
             self.changes.send_modify(|changes| *changes += 1);
@@ -49,6 +48,11 @@ impl Peers {
     /// A node's address, if known.
     pub fn address(&self, node: u64) -> Option<String> {
         self.book.read().get(&node).map(|peer| peer.address.clone())
+    }
+
+    /// True if the node is known under this address.
+    pub fn is_at(&self, node: u64, address: &str) -> bool {
+        self.book.read().get(&node).is_some_and(|peer| peer.address == address)
     }
 
     /// Returns when the node is known under another address than this one.

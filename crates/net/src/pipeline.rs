@@ -42,8 +42,14 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(50);
 /// How long a node that does not know such streams is not asked for one again. It may be upgraded meanwhile.
 const UNSUPPORTED_FOR: Duration = Duration::from_secs(5);
 
-/// Calls of one stream that are being answered; more wait in the stream.
-const UNDER_WAY_MAX: u32 = 4096;
+/// Bytes of the calls of one stream that are being answered; more wait in the stream.
+const UNDER_WAY_BYTES_MAX: usize = 64 << 20;
+
+/// What a call counts for among those at least: as many small ones are answered at once as that makes, 4,096.
+const CALL_BYTES_LEAST: usize = 16 << 10;
+
+/// Calls of one stream without an answer before those are forgotten whose callers have given up.
+const PENDING_MAX: usize = 4 * OUTBOX_MAX;
 
 /// Lets everybody go first who is ready to do something, who may have more for the same message. A task that is woken by the first
 /// to queue something would otherwise run next, and take that alone. (Measured with three nodes on two processors, 64
@@ -124,7 +130,7 @@ impl<E: Exchange> Pipeline<E> {
     /// Over a channel.
     pub fn new(channel: Channel) -> Self {
         let (outbox, queue) = mpsc::channel(OUTBOX_MAX);
-        tokio::spawn(run::<E>(channel, Outbox { queue, held: None }));
+        tokio::spawn(run::<E>(channel, Outbox::new(queue, |(call, _)| call.encoded_len())));
         Self { outbox }
     }
 
@@ -156,13 +162,13 @@ impl<E: Exchange> Links<E> {
 
     /// To this node, if its address is known.
     pub fn to(&self, node: u64) -> Option<Pipeline<E>> {
-        let address = self.peers.address(node)?;
         let mut links = self.links.lock();
         if let Some((known, link)) = links.get(&node)
-            && *known == address
+            && self.peers.is_at(node, known)
         {
             return Some(link.clone());
         }
+        let address = self.peers.address(node)?;
         // A connection of its own, so that large snapshots and the like hold it up as little as possible.
         let link = Pipeline::new(self.peers.separate_channel(&address).ok()?);
         links.insert(node, (address, link.clone()));
@@ -170,16 +176,22 @@ impl<E: Exchange> Links<E> {
     }
 }
 
-/// Calls that wait to be sent.
-struct Outbox<E: Exchange> {
-    queue: mpsc::Receiver<Waiting<E>>,
+/// What is queued for a stream, taken as it travels together.
+struct Outbox<T> {
+    queue: mpsc::Receiver<T>,
+    /// Bytes of one.
+    bytes: fn(&T) -> usize,
     /// One that had no room in the message before.
-    held: Option<Waiting<E>>,
+    held: Option<T>,
 }
 
-impl<E: Exchange> Outbox<E> {
-    /// What goes out together, at least one; `None` when nobody can call any more.
-    async fn next(&mut self) -> Option<Vec<Waiting<E>>> {
+impl<T> Outbox<T> {
+    fn new(queue: mpsc::Receiver<T>, bytes: fn(&T) -> usize) -> Self {
+        Self { queue, bytes, held: None }
+    }
+
+    /// What goes out together, at least one; `None` when nobody can queue any more.
+    async fn next(&mut self) -> Option<Vec<T>> {
         let first = match self.held.take() {
             Some(held) => held,
             None => {
@@ -188,11 +200,11 @@ impl<E: Exchange> Outbox<E> {
                 first
             }
         };
-        let mut bytes = first.0.encoded_len();
+        let mut bytes = (self.bytes)(&first);
         let mut batch = vec![first];
         while batch.len() < CALLS_MAX {
             let Ok(next) = self.queue.try_recv() else { break };
-            bytes += next.0.encoded_len();
+            bytes += (self.bytes)(&next);
             if bytes > MESSAGE_BYTES_AIM {
                 self.held = Some(next);
                 break;
@@ -210,7 +222,7 @@ fn refuse<E: Exchange>(batch: Vec<Waiting<E>>, down: Down) {
     }
 }
 
-async fn run<E: Exchange>(channel: Channel, mut outbox: Outbox<E>) {
+async fn run<E: Exchange>(channel: Channel, mut outbox: Outbox<Waiting<E>>) {
     let mut next_id = 0;
     while let Some(first) = outbox.next().await {
         let mut batch = Some(first);
@@ -244,6 +256,9 @@ async fn run<E: Exchange>(channel: Channel, mut outbox: Outbox<E>) {
                 let mut calls = Vec::with_capacity(waiting.len());
                 {
                     let mut pending = pending.lock();
+                    if pending.len() >= PENDING_MAX {
+                        pending.retain(|_, reply| !reply.is_closed());
+                    }
                     for (mut call, reply) in waiting {
                         next_id += 1;
                         E::number(&mut call, next_id);
@@ -292,7 +307,7 @@ where
 {
     let (ready, answers) = mpsc::channel(CALLS_MAX);
     tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(UNDER_WAY_MAX as usize));
+        let places = Arc::new(Semaphore::new(UNDER_WAY_BYTES_MAX));
         loop {
             // Ends with the stream, whatever ended it: who asked notices by itself.
             let message = tokio::select! {
@@ -301,8 +316,10 @@ where
             };
             let Ok(Some(message)) = message else { return };
             let calls = E::into_calls(message);
-            let count = u32::try_from(calls.len()).unwrap_or(u32::MAX).min(UNDER_WAY_MAX);
-            let Ok(place) = Arc::clone(&places).acquire_many_owned(count).await else { return };
+            let bytes: usize = calls.iter().map(|call| call.encoded_len().max(CALL_BYTES_LEAST)).sum();
+            // At most 2²⁶; a message that is larger than all that may be under way is so alone.
+            let bytes = bytes.min(UNDER_WAY_BYTES_MAX) as u32;
+            let Ok(place) = Arc::clone(&places).acquire_many_owned(bytes).await else { return };
             let mut answered: FuturesUnordered<F> = calls.into_iter().map(&answer).collect();
             let ready = ready.clone();
             tokio::spawn(async move {
@@ -315,28 +332,9 @@ where
             });
         }
     });
-    futures::stream::unfold((answers, None), |(mut answers, held)| async move {
-        let first: E::Answer = match held {
-            Some(held) => held,
-            None => {
-                let first = answers.recv().await?;
-                in_company().await;
-                first
-            }
-        };
-        let mut bytes = first.encoded_len();
-        let mut batch = vec![first];
-        let mut held = None;
-        while batch.len() < CALLS_MAX {
-            let Ok(next) = answers.try_recv() else { break };
-            bytes += next.encoded_len();
-            if bytes > MESSAGE_BYTES_AIM {
-                held = Some(next);
-                break;
-            }
-            batch.push(next);
-        }
-        Some((Ok(E::answers(batch)), (answers, held)))
+    futures::stream::unfold(Outbox::new(answers, E::Answer::encoded_len), |mut answers| async move {
+        let batch = answers.next().await?;
+        Some((Ok(E::answers(batch)), answers))
     })
 }
 

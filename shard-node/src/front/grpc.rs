@@ -627,10 +627,11 @@ impl Database for Service {
         &self,
         request: Request<wire::PutItemRequest>,
     ) -> Result<Response<wire::PutItemReply>, Status> {
-        respond(match request_id(&request) {
-            Ok(id) => Service::put_item(self, request.into_inner(), id).await,
-            Err(invalid) => Err(invalid.into()),
-        })
+        let written = async {
+            let id = request_id(&request)?;
+            Service::put_item(self, request.into_inner(), id).await
+        };
+        respond(written.await)
     }
 
     async fn get_item(
@@ -644,20 +645,22 @@ impl Database for Service {
         &self,
         request: Request<wire::UpdateItemRequest>,
     ) -> Result<Response<wire::UpdateItemReply>, Status> {
-        respond(match request_id(&request) {
-            Ok(id) => Service::update_item(self, request.into_inner(), id).await,
-            Err(invalid) => Err(invalid.into()),
-        })
+        let written = async {
+            let id = request_id(&request)?;
+            Service::update_item(self, request.into_inner(), id).await
+        };
+        respond(written.await)
     }
 
     async fn delete_item(
         &self,
         request: Request<wire::DeleteItemRequest>,
     ) -> Result<Response<wire::DeleteItemReply>, Status> {
-        respond(match request_id(&request) {
-            Ok(id) => Service::delete_item(self, request.into_inner(), id).await,
-            Err(invalid) => Err(invalid.into()),
-        })
+        let written = async {
+            let id = request_id(&request)?;
+            Service::delete_item(self, request.into_inner(), id).await
+        };
+        respond(written.await)
     }
 
     type PipelineStream = Pin<Box<dyn Stream<Item = Result<wire::PipelineReply, Status>> + Send>>;

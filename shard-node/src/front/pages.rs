@@ -1,5 +1,5 @@
-//! Query and scan as streams over gRPC: page after page, no further ahead of the reader than [`PAGES_AHEAD`], to the end or
-//! until as many items were read as were asked for.
+//! Query and scan as streams over gRPC: page after page, ahead of the reader by as many as [`PAGES_AHEAD`] and
+//! the one that is being read, to the end or until as many items were read as were asked for.
 
 use std::future::Future;
 

@@ -99,8 +99,12 @@ pub async fn run(router: &Router, name: &str, limit: u32) -> Result<Report, Erro
                 return (node, Some(here(router, table)));
             }
             let Some(mut client) = router.client(node) else { return (node, None) };
-            let reply = tokio::time::timeout(PATIENCE, client.hot(wire::HotRequest { table })).await;
-            (node, reply.ok().and_then(Result::ok).map(tonic::Response::into_inner))
+            let asked = tokio::time::timeout(PATIENCE, client.hot(wire::HotRequest { table })).await;
+            let reply = asked.unwrap_or_else(|_elapsed| Err(tonic::Status::deadline_exceeded("")));
+            let reply = reply.inspect_err(|status| {
+                tracing::debug!(node, code = ?status.code(), "a node did not say what it was asked");
+            });
+            (node, reply.ok().map(tonic::Response::into_inner))
         }
     });
     let (mut found, mut silent) = (Vec::new(), Vec::new());
@@ -110,7 +114,6 @@ pub async fn run(router: &Router, name: &str, limit: u32) -> Result<Report, Erro
             None => silent.push(node),
         }
     }
-    // Numbers of partitions fit.
     let parts = together(found, limit as usize).into_iter().filter_map(|rows| part(router, &table, rows));
     Ok(Report { parts: parts.collect(), silent })
 }
