@@ -394,7 +394,10 @@ impl<M: Machine> Keeper<M> {
         let is_up = node.is_some_and(|node| {
             meta.borrow().nodes.get(&node).is_some_and(|node| node.state() == NodeState::Up)
         });
-        if !is_up || !group.has_caught_up(heir) {
+        // Handed back at once, it would come to a node that is about to stop.
+        let has_declined =
+            group.given_by().is_some_and(|(replica, at)| replica == heir && at.elapsed() < PREFER_EVERY);
+        if !is_up || has_declined || !group.has_caught_up(heir) {
             return Kept::Underway;
         }
         let id = partition.id;

@@ -375,14 +375,16 @@ impl<M: Machine> Routes<M> {
                     sleep(HANDOVER_LOOK_EVERY).await;
                     continue;
                 };
-                match group.transfer_leader(heir).await {
-                    Ok(()) => break,
-                    Err(error) => tracing::warn!(partition, %error, "a leadership was not given away"),
+                if let Err(error) = group.transfer_leader(heir).await {
+                    tracing::warn!(partition, %error, "a leadership was not given away");
+                    sleep(HANDOVER_LOOK_EVERY).await;
+                    continue;
                 }
-                sleep(HANDOVER_LOOK_EVERY).await;
-            }
-            while group.is_leader() {
-                sleep(HANDOVER_LOOK_EVERY).await;
+                // Taken over within milliseconds, or not at all: then, and if it came back meanwhile, it is given again.
+                let asked = Instant::now();
+                while group.is_leader() && asked.elapsed() < HANDOVER_PATIENCE {
+                    sleep(HANDOVER_LOOK_EVERY).await;
+                }
             }
         });
         if tokio::time::timeout(patience, futures::future::join_all(given)).await.is_err() {
@@ -396,6 +398,9 @@ const TABLE_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How often a request on its way looks whether its leader still leads.
 const LEADER_LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How long a leadership that was given may take to be taken over before it is given again.
+const HANDOVER_PATIENCE: Duration = Duration::from_millis(300);
 
 /// How often we look whether a leadership was taken over.
 const HANDOVER_LOOK_EVERY: Duration = Duration::from_millis(10);

@@ -122,6 +122,8 @@ pub(crate) struct Inner<M: Machine> {
     /// The term in which this replica gave its leadership away; its lease is void, since the new leader does not
     /// wait for it to end.
     pub(crate) ceded_term: AtomicU64,
+    /// Who asked this replica to lead last, and when.
+    pub(crate) given: Mutex<Option<(u64, tokio::time::Instant)>>,
     /// Becomes true when this replica is closed or removed.
     pub(crate) closed: watch::Sender<bool>,
 }
@@ -340,6 +342,11 @@ impl<M: Machine> Group<M> {
             self.inner.ceded_term.store(term, Ordering::Release);
         }
         self.inner.raft.trigger().transfer_leader(to).await.map_err(|_fatal| self.stopped())
+    }
+
+    /// The replica that gave its leadership to this one last, and when. It has a reason not to lead: it may be about to stop.
+    pub fn given_by(&self) -> Option<(u64, tokio::time::Instant)> {
+        *self.inner.given.lock()
     }
 
     /// Founds the group with these voters. Only for a group that never existed; on one replica only.

@@ -347,6 +347,7 @@ impl Groups {
                 alone_ms: AtomicU64::new(0),
                 opened: tokio::time::Instant::now(),
                 ceded_term: AtomicU64::new(0),
+                given: Mutex::default(),
                 closed: closed.clone(),
             },
             receiver,

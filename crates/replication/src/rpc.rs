@@ -12,7 +12,7 @@ use futures::{Stream, StreamExt as _};
 use openraft::raft::{StreamAppendError, TransferLeaderRequest};
 use openraft::storage::Snapshot;
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use trimaran_net::pipeline::in_company;
@@ -194,6 +194,9 @@ impl<M: Machine> Inbound for Local<M> {
                         let last = request.last_log_id.as_ref().map(codec::get_log_id);
                         // All voters are told. Would each take itself for the heir, they would share the votes.
                         let to = if request.to == 0 { self.replica() } else { request.to };
+                        if to == self.replica() {
+                            *self.group.inner.given.lock() = Some((frame.from, Instant::now()));
+                        }
                         let request = TransferLeaderRequest::new(from, to, last);
                         let outcome = raft.handle_transfer_leader(request).await;
                         outcome
