@@ -7,8 +7,8 @@ use base64::Engine as _;
 use clap::Subcommand;
 use serde_json::{Map, Number, Value as Json, json};
 use trimaran_client::database::{
-    Database, Index, Item, KeyType, Pages, Placeholders, Projection, ReadOptions, ReturnValues, Table, Value,
-    WriteOptions,
+    Database, Index, Item, KeyType, MaxThroughput, Pages, Placeholders, Projection, ReadOptions,
+    ReturnValues, Table, Value, WriteOptions,
 };
 
 use crate::output::Format;
@@ -131,6 +131,21 @@ enum Command {
         /// Keys of the table, and of each index, at most
         #[arg(long, default_value_t = 10)]
         limit: u32,
+    },
+    /// Say how much a table, or a global index of it, may be asked, in capacity units per second over all nodes: a unit is a write of
+    /// up to a kibibyte, or a read of up to four. What is not said may be anything
+    Limit {
+        /// Name of the table
+        table: String,
+        /// The index, instead of the table itself
+        #[arg(long)]
+        index: Option<String>,
+        /// Reads
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        read_units: Option<u64>,
+        /// Writes
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        write_units: Option<u64>,
     },
     /// Begin a stream of a table's changes, or end it
     Stream {
@@ -256,6 +271,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::DescribeTable { table } => {
             let found = database.describe_table(&table).await?;
             let key = |(name, kind): &(String, KeyType)| format!("{name}:{kind:?}");
+            let max =
+                |max: MaxThroughput| json!({ "read_units": max.read_units, "write_units": max.write_units });
+            let of_index = |name: &str| found.index_throughput.get(name).copied().unwrap_or_default();
             let shown = json!({
                 "name": found.table.name,
                 "partition_key": key(&found.table.partition_key),
@@ -267,8 +285,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     "partition_key": key(&index.partition_key),
                     "sort_key": index.sort_key.as_ref().map(key),
                     "status": if *active { "active" } else { "not ready, or being deleted" },
+                    "max_per_second": max(of_index(&index.name)),
                 })).collect::<Vec<_>>(),
                 "stream": found.stream.map(|view| format!("{view:?}")),
+                "max_per_second": max(found.max_throughput),
                 "items": found.item_count,
                 "bytes": found.size_bytes,
             });
@@ -301,6 +321,22 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Hot { table, limit } => hot::run(&database, &table, limit, output).await?,
         Command::AccessKey(command) => access_key::run(&database, command, output).await?,
+        Command::Limit { table, index, read_units, write_units } => {
+            let max = MaxThroughput { read_units, write_units };
+            database.limit_throughput(&table, index.as_deref(), max).await?;
+            let limited = json!({ "table": table, "index": index, "read_units": read_units, "write_units": write_units });
+            let units =
+                |units: Option<u64>| units.map_or_else(|| "any".to_owned(), |units| units.to_string());
+            output.show(&limited, |_| {
+                let what =
+                    index.as_ref().map_or_else(|| table.clone(), |index| format!("index {index} of {table}"));
+                format!(
+                    "{what} may be asked {} units of reads and {} of writes per second",
+                    units(read_units),
+                    units(write_units)
+                )
+            })?;
+        }
         Command::Stream { table, view } => {
             match view.view() {
                 Some(view) => database.enable_stream(&table, view).await?,

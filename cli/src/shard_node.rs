@@ -35,6 +35,18 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ignored|required")]
     #[serde(skip_serializing_if = "Option::is_none")]
     dynamodb_signatures: Option<String>,
+    /// Whether tables with provisioned throughput are kept to it, as DynamoDB does, or may be asked for more [default: ignored]
+    #[arg(long, value_name = "ignored|enforced")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provisioned_throughput: Option<String>,
+    /// Reads that this node lets through, capacity units per second [default: any]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_units: Option<u64>,
+    /// Writes that this node lets through, capacity units per second [default: any]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    write_units: Option<u64>,
     /// Where gRPC clients and other nodes connect [default: 127.0.0.1:7003]
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -31,6 +31,7 @@ mod hot;
 mod index;
 mod pages;
 mod stream;
+mod throughput;
 mod transaction;
 mod verify;
 
@@ -40,6 +41,7 @@ pub use hot::{HotKey, HotKeys, HotReport, Rates};
 pub use index::{Index, Projection};
 pub use pages::Pages;
 pub use stream::{Change, ChangeKind, StreamView, TableWatch, WatchFrom};
+pub use throughput::MaxThroughput;
 pub use transaction::{Action, TransactWrite};
 pub use verify::{VerifiedCopy, VerifiedPartition};
 
@@ -136,6 +138,10 @@ pub struct TableDescription {
     pub stream: Option<StreamView>,
     /// False while a stream begins or ends.
     pub stream_ready: bool,
+    /// The most that it is to be asked.
+    pub max_throughput: MaxThroughput,
+    /// Likewise its global indexes, by name, where there is a most.
+    pub index_throughput: BTreeMap<String, MaxThroughput>,
     /// Items in it.
     pub item_count: u64,
     /// Bytes that they count for.
@@ -268,6 +274,7 @@ impl Database {
             deletion_protection: false,
             indexes: indexes.into_iter().map(index::put).collect(),
             stream: wire::StreamView::None.into(),
+            max_throughput: None,
         };
         self.call(request, |mut client, request| async move { client.create_table(request).await }).await?;
         Ok(())
@@ -285,6 +292,8 @@ impl Database {
             stream_ready: table.stream_ready,
             item_count: table.item_count,
             size_bytes: table.size_bytes,
+            max_throughput: throughput::get(table.max_throughput.as_ref()),
+            index_throughput: throughput::of_indexes(&table.indexes),
             indexes: table.indexes.into_iter().map(index::get).collect::<Result<_, _>>()?,
             table: Table {
                 name: table.name,

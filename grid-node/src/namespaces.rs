@@ -16,6 +16,7 @@ use prost::Message as _;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use tracing::warn;
+use trimaran_cluster::bucket::{Bucket, share};
 use trimaran_cluster::meta::Meta;
 use trimaran_cluster::usage::Totals;
 use trimaran_proto::internal::cluster::Usage;
@@ -29,8 +30,8 @@ use crate::router::Router;
 /// What the definition of a namespace is called before its name.
 const PREFIX: &str = "namespace/";
 
-/// The share of a node that nobody asks is such a part of what it would have if all were asked alike.
-const IDLE_SHARE: f64 = 0.25;
+/// How long operations that nobody asks for are saved up.
+const SAVED: Duration = Duration::from_secs(1);
 
 /// The namespaces of a cluster, as this node knows them. Clones are the same.
 #[derive(Clone, Debug, Default)]
@@ -65,40 +66,6 @@ struct Namespace {
     told: Mutex<Usage>,
     is_full: AtomicBool,
     bucket: Mutex<Bucket>,
-}
-
-/// Operations that are still allowed: they come back with time.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Bucket {
-    /// Less than none after many at once.
-    left: f64,
-    at_ms: u64,
-    /// Per second, at this node.
-    rate: f64,
-}
-
-impl Bucket {
-    /// False if there are not enough. More than a second's worth is as good as that: it is waited for afterwards.
-    fn take(&mut self, count: u64, now_ms: u64) -> bool {
-        let burst = self.rate.max(1.0);
-        let passed = now_ms.saturating_sub(self.at_ms) as f64 / 1000.0;
-        self.left = (self.left + passed * self.rate).min(burst);
-        self.at_ms = now_ms.max(self.at_ms);
-        let is_enough = self.left >= (count as f64).min(burst);
-        if is_enough {
-            self.left -= count as f64;
-        }
-        is_enough
-    }
-}
-
-/// The part of what all nodes may do that is this one's: they all have the same sum in view, so that these add up to `rate`.
-fn share(rate: u64, own: u64, total: u64, nodes: u32) -> f64 {
-    let (rate, nodes) = (rate as f64, f64::from(nodes.max(1)));
-    let idle = rate * IDLE_SHARE;
-    // It was counted at another moment than the sum.
-    let own = own.min(total) as f64;
-    rate * (own + idle / nodes) / (total as f64 + idle).max(1.0)
 }
 
 /// A namespace with what it uses.
@@ -223,7 +190,7 @@ impl Namespaces {
                 asked: AtomicU64::new(held.map_or(0, |held| held.asked.load(Ordering::Relaxed))),
                 told: Mutex::new(held.map_or_else(Usage::default, |held| held.told.lock().clone())),
                 is_full: AtomicBool::new(false),
-                bucket: Mutex::new(Bucket { left: rate, at_ms: 0, rate }),
+                bucket: Mutex::new(Bucket::new(rate, SAVED)),
             };
             Some((name.as_bytes().into(), Arc::new(namespace)))
         };
@@ -249,7 +216,7 @@ impl Namespaces {
             let is_full = memory_bytes > 0 && usage.bytes >= memory_bytes;
             namespace.is_full.store(is_full, Ordering::Relaxed);
             let own = namespace.told.lock().operations;
-            namespace.bucket.lock().rate = share(operations, own, usage.operations, totals.nodes);
+            namespace.bucket.lock().set_rate(share(operations, own, usage.operations, totals.nodes));
         }
     }
 
@@ -400,17 +367,5 @@ mod tests {
         // It had more than there was, and that is missing now.
         namespaces.admit([&b"orders:1"[..]], false, 7400).unwrap_err();
         namespaces.admit([&b"orders:1"[..]], false, 7700).unwrap();
-    }
-
-    #[test]
-    fn nodes_share_what_all_may_do_by_what_they_are_asked() {
-        for asked in [[0, 0, 0], [900, 0, 0], [5000, 100, 20], [1, 1, 1]] {
-            let total: u64 = asked.iter().sum();
-            let shares = asked.map(|own| share(1000, own, total, 3));
-            let sum: f64 = shares.iter().sum();
-            assert!((sum - 1000.0).abs() < 1.0, "{shares:?}");
-            assert!(shares.iter().all(|share| *share > 0.0), "{shares:?}");
-        }
-        assert!(share(1000, 900, 900, 3) > 800.0);
     }
 }

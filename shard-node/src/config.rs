@@ -30,6 +30,17 @@ pub enum Signatures {
     Required,
 }
 
+/// Whether tables with provisioned throughput are kept to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provisioned {
+    /// It is what somebody wrote down for a service that is paid for it; here whatever there is can be had.
+    #[default]
+    Ignored,
+    /// As DynamoDB does it.
+    Enforced,
+}
+
 /// Environment variables that set options begin with this.
 pub const ENV_PREFIX: &str = "TRIMARAN_SHARD_";
 
@@ -43,6 +54,12 @@ pub struct Options {
     pub dynamodb_listen: SocketAddr,
     /// Whether requests there have to be signed with a key of the cluster.
     pub dynamodb_signatures: Signatures,
+    /// Whether tables with provisioned throughput are kept to it.
+    pub provisioned_throughput: Provisioned,
+    /// Units of reads that the node lets through per second; absent = any.
+    pub read_units: Option<u64>,
+    /// Likewise of writes.
+    pub write_units: Option<u64>,
     /// Where gRPC clients and other nodes connect.
     pub grpc_listen: SocketAddr,
     /// Where liveness, readiness and metrics are served.
@@ -87,6 +104,9 @@ impl Default for Options {
             data_folder: Some(PathBuf::from("./trimaran-data/shard")),
             dynamodb_listen: ([127, 0, 0, 1], 8000).into(),
             dynamodb_signatures: Signatures::Ignored,
+            provisioned_throughput: Provisioned::Ignored,
+            read_units: None,
+            write_units: None,
             grpc_listen: ([127, 0, 0, 1], 7003).into(),
             admin_listen: ([127, 0, 0, 1], 9090).into(),
             advertise: String::new(),

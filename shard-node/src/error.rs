@@ -4,6 +4,7 @@ use trimaran_net::status::{Class, Classified};
 use trimaran_proto::api::error::ErrorDetail;
 
 use crate::item::Item;
+use crate::throttle::{Limit, Throttled};
 
 /// A request that has to be changed. The text is DynamoDB's, where DynamoDB has one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +33,17 @@ pub struct Reason {
     pub message: String,
     /// The item as it is, if it was asked for.
     pub item: Option<Item>,
+}
+
+impl Reason {
+    /// The table is asked too much.
+    pub fn of(throttled: &Throttled) -> Self {
+        let code = match throttled.limit {
+            Limit::Provisioned => "ProvisionedThroughputExceeded",
+            Limit::MaxOnDemand | Limit::Node => "ThrottlingError",
+        };
+        Self { code: Some(code), message: throttled.to_string(), item: None }
+    }
 }
 
 fn codes(reasons: &[Reason]) -> String {
@@ -103,6 +115,9 @@ pub enum Error {
         /// The limit.
         max: usize,
     },
+    /// A table, an index or a node was asked more than it may be; try again later.
+    #[error("{0}")]
+    Throttled(Box<Throttled>),
     /// Ask another node.
     #[error("partition {partition} is not on this node")]
     Elsewhere {
@@ -169,7 +184,7 @@ impl Classified for Error {
             | Self::TokenReused
             | Self::Trimmed
             | Self::IteratorExpired => Class::Conflict,
-            Self::Limit { .. } | Self::LimitExceeded(_) => Class::Exhausted,
+            Self::Limit { .. } | Self::LimitExceeded(_) | Self::Throttled(_) => Class::Exhausted,
             Self::Elsewhere { .. } => Class::Elsewhere,
             Self::NotReady | Self::NotAgreed | Self::InProgress => Class::Later,
             Self::TimedOut { .. } => Class::Unknown,
@@ -197,6 +212,7 @@ impl Classified for Error {
             Self::TokenReused => "IDEMPOTENCY_TOKEN_REUSED",
             Self::InProgress => "TRANSACTION_IN_PROGRESS",
             Self::Limit { .. } => "LIMIT_EXCEEDED",
+            Self::Throttled(_) => "THROTTLED",
             Self::Elsewhere { .. } => "WRONG_NODE",
             Self::NotReady => "NOT_READY",
             Self::TimedOut { .. } => "TIMED_OUT",

@@ -29,7 +29,7 @@ const FADE_EVERY_MS: u64 = 1000;
 const FORGOTTEN: f64 = 0.01;
 
 /// What was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Asked {
     /// To read.
     Read,

@@ -41,8 +41,10 @@ pub mod key;
 
 pub mod keyspace;
 
+pub mod capacity;
 pub mod hot;
 pub mod middle;
+pub mod throttle;
 
 pub mod sweep;
 pub mod verify;

@@ -55,6 +55,9 @@ pub const LIST_TABLES_MAX: u32 = 100;
 /// Pages of a stream that wait for somebody to take them, while another one is read.
 pub const PAGES_AHEAD: usize = 1;
 
+/// How long capacity that nobody asks for is saved up, of tables, indexes and nodes whose throughput is limited.
+pub const CAPACITY_SAVED: Duration = Duration::from_secs(300);
+
 /// Hot keys of a table that are told if nobody says how many.
 pub const HOT_KEYS_DEFAULT: u32 = 10;
 

@@ -31,6 +31,7 @@ use crate::config::{self, Options};
 use crate::machine::ShardMachine;
 use crate::router::Router;
 use crate::store::Shared;
+use crate::throttle::{self, Throttle};
 use crate::{front, index, metrics, middle, op, sweep};
 
 /// How long connections have to end when the node stops.
@@ -188,7 +189,13 @@ impl Node {
                     None => machine,
                 }
             });
-        let router = Router::new(cluster.clone(), replicas, clock, random.random(), leaving.clone());
+        let throttle = Throttle::new(throttle::Options {
+            provisioned: options.provisioned_throughput == config::Provisioned::Enforced,
+            read_units: options.read_units,
+            write_units: options.write_units,
+        });
+        let router =
+            Router::new(cluster.clone(), replicas, clock, throttle.clone(), random.random(), leaving.clone());
 
         // Other nodes must reach this one before it can enter; clients are told to wait until it has.
         let (health, health_service) = health::health().await;
@@ -217,6 +224,7 @@ impl Node {
         tasks.spawn(index::propagate::run(router.clone(), shared));
         tasks.spawn(index::build::run(router.clone()));
         tasks.spawn(op::expire::run(router.clone()));
+        tasks.spawn(throttle::run(throttle, router.clone()));
         let dynamodb_server = tokio::spawn(front::dynamodb::serve(
             dynamodb_listener,
             router.clone(),

@@ -35,6 +35,7 @@ use trimaran_replication::session::RequestId;
 use trimaran_storage::engine::{Order, Range};
 
 use crate::access::AccessKeys;
+use crate::capacity::{Consumed, Use};
 use crate::error::Error;
 use crate::hot::{Asked, Hot};
 use crate::key::{RowKey, parse_head};
@@ -42,6 +43,7 @@ use crate::limits::{CHECKSUM_KEPT, DEFINE_ATTEMPTS, HELD_MAX, MESSAGE_BYTES_MAX,
 use crate::machine::ShardMachine;
 use crate::op::{OnTable, get_item, page};
 use crate::table::{Status, Table, Tables};
+use crate::throttle::Throttle;
 use crate::transaction::ID_BYTES;
 use crate::verify;
 
@@ -69,6 +71,7 @@ struct Inner {
     /// To the leaders of partitions.
     lines: Links<ShardCalls>,
     hot: Hot,
+    throttle: Throttle,
     tables: ArcSwap<Tables>,
     access_keys: ArcSwap<AccessKeys>,
     clock: Arc<dyn Clock>,
@@ -91,6 +94,7 @@ impl Router {
         cluster: Cluster,
         replicas: Replicas<ShardMachine>,
         clock: Arc<dyn Clock>,
+        throttle: Throttle,
         seed: u64,
         leaving: CancellationToken,
     ) -> Self {
@@ -106,6 +110,7 @@ impl Router {
                 routes,
                 lines,
                 hot: Hot::default(),
+                throttle,
                 tables,
                 access_keys,
                 clock,
@@ -131,7 +136,9 @@ impl Router {
 
     fn read_tables(&self) {
         let meta = Arc::clone(&self.cluster().meta().borrow());
-        self.inner.tables.store(Arc::new(Tables::of(&meta)));
+        let tables = Arc::new(Tables::of(&meta));
+        self.inner.throttle.heard(&tables);
+        self.inner.tables.store(tables);
         self.inner.access_keys.store(Arc::new(AccessKeys::of(&meta)));
         self.inner.changed.notify_one();
     }
@@ -215,7 +222,7 @@ impl Router {
     /// Carries out an operation on one table.
     pub async fn run<O: OnTable>(&self, operation: O) -> Result<O::Reply, Error> {
         let table = self.table(operation.table()).await?;
-        match operation.run(self, &table).await {
+        match self.run_on(&operation, &table).await {
             Err(Error::TableDropped) => {}
             outcome => return outcome,
         }
@@ -226,10 +233,34 @@ impl Router {
         if again.id == table.id {
             return Err(not_found());
         }
-        match operation.run(self, &again).await {
+        match self.run_on(&operation, &again).await {
             Err(Error::TableDropped) => Err(not_found()),
             outcome => outcome,
         }
+    }
+
+    /// Likewise, if as much may be asked of the table, which is charged with what it cost.
+    async fn run_on<O: OnTable>(&self, operation: &O, table: &Table) -> Result<O::Reply, Error> {
+        let Some(used) = operation.uses() else { return operation.run(self, table).await };
+        self.admit(table, used)?;
+        let outcome = operation.run(self, table).await;
+        match &outcome {
+            Ok(reply) => self.charge(table, used.asked, &operation.consumed(table, reply)),
+            // It was looked at, and found to be otherwise.
+            Err(Error::ConditionFailed { .. }) => self.charge(table, used.asked, &Consumed::table(1.0)),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    /// See [`Throttle::admit`].
+    pub(crate) fn admit(&self, table: &Table, used: Use<'_>) -> Result<(), Error> {
+        self.inner.throttle.admit(table, used, self.now_ms())
+    }
+
+    /// See [`Throttle::charge`].
+    pub(crate) fn charge(&self, table: &Table, asked: Asked, consumed: &Consumed) {
+        self.inner.throttle.charge(table, asked, consumed, self.now_ms());
     }
 
     /// Changes the definition of a table, from the revision that was seen (0 = there was none).

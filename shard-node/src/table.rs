@@ -51,6 +51,28 @@ pub enum Status {
     Deleting,
 }
 
+/// The most that a table or an index which is paid by request is to be asked, in capacity units per second; `None` = anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnDemand {
+    /// Reads.
+    pub reads: Option<u64>,
+    /// Writes.
+    pub writes: Option<u64>,
+}
+
+impl OnDemand {
+    /// From where 0 stands for anything.
+    pub fn stored(reads: u64, writes: u64) -> Self {
+        let some = |units: u64| Some(units).filter(|units| *units > 0);
+        Self { reads: some(reads), writes: some(writes) }
+    }
+
+    /// True if something is said.
+    pub fn is_limited(self) -> bool {
+        self.reads.is_some() || self.writes.is_some()
+    }
+}
+
 /// A table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
@@ -66,8 +88,11 @@ pub struct Table {
     pub status: Status,
     /// Milliseconds since 1970.
     pub created_ms: u64,
-    /// Reads and writes per second, as asked for by those who still say so. Nothing is throttled by it.
+    /// Reads and writes per second that it is provisioned for; `None` = it is paid by request. Only nodes that
+    /// are told to keep it to that, see `trimaran_shard_node::config::Provisioned`.
     pub throughput: Option<(u64, u64)>,
+    /// The most that it is to be asked if it is paid by request.
+    pub on_demand: OnDemand,
     /// Refuses to be deleted.
     pub deletion_protection: bool,
     /// Secondary indexes, oldest first.
@@ -101,6 +126,7 @@ impl Table {
             status: Status::Active,
             created_ms: 0,
             throughput: None,
+            on_demand: OnDemand::default(),
             deletion_protection: false,
             indexes: Vec::new(),
             last_index: 0,
@@ -164,6 +190,8 @@ impl Table {
             class: self.class.clone().unwrap_or_default(),
             streams: self.streams.iter().map(Stream::encode).collect(),
             last_stream: self.last_stream,
+            max_read_units: self.on_demand.reads.unwrap_or_default(),
+            max_write_units: self.on_demand.writes.unwrap_or_default(),
         };
         stored.encode_to_vec().into()
     }
@@ -188,6 +216,7 @@ impl Table {
             },
             created_ms: stored.created_ms,
             throughput: (stored.read_units > 0).then_some((stored.read_units, stored.write_units)),
+            on_demand: OnDemand::stored(stored.max_read_units, stored.max_write_units),
             deletion_protection: stored.deletion_protection,
             indexes: stored.indexes.into_iter().map(Index::decode).collect::<Option<_>>()?,
             last_index: stored.last_index,
@@ -307,6 +336,12 @@ pub struct Tables {
     by_name: BTreeMap<String, Table>,
 }
 
+impl FromIterator<Table> for Tables {
+    fn from_iter<I: IntoIterator<Item = Table>>(tables: I) -> Self {
+        Self { by_name: tables.into_iter().map(|table| (table.name.clone(), table)).collect() }
+    }
+}
+
 impl Tables {
     /// Those that the agreed state defines.
     pub fn of(meta: &Meta) -> Self {
@@ -322,7 +357,7 @@ impl Tables {
                 }
                 table
             });
-        Self { by_name: tables.map(|table| (table.name.clone(), table)).collect() }
+        tables.collect()
     }
 
     /// The table of a name.

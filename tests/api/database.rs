@@ -7,8 +7,8 @@ use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use trimaran_client::Error;
 use trimaran_client::database::{
-    Action, Database, Index, Item, KeyType, Placeholders, Projection, ReadOptions, ReturnValues, Table,
-    TransactWrite, Value, WriteOptions,
+    Action, Database, Index, Item, KeyType, MaxThroughput, Placeholders, Projection, ReadOptions,
+    ReturnValues, Table, TransactWrite, Value, WriteOptions,
 };
 use trimaran_net::dial::{Dial, TcpDial, channel};
 use trimaran_net::exchange::DatabaseCalls;
@@ -397,4 +397,55 @@ async fn pages_come_to_their_end_when_the_nodes_that_read_them_die() {
     assert_eq!(sequence, expected);
     let refused = database.query_pages("events", "id <> :id", ReadOptions::default()).next().await;
     assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+}
+
+/// A table that is asked more than it may be says so to the SDK; the command waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_may_be_asked_so_much_is_filled_and_read_as_fast_as_that() {
+    let cluster = Cluster::shard(1, "fjall", 2).await;
+    let database = cluster.database_client().await;
+    events(&database).await;
+    let addresses = cluster.addresses().join(",");
+    let say = async |words: &[&str]| {
+        let mut command = tokio::process::Command::new(binary());
+        command.arg("db").args(words).args(["--address", &addresses, "-o", "json"]).kill_on_drop(true);
+        let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let lines = |at| format!("{{\"id\": {{\"S\": \"{at}\"}}, \"seq\": {{\"N\": \"{at}\"}}}}\n");
+    std::fs::write(file("in"), (0..60).map(lines).collect::<String>()).unwrap();
+    say(&["limit", "events", "--write-units", "20", "--read-units", "20"]).await;
+    let limited = database.describe_table("events").await.unwrap().max_throughput;
+    assert_eq!(limited, MaxThroughput { read_units: Some(20), write_units: Some(20) });
+    // Four times what it may be asked in a second; whoever asks then has to wait.
+    let mut large = item("large", 0);
+    large.insert("text".to_owned(), "x".repeat(80_000).into());
+    let throttled = async {
+        loop {
+            if let Err(error) = database.put_item("events", large.clone()).await {
+                return error;
+            }
+        }
+    };
+    let throttled = timeout(PATIENCE, throttled).await.unwrap();
+    assert!(matches!(throttled, Error::Exhausted(_)), "{throttled}");
+    assert!(say(&["import", "events", &file("in")]).await.contains("60"));
+    let found = async {
+        loop {
+            if let Err(error) = database.get_item("events", item("large", 0)).await {
+                return error;
+            }
+        }
+    };
+    assert!(matches!(timeout(PATIENCE, found).await.unwrap(), Error::Exhausted(_)));
+    say(&["export", "events", &file("out")]).await;
+    assert_eq!(std::fs::read_to_string(file("out")).unwrap().lines().count(), 61);
+    // Nothing said is anything.
+    say(&["limit", "events"]).await;
+    assert_eq!(database.describe_table("events").await.unwrap().max_throughput, MaxThroughput::default());
+    let refused = database.limit_throughput("events", Some("no-such"), MaxThroughput::default()).await;
+    assert!(matches!(refused, Err(Error::NotFound(_))), "{refused:?}");
 }

@@ -19,7 +19,8 @@ const PROGRAM_MAX: std::time::Duration = std::time::Duration::from_secs(300);
 #[allow(clippy::disallowed_methods, reason = "how the machine that must run it says so")]
 fn python() -> Command {
     let mut python = Command::new("python3");
-    python.kill_on_drop(true).stdin(Stdio::null());
+    // Nothing is left beside the programs.
+    python.kill_on_drop(true).stdin(Stdio::null()).env("PYTHONDONTWRITEBYTECODE", "1");
     if let Some(packages) = std::env::var_os(PACKAGES) {
         python.env("PYTHONPATH", packages);
     }
@@ -65,6 +66,14 @@ async fn redis_py_finds_every_family_at_any_node_and_as_a_cluster_client() {
 async fn boto3_and_the_aws_cli_find_a_database_that_they_know() {
     if has("boto3").await {
         run("boto3_dynamodb.py", &Cluster::shard(3, "fjall", 4).await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn boto3_hears_which_table_or_index_is_asked_too_much() {
+    if has("boto3").await {
+        let cluster = Cluster::shard_with(3, 4, &["--provisioned-throughput", "enforced"]).await;
+        run("boto3_throttling.py", &cluster).await;
     }
 }
 

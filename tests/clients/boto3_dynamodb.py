@@ -18,6 +18,8 @@ from boto3.dynamodb.conditions import Attr, Key
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from expect import eventually, refused
+
 ENDPOINTS = [f"http://{address}" for address in sys.argv[1:]]
 ACCESS = dict(region_name="us-east-1", aws_access_key_id="key", aws_secret_access_key="secret")
 
@@ -25,22 +27,6 @@ ACCESS = dict(region_name="us-east-1", aws_access_key_id="key", aws_secret_acces
 def connect(kind, number, service="dynamodb"):
     config = Config(retries={"max_attempts": 5, "mode": "standard"})
     return getattr(boto3, kind)(service, endpoint_url=ENDPOINTS[number % len(ENDPOINTS)], config=config, **ACCESS)
-
-
-def eventually(what, holds):
-    end = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
-
-
-def refused(code, call):
-    try:
-        call()
-    except ClientError as error:
-        assert error.response["Error"]["Code"] == code, error
-        return error.response
-    raise AssertionError(f"{code} was expected")
 
 
 def orders():

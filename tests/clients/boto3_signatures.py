@@ -9,6 +9,8 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from expect import refused
+
 ENDPOINTS = [f"http://{address}" for address in sys.argv[1:]]
 KEY, SECRET = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
 
@@ -22,15 +24,6 @@ def client(number=0, key=KEY, secret=SECRET, service="dynamodb", **config):
         aws_secret_access_key=secret,
         config=Config(retries={"max_attempts": 1}, **config),
     )
-
-
-def refused(code, call):
-    try:
-        call()
-    except ClientError as error:
-        assert error.response["Error"]["Code"] == code, error
-        return
-    raise AssertionError(f"{code} was expected")
 
 
 # Another node may not know of the key yet.

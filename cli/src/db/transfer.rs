@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value as Json, json};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
+use trimaran_client::Error;
 use trimaran_client::database::{Database, Item, ReadOptions, Value};
 
 /// Items that are written with one request, as many as DynamoDB takes.
@@ -20,6 +21,12 @@ const BATCH_BYTES: usize = 4 << 20;
 
 /// Requests under way at once.
 const BATCHES_AT_ONCE: usize = 8;
+
+/// How long it waits before it asks a table again that is asked too much, and after how long it gives up.
+const THROTTLED_PAUSE: Duration = Duration::from_millis(500);
+
+/// See [`THROTTLED_PAUSE`].
+const THROTTLED_MAX: Duration = Duration::from_secs(600);
 
 /// How often it is said how far it is.
 const SAY_EVERY: Duration = Duration::from_secs(2);
@@ -33,22 +40,33 @@ struct Progress {
     items: u64,
     began: Instant,
     said: Instant,
+    /// When something was added last.
+    added: Instant,
 }
 
 impl Progress {
     #[allow(clippy::disallowed_methods, reason = "how long a person has waited")]
     fn new(what: &'static str) -> Self {
-        Self { what, items: 0, began: Instant::now(), said: Instant::now() }
+        let now = Instant::now();
+        Self { what, items: 0, began: now, said: now, added: now }
     }
 
     #[allow(clippy::disallowed_methods, reason = "how long a person has waited")]
     fn add(&mut self, items: u64) {
         self.items += items;
+        self.added = Instant::now();
         if self.said.elapsed() >= SAY_EVERY {
             self.said = Instant::now();
             let rate = self.items as f64 / self.began.elapsed().as_secs_f64();
             eprintln!("{} items {}, {rate:.0} a second", self.items, self.what);
         }
+    }
+}
+
+impl Progress {
+    /// Since something was added.
+    fn waited(&self) -> Duration {
+        self.added.elapsed()
     }
 }
 
@@ -66,7 +84,16 @@ pub(super) async fn export(database: &Database, table: &str, path: &Path) -> any
     };
     let mut progress = Progress::new("written");
     let mut pages = database.scan_pages(table, ReadOptions::default());
-    while let Some(page) = pages.next().await? {
+    loop {
+        let page = match pages.next().await {
+            // The table is asked too much; what came last is known.
+            Err(Error::Exhausted(_)) if progress.waited() < THROTTLED_MAX => {
+                tokio::time::sleep(THROTTLED_PAUSE).await;
+                continue;
+            }
+            next => next?,
+        };
+        let Some(page) = page else { break };
         let count = page.items.len() as u64;
         for item in page.items {
             serde_json::to_writer(&mut out, &json!({ "Item": typed_item(item) }))?;
@@ -111,7 +138,7 @@ pub(super) async fn import(database: &Database, table: &str, path: &Path) -> any
             bytes = 0;
             under_way.spawn(async move {
                 let count = items.len() as u64;
-                database.batch_write(&table, items, Vec::new()).await.map(|()| count)
+                put(&database, &table, items).await.map(|()| count)
             });
         }
         if is_end {
@@ -122,6 +149,20 @@ pub(super) async fn import(database: &Database, table: &str, path: &Path) -> any
         progress.add(done??);
     }
     Ok(progress.items)
+}
+
+/// Puts items, as fast as the table may be asked.
+#[allow(clippy::disallowed_methods, reason = "how long a person has waited")]
+async fn put(database: &Database, table: &str, items: Vec<Item>) -> Result<(), Error> {
+    let began = Instant::now();
+    loop {
+        match database.batch_write(table, items.clone(), Vec::new()).await {
+            Err(Error::Exhausted(_)) if began.elapsed() < THROTTLED_MAX => {
+                tokio::time::sleep(THROTTLED_PAUSE).await
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn parse(line: &str) -> anyhow::Result<Item> {

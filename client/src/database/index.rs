@@ -51,6 +51,7 @@ pub(super) fn put(index: Index) -> wire::Index {
         sort_key: index.sort_key.map(put_key),
         projection: projection.into(),
         attributes,
+        max_throughput: None,
     }
 }
 

@@ -19,6 +19,7 @@ pub mod member;
 pub mod meta;
 
 pub mod autoscale;
+pub mod bucket;
 
 mod liveness;
 mod load;

@@ -21,20 +21,19 @@ use super::{pages, watch};
 use crate::access::{self, AccessKey};
 use crate::error::{Error, Invalid};
 use crate::expression::Stated;
-use crate::item::Type;
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::metrics;
-use crate::op::create_table::NewIndex;
-use crate::op::describe_table::Described;
 use crate::op::transact_write::Action;
 use crate::op::update_table::IndexUpdate;
 use crate::op::{self, ReturnValues, batch_get, batch_write, page};
 use crate::router::Router;
-use crate::store::Stats;
-use crate::table::{self, Index, IndexStatus, KeyAttribute, Projection, StreamView, Table};
 
+mod table;
 mod value;
 
+use table::{
+    description, key_attribute, max_throughput, new_index, stream_view, throughput_update, uncounted,
+};
 pub(super) use value::put_item;
 use value::{item, placeholders};
 
@@ -103,6 +102,7 @@ fn get_request(request: wire::GetItemRequest) -> Result<op::get_item::Request, I
         key: item(request.key)?,
         projection: text(request.projection),
         placeholders: placeholders(request.placeholders)?,
+        consistent: true,
     })
 }
 
@@ -134,127 +134,8 @@ fn return_values(wire: i32) -> Result<ReturnValues, Invalid> {
     }
 }
 
-fn key_attribute(wire: wire::KeyAttribute) -> Result<KeyAttribute, Invalid> {
-    let kind = match wire.r#type() {
-        wire::KeyType::S => Type::S,
-        wire::KeyType::N => Type::N,
-        wire::KeyType::B => Type::B,
-        wire::KeyType::Unspecified => {
-            return Err(Invalid::new(format!("the type of key attribute {} is missing", wire.name)));
-        }
-    };
-    Ok(KeyAttribute { name: wire.name, kind })
-}
-
-fn put_key(key: &KeyAttribute) -> wire::KeyAttribute {
-    wire::KeyAttribute {
-        name: key.name.clone(),
-        r#type: match key.kind {
-            Type::N => wire::KeyType::N,
-            Type::B => wire::KeyType::B,
-            _ => wire::KeyType::S,
-        }
-        .into(),
-    }
-}
-
-fn new_index(wire: wire::Index) -> Result<NewIndex, Invalid> {
-    let projection = match wire.projection() {
-        wire::Projection::All => Projection::All,
-        wire::Projection::KeysOnly => Projection::KeysOnly,
-        wire::Projection::Include => Projection::Include(wire.attributes),
-    };
-    let missing = || Invalid::new(format!("the partition_key of index {} is missing", wire.name));
-    Ok(NewIndex {
-        partition_key: key_attribute(wire.partition_key.ok_or_else(missing)?)?,
-        sort_key: wire.sort_key.map(key_attribute).transpose()?,
-        name: wire.name,
-        local: wire.local,
-        projection,
-        throughput: None,
-    })
-}
-
-fn index_description(index: &Index, stats: Stats) -> wire::IndexDescription {
-    let (projection, attributes) = match &index.projection {
-        Projection::All => (wire::Projection::All, Vec::new()),
-        Projection::KeysOnly => (wire::Projection::KeysOnly, Vec::new()),
-        Projection::Include(names) => (wire::Projection::Include, names.clone()),
-    };
-    wire::IndexDescription {
-        index: Some(wire::Index {
-            name: index.name.clone(),
-            local: index.local,
-            partition_key: Some(put_key(&index.partition_key)),
-            sort_key: index.sort_key.as_ref().map(put_key),
-            projection: projection.into(),
-            attributes,
-        }),
-        status: match index.status {
-            IndexStatus::Active => wire::IndexStatus::Active,
-            IndexStatus::Creating => wire::IndexStatus::Creating,
-            IndexStatus::Deleting => wire::IndexStatus::Deleting,
-        }
-        .into(),
-        item_count: stats.items,
-        size_bytes: stats.bytes,
-        // Tokens are spread evenly.
-        filled: index.filled_below.map_or(0.0, |below| below as f64 / u64::MAX as f64),
-    }
-}
-
-fn description(described: Described) -> wire::TableDescription {
-    let Described { table, items, indexes } = described;
-    let stats = |index: &Index| indexes.get(&index.number).copied().unwrap_or_default();
-    wire::TableDescription {
-        id: table.id,
-        partition_key: Some(put_key(&table.partition_key)),
-        sort_key: table.sort_key.as_ref().map(put_key),
-        status: match table.status {
-            table::Status::Creating => wire::TableStatus::Creating,
-            table::Status::Active => wire::TableStatus::Active,
-            table::Status::Deleting => wire::TableStatus::Deleting,
-        }
-        .into(),
-        created_ms: table.created_ms,
-        item_count: items.items,
-        size_bytes: items.bytes,
-        indexes: table.indexes.iter().map(|index| index_description(index, stats(index))).collect(),
-        stream: put_stream(&table).into(),
-        stream_ready: table.streams.iter().all(|stream| !stream.is_underway()),
-        name: table.name,
-    }
-}
-
-/// What a stream is to have; `None` = there is to be none.
-fn stream_view(wire: i32) -> Result<Option<StreamView>, Invalid> {
-    match wire::StreamView::try_from(wire) {
-        Ok(wire::StreamView::None) => Ok(None),
-        Ok(wire::StreamView::KeysOnly) => Ok(Some(StreamView::KeysOnly)),
-        Ok(wire::StreamView::NewImage) => Ok(Some(StreamView::NewImage)),
-        Ok(wire::StreamView::OldImage) => Ok(Some(StreamView::OldImage)),
-        Ok(wire::StreamView::NewAndOldImages) => Ok(Some(StreamView::NewAndOldImages)),
-        Err(_unknown) => Err(Invalid::new(format!("stream: {wire} is none of its views"))),
-    }
-}
-
-fn put_stream(table: &Table) -> wire::StreamView {
-    match table.live_stream().map(|stream| stream.view) {
-        None => wire::StreamView::None,
-        Some(StreamView::KeysOnly) => wire::StreamView::KeysOnly,
-        Some(StreamView::NewImage) => wire::StreamView::NewImage,
-        Some(StreamView::OldImage) => wire::StreamView::OldImage,
-        Some(StreamView::NewAndOldImages) => wire::StreamView::NewAndOldImages,
-    }
-}
-
 fn put_access_key(key: &AccessKey) -> wire::AccessKey {
     wire::AccessKey { id: key.id.clone(), note: key.note.clone(), created_ms: key.created_ms }
-}
-
-/// One that nobody has counted.
-fn uncounted(table: Table) -> wire::TableDescription {
-    description(Described { table, items: Stats::default(), indexes: BTreeMap::new() })
 }
 
 fn put_hot_keys(report: op::hot_keys::Report) -> wire::HotKeysReply {
@@ -327,6 +208,7 @@ impl Service {
             deletion_protection: request.deletion_protection,
             indexes: request.indexes.into_iter().map(new_index).collect::<Result<_, _>>()?,
             stream: stream_view(request.stream)?,
+            on_demand: max_throughput(request.max_throughput),
             ..op::create_table::Request::new(request.name, partition_key, sort_key)
         };
         let table = op::create_table::run(&self.0, request).await?;
@@ -341,6 +223,11 @@ impl Service {
             Some(Change::CreateIndex(index)) => update.indexes.push(IndexUpdate::Create(new_index(index)?)),
             Some(Change::DeleteIndex(name)) => update.indexes.push(IndexUpdate::Delete(name)),
             Some(Change::Stream(view)) => update.stream = Some(stream_view(view)?),
+            Some(Change::MaxThroughput(max)) => update.on_demand = throughput_update(Some(max)),
+            Some(Change::IndexThroughput(index)) => {
+                let max = throughput_update(index.max_throughput);
+                update.indexes.push(IndexUpdate::Update(index.index, None, max));
+            }
             None => return Err(Invalid::new("change: it is missing").into()),
         }
         let table = op::update_table::run(&self.0, update).await?;
@@ -456,12 +343,13 @@ impl Service {
                 keys: keys.keys.into_iter().map(|key| item(Some(key))).collect::<Result<_, _>>()?,
                 projection: text(keys.projection),
                 placeholders: placeholders(keys.placeholders)?,
+                consistent: true,
             })
         });
         let found = batch_get::run(&self.0, tables.collect::<Result<_, Invalid>>()?).await?;
         let mut reply = wire::BatchGetReply::default();
         for (asked, found) in request.tables.into_iter().zip(found) {
-            let items = found.items.into_iter().map(|(item, _)| put_item(item)).collect();
+            let items = found.items.into_iter().map(put_item).collect();
             reply.tables.push(wire::TableItems { table: asked.table.clone(), items });
             if !found.unprocessed.is_empty() {
                 let left = found.unprocessed.iter().filter_map(|&place| asked.keys.get(place).cloned());
@@ -486,8 +374,18 @@ impl Service {
                 writes.push((table.table.clone(), batch_write::Write::Delete(item(Some(delete))?)));
             }
         }
-        batch_write::run(&self.0, writes, request_id).await?;
-        Ok(wire::BatchWriteReply::default())
+        let done = batch_write::run(&self.0, writes.clone(), request_id).await?;
+        let mut unprocessed: BTreeMap<String, wire::TableWrites> = BTreeMap::new();
+        for ((table, write), _) in writes.into_iter().zip(done).filter(|(_, done)| done.is_none()) {
+            let of = unprocessed
+                .entry(table.clone())
+                .or_insert_with(|| wire::TableWrites { table, ..wire::TableWrites::default() });
+            match write {
+                batch_write::Write::Put(item) => of.puts.push(put_item(item)),
+                batch_write::Write::Delete(key) => of.deletes.push(put_item(key)),
+            }
+        }
+        Ok(wire::BatchWriteReply { unprocessed: unprocessed.into_values().collect() })
     }
 }
 

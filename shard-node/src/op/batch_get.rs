@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::get_item::{Found, decode};
+use crate::capacity::{Consumed, Use};
 use crate::error::{Error, Invalid};
 use crate::expression::evaluate::project;
 use crate::expression::parse::{self, Placeholders};
 use crate::expression::{Path, Stated};
+use crate::hot::Asked as Asking;
 use crate::item::Item;
-use crate::key::row_key;
+use crate::key::{RowKey, row_key};
 use crate::limits::{BATCH_GET_BYTES_MAX, BATCH_GET_KEYS_MAX};
 use crate::router::Router;
 
@@ -23,31 +25,35 @@ pub struct Keys {
     pub projection: Option<Stated<Vec<Path>>>,
     /// For the projection.
     pub placeholders: Placeholders,
+    /// See [`get_item::Request::consistent`](super::get_item::Request::consistent).
+    pub consistent: bool,
 }
 
 /// What was found of one table.
 #[derive(Debug, Default)]
 pub struct Items {
-    /// Items that are there, in no order, with the bytes that they count for.
-    pub items: Vec<(Item, u32)>,
-    /// Keys that nothing was found for.
-    pub missing: usize,
-    /// Positions of keys that were not looked up, because the answer became too large.
+    /// Items that are there, in no order.
+    pub items: Vec<Item>,
+    /// Positions of keys that were not looked up, because the answer became too large or the table is asked too much.
     pub unprocessed: Vec<usize>,
+    /// What it cost.
+    pub consumed: Consumed,
 }
 
 /// Looks keys up, of several tables at once; the answers stand as the questions do.
+///
+/// Errors: [`Error::Throttled`] if all of the tables are asked too much.
 pub async fn run(router: &Router, tables: Vec<Keys>) -> Result<Vec<Items>, Error> {
     let count: usize = tables.iter().map(|table| table.keys.len()).sum();
     if count == 0 || count > BATCH_GET_KEYS_MAX {
         return Err(Invalid::new("Too many items requested for the BatchGetItem call").into());
     }
     let mut asked = Vec::with_capacity(tables.len());
-    for Keys { table, keys, projection, mut placeholders } in tables {
+    for Keys { table, keys, projection, mut placeholders, consistent } in tables {
         let parse = |stated: Stated<_>| stated.parse(|text| parse::projection(text, &mut placeholders));
         let projection = projection.map(parse).transpose()?;
         placeholders.check_used()?;
-        asked.push(Asked { table, keys, projection });
+        asked.push(Asked { table, keys, projection, consistent });
     }
     match attempt(router, &asked).await {
         // Deleted, and perhaps made again under the same name.
@@ -64,12 +70,14 @@ struct Asked {
     table: String,
     keys: Vec<Item>,
     projection: Option<Vec<Path>>,
+    consistent: bool,
 }
 
-async fn attempt(router: &Router, tables: &[Asked]) -> Result<Vec<Items>, Error> {
+async fn attempt(router: &Router, asked: &[Asked]) -> Result<Vec<Items>, Error> {
+    let mut tables = Vec::with_capacity(asked.len());
     // Each with its table and its place there.
-    let (mut places, mut wanted) = (Vec::new(), Vec::new());
-    for (position, Asked { table, keys, .. }) in tables.iter().enumerate() {
+    let mut wanted = Vec::new();
+    for (position, Asked { table, keys, .. }) in asked.iter().enumerate() {
         let table = router.table(table).await?;
         let mut seen = BTreeSet::new();
         for (place, key) in keys.iter().enumerate() {
@@ -78,12 +86,24 @@ async fn attempt(router: &Router, tables: &[Asked]) -> Result<Vec<Items>, Error>
             if !seen.insert(key.row.clone()) {
                 return Err(Invalid::new("Provided list of item keys contains duplicates").into());
             }
-            places.push((position, place));
-            wanted.push(key);
+            wanted.push(((position, place), key));
         }
+        tables.push(table);
     }
+    let admitted: Vec<Result<(), Error>> =
+        tables.iter().map(|table| router.admit(table, Use::read(None))).collect();
+    let is_admitted = |position: usize| admitted[position].is_ok();
+    let mut found: Vec<Items> = asked.iter().map(|_| Items::default()).collect();
+    let (wanted, later): (Vec<_>, Vec<_>) =
+        wanted.into_iter().partition(|((position, _), _)| is_admitted(*position));
+    if wanted.is_empty() {
+        admitted.into_iter().collect::<Result<(), Error>>()?;
+    }
+    for ((position, place), _) in later {
+        found[position].unprocessed.push(place);
+    }
+    let (places, wanted): (Vec<_>, Vec<RowKey>) = wanted.into_iter().unzip();
     let answers = router.get(wanted).await;
-    let mut found: Vec<Items> = tables.iter().map(|_| Items::default()).collect();
     let mut bytes = 0;
     for ((position, place), answer) in places.into_iter().zip(answers) {
         let Found { item, size } = decode(answer?)?;
@@ -92,10 +112,13 @@ async fn attempt(router: &Router, tables: &[Asked]) -> Result<Vec<Items>, Error>
             continue;
         }
         bytes += size as usize;
-        let paths = tables[position].projection.as_ref();
+        let paths = asked[position].projection.as_ref();
         let shown = item.map(|item| paths.map_or_else(|| item.clone(), |paths| project(&item, paths)));
-        found[position].missing += usize::from(shown.is_none());
-        found[position].items.extend(shown.map(|item| (item, size)));
+        found[position].items.extend(shown);
+        found[position].consumed.add(Consumed::read(None, size.into(), asked[position].consistent));
+    }
+    for (table, found) in tables.iter().zip(&found) {
+        router.charge(table, Asking::Read, &found.consumed);
     }
     Ok(found)
 }

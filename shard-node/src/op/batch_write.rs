@@ -1,17 +1,20 @@
 //! BatchWriteItem: many puts and deletes; each as one, not all of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::command::Body;
 use trimaran_replication::session::RequestId;
 
 use super::{Written, check_item, encode, written};
+use crate::capacity::{Consumed, Use};
 use crate::error::{Error, Invalid};
+use crate::hot::Asked;
 use crate::item::Item;
 use crate::key::row_key;
 use crate::limits::BATCH_WRITE_REQUESTS_MAX;
 use crate::router::Router;
+use crate::table::Table;
 
 /// One write.
 #[derive(Clone, Debug)]
@@ -22,13 +25,15 @@ pub enum Write {
     Delete(Item),
 }
 
-/// Carries out writes; each with the name of its table. Returns what each did. With a `request_id`, what was done
-/// is not done again if the caller asks again.
+/// Carries out writes; each with the name of its table. Returns what each did; `None` = nothing yet, its table is asked too much.
+/// With a `request_id`, what was done is not done again if the caller asks again.
+///
+/// Errors: [`Error::Throttled`] if all of the tables are asked too much; with a `request_id`, if one of them is.
 pub async fn run(
     router: &Router,
     writes: Vec<(String, Write)>,
     request_id: Option<RequestId>,
-) -> Result<Vec<Written>, Error> {
+) -> Result<Vec<Option<Written>>, Error> {
     if writes.is_empty() || writes.len() > BATCH_WRITE_REQUESTS_MAX {
         return Err(Invalid::new("Too many items requested for the BatchWriteItem call").into());
     }
@@ -51,7 +56,7 @@ async fn attempt(
     router: &Router,
     writes: &[(String, Write)],
     request_id: Option<RequestId>,
-) -> Result<Vec<Written>, Error> {
+) -> Result<Vec<Option<Written>>, Error> {
     let tables = router.tables_of(writes.iter().map(|(name, _)| name.as_str()).collect()).await?;
     let mut seen = BTreeSet::new();
     let mut commands = Vec::with_capacity(writes.len());
@@ -75,6 +80,26 @@ async fn attempt(
         }
         commands.push((key, body));
     }
+    let admit = |(name, table): (&&str, &Table)| (name.to_string(), router.admit(table, Use::WRITE));
+    let admitted: BTreeMap<String, Result<(), Error>> = tables.iter().map(admit).collect();
+    // Ids of writes are told from their places among those that are sent: if the caller asks again, those are to be the same.
+    if request_id.is_some() || admitted.values().all(Result::is_err) {
+        admitted.values().cloned().collect::<Result<(), Error>>()?;
+    }
+    let is_admitted = |name: &str| admitted.get(name).is_some_and(Result::is_ok);
+    let (places, commands): (Vec<usize>, Vec<_>) = commands
+        .into_iter()
+        .enumerate()
+        .filter(|(at, _)| writes.get(*at).is_some_and(|(name, _)| is_admitted(name)))
+        .unzip();
     let replies = router.write_all(commands, request_id).await;
-    replies.into_iter().map(|reply| written(reply?)).collect()
+    let mut done: Vec<Option<Written>> = vec![None; writes.len()];
+    for (at, reply) in places.into_iter().zip(replies) {
+        let written = written(reply?)?;
+        if let Some(table) = tables.get(writes[at].0.as_str()) {
+            router.charge(table, Asked::Write, &Consumed::write(&written));
+        }
+        done[at] = Some(written);
+    }
+    Ok(done)
 }

@@ -9,7 +9,9 @@ use crate::item::Type;
 use crate::limits::{GLOBAL_INDEXES_MAX, LOCAL_INDEXES_MAX, PROJECTED_ATTRIBUTES_MAX, TABLES_MAX};
 use crate::op::transact_write::FORMAT;
 use crate::router::Router;
-use crate::table::{Index, IndexStatus, KeyAttribute, Projection, Status, StreamStatus, StreamView, Table};
+use crate::table::{
+    Index, IndexStatus, KeyAttribute, OnDemand, Projection, Status, StreamStatus, StreamView, Table,
+};
 
 /// Characters of a table's name.
 pub const NAME_CHARACTERS: std::ops::RangeInclusive<usize> = 3..=255;
@@ -31,8 +33,10 @@ pub struct Request {
     pub partition_key: KeyAttribute,
     /// What items of one partition key are sorted by.
     pub sort_key: Option<KeyAttribute>,
-    /// Reads and writes per second; shown, not enforced.
+    /// Reads and writes per second that it is provisioned for; `None` = it is paid by request.
     pub throughput: Option<(u64, u64)>,
+    /// The most that it is to be asked if it is paid by request.
+    pub on_demand: OnDemand,
     /// Refuse to delete it.
     pub deletion_protection: bool,
     /// Secondary indexes.
@@ -53,6 +57,7 @@ impl Request {
             partition_key,
             sort_key,
             throughput: None,
+            on_demand: OnDemand::default(),
             deletion_protection: false,
             indexes: Vec::new(),
             tags: BTreeMap::new(),
@@ -89,6 +94,8 @@ pub struct NewIndex {
     pub projection: Projection,
     /// As the table's.
     pub throughput: Option<(u64, u64)>,
+    /// As the table's.
+    pub on_demand: OnDemand,
 }
 
 impl NewIndex {
@@ -104,6 +111,7 @@ impl NewIndex {
             status,
             filled_below: None,
             throughput: self.throughput,
+            on_demand: self.on_demand,
         }
     }
 }
@@ -208,6 +216,7 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
     }
     let mut table = Table {
         throughput: request.throughput,
+        on_demand: request.on_demand,
         deletion_protection: request.deletion_protection,
         tags: request.tags,
         class: request.class,
@@ -222,6 +231,9 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
         table.begin_stream(view, table.created_ms);
         // It is enabled with the table.
         table.streams.iter_mut().for_each(|stream| stream.status = StreamStatus::Enabled);
+    }
+    if table.on_demand.is_limited() {
+        router.require_format(FORMAT)?;
     }
     if !table.indexes.is_empty() || request.stream.is_some() {
         router.require_format(FORMAT)?;

@@ -7,6 +7,7 @@ use trimaran_replication::session::RequestId;
 
 use super::change::Evaluated;
 use super::{OnTable, ReturnValues, Written, check_old_or_none, refuse, reply, written};
+use crate::capacity::{Consumed, Use};
 use crate::error::{Error, Invalid};
 use crate::expression::codec::encode_condition;
 use crate::expression::parse::{self, Placeholders};
@@ -84,6 +85,14 @@ impl OnTable for DeleteItem {
 
     fn table(&self) -> &str {
         &self.table
+    }
+
+    fn uses(&self) -> Option<Use<'_>> {
+        Some(Use::WRITE)
+    }
+
+    fn consumed(&self, _table: &Table, written: &Written) -> Consumed {
+        Consumed::write(written)
     }
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Written, Error> {

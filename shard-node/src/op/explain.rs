@@ -3,6 +3,7 @@
 use trimaran_placement::token::Token;
 
 use super::OnTable;
+use crate::capacity::{Consumed, Use};
 use crate::error::Error;
 use crate::item::Item;
 use crate::key::row_key;
@@ -44,6 +45,14 @@ impl OnTable for Explain {
 
     fn table(&self) -> &str {
         &self.table
+    }
+
+    fn uses(&self) -> Option<Use<'_>> {
+        None
+    }
+
+    fn consumed(&self, _table: &Table, _reply: &Explained) -> Consumed {
+        Consumed::default()
     }
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Explained, Error> {

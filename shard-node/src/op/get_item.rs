@@ -4,6 +4,7 @@ use bytes::Bytes;
 use trimaran_proto::internal::shard as wire;
 
 use super::OnTable;
+use crate::capacity::{Consumed, Use};
 use crate::error::{Error, Invalid};
 use crate::expression::evaluate::project;
 use crate::expression::parse::{self, Placeholders};
@@ -25,6 +26,8 @@ pub struct Request {
     pub projection: Option<Stated<Vec<Path>>>,
     /// For the projection.
     pub placeholders: Placeholders,
+    /// It is to miss nothing acknowledged before. No read does; one that need not costs half.
+    pub consistent: bool,
 }
 
 /// A request that makes sense.
@@ -33,6 +36,7 @@ pub struct GetItem {
     table: String,
     pub(crate) key: Item,
     pub(crate) projection: Option<Vec<Path>>,
+    consistent: bool,
 }
 
 /// What was found.
@@ -50,7 +54,7 @@ impl Request {
         let parse = |stated: Stated<_>| stated.parse(|text| parse::projection(text, &mut self.placeholders));
         let projection = self.projection.map(parse).transpose()?;
         self.placeholders.check_used()?;
-        Ok(GetItem { table: self.table, key: self.key, projection })
+        Ok(GetItem { table: self.table, key: self.key, projection, consistent: self.consistent })
     }
 }
 
@@ -59,6 +63,14 @@ impl OnTable for GetItem {
 
     fn table(&self) -> &str {
         &self.table
+    }
+
+    fn uses(&self) -> Option<Use<'_>> {
+        Some(Use::read(None))
+    }
+
+    fn consumed(&self, _table: &Table, found: &Found) -> Consumed {
+        Consumed::read(None, found.size.into(), self.consistent)
     }
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Found, Error> {

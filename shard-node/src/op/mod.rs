@@ -1,6 +1,7 @@
 //! The operations, one file each: its request, what is checked before agreement, and what it does to or reads from
 //! the rows. Fronts decode into these requests and encode their answers; no rule of the database stands elsewhere.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 
 use bytes::{Bytes, BytesMut};
@@ -8,7 +9,8 @@ use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::reply::Outcome;
 use trimaran_replication::error::Stop;
 
-use crate::error::{Error, Invalid};
+use crate::capacity::{Consumed, Use};
+use crate::error::{Error, Invalid, Reason};
 use crate::expression::codec::decode_condition;
 use crate::expression::evaluate::holds;
 use crate::item::{self, Item, Value};
@@ -80,8 +82,38 @@ pub trait OnTable: Sync {
     /// The table's name.
     fn table(&self) -> &str;
 
+    /// What it uses of the table's capacity; `None` = it is not counted.
+    fn uses(&self) -> Option<Use<'_>>;
+
+    /// What it cost, by its answer.
+    fn consumed(&self, table: &Table, reply: &Self::Reply) -> Consumed;
+
     /// Checks it against the table and carries it out. [`Error::TableDropped`] if the table was deleted meanwhile.
     fn run(&self, router: &Router, table: &Table) -> impl Future<Output = Result<Self::Reply, Error>> + Send;
+}
+
+/// Lets a transaction over some tables through. `actions` are the names of each action's table.
+///
+/// Errors: [`Error::Cancelled`] if a table is asked too much, with a reason for each action on it.
+pub(crate) fn admit_all<'a>(
+    router: &Router,
+    tables: &BTreeMap<&str, Table>,
+    used: Use<'_>,
+    actions: impl Iterator<Item = &'a str>,
+) -> Result<(), Error> {
+    let mut throttled = BTreeMap::new();
+    for (name, table) in tables {
+        match router.admit(table, used) {
+            Err(Error::Throttled(one)) => drop(throttled.insert(*name, one)),
+            outcome => outcome?,
+        }
+    }
+    if throttled.is_empty() {
+        return Ok(());
+    }
+    let reasons =
+        actions.map(|table| throttled.get(table).map_or_else(Reason::default, |one| Reason::of(one)));
+    Err(Error::Cancelled(reasons.collect()))
 }
 
 /// An answer without more.
@@ -121,6 +153,13 @@ pub(crate) fn refuse(
     Ok(Some(state::Reply { item, ..reply(Outcome::ConditionFailed) }))
 }
 
+/// What was written, without the item.
+fn written_as(reply: &state::Reply) -> Written {
+    let touched = reply.touched.iter().map(|touched| (touched.index, touched.sizes.clone()));
+    let size = reply.size_before.max(reply.size_after);
+    Written { attributes: None, size, touched: touched.collect() }
+}
+
 /// What a reply from the log means to the caller.
 pub(crate) fn written(reply: state::Reply) -> Result<Written, Error> {
     let item = |stored: Option<Bytes>| -> Result<Option<Item>, Error> {
@@ -128,9 +167,8 @@ pub(crate) fn written(reply: state::Reply) -> Result<Written, Error> {
     };
     match reply.outcome() {
         Outcome::Applied => {
-            let size = reply.size_before.max(reply.size_after);
-            let touched = reply.touched.into_iter().map(|touched| (touched.index, touched.sizes)).collect();
-            Ok(Written { attributes: item(reply.item)?, size, touched })
+            let written = written_as(&reply);
+            Ok(Written { attributes: item(reply.item)?, ..written })
         }
         Outcome::ConditionFailed => Err(Error::ConditionFailed { item: item(reply.item)? }),
         Outcome::Invalid => Err(Invalid::new(reply.message).into()),

@@ -7,6 +7,7 @@ use trimaran_proto::state::shard as state;
 use trimaran_storage::engine::{Order, Range};
 
 use super::encode;
+use crate::capacity::Consumed;
 use crate::error::{Error, Invalid};
 use crate::expression::codec::{decode_condition, decode_paths, encode_condition, encode_paths};
 use crate::expression::evaluate::{holds, project};
@@ -106,6 +107,14 @@ pub struct Page {
     pub bytes: u64,
     /// Where to go on; `None` = complete.
     pub last_key: Option<Item>,
+}
+
+impl Page {
+    /// What it cost.
+    pub fn consumed(&self, table: &Table, index: Option<&str>, consistent: bool) -> Consumed {
+        let index = index.and_then(|index| table.index(index)).map(|index| index.number);
+        Consumed::read(index, self.bytes, consistent)
+    }
 }
 
 impl Options {

@@ -6,6 +6,7 @@ use trimaran_storage::engine::{Order, Range, after_prefix};
 
 use super::OnTable;
 use super::page::{Options, Page, Prepared, Source};
+use crate::capacity::{Consumed, Use};
 use crate::error::{Error, Invalid};
 use crate::expression::parse::{self, Placeholders};
 use crate::expression::{Condition, KeyCondition, SortCondition, Stated, key_condition};
@@ -111,6 +112,14 @@ impl OnTable for Query {
 
     fn table(&self) -> &str {
         &self.table
+    }
+
+    fn uses(&self) -> Option<Use<'_>> {
+        Some(Use::read(self.index.as_deref()))
+    }
+
+    fn consumed(&self, table: &Table, page: &Page) -> Consumed {
+        page.consumed(table, self.index.as_deref(), self.options.consistent)
     }
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Page, Error> {

@@ -8,6 +8,7 @@ use trimaran_storage::engine::Order;
 use super::OnTable;
 use super::page::{Options, Page, Prepared, Source};
 use super::query::behind;
+use crate::capacity::{Consumed, Use};
 use crate::error::{Error, Invalid};
 use crate::expression::parse::Placeholders;
 use crate::key::token_range;
@@ -71,6 +72,14 @@ impl OnTable for Scan {
 
     fn table(&self) -> &str {
         &self.table
+    }
+
+    fn uses(&self) -> Option<Use<'_>> {
+        Some(Use::read(self.index.as_deref()))
+    }
+
+    fn consumed(&self, table: &Table, page: &Page) -> Consumed {
+        page.consumed(table, self.index.as_deref(), self.options.consistent)
     }
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Page, Error> {

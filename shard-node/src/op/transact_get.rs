@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::admit_all;
 use super::get_item::{self, Found};
+use crate::capacity::{Consumed, Use};
 use crate::error::{Error, Invalid, Reason};
 use crate::expression::evaluate::project;
+use crate::hot::Asked;
 use crate::key::row_key;
 use crate::limits::{ACTIONS_MAX, TRANSACTION_BYTES_MAX};
 use crate::router::Router;
@@ -51,6 +54,7 @@ async fn attempt(router: &Router, items: &[get_item::GetItem]) -> Result<Vec<Fou
     if refused.iter().any(|reason| reason.code.is_some()) {
         return Err(Error::Cancelled(refused));
     }
+    admit_all(router, &tables, Use::read(None), items.iter().map(|item| item.table()))?;
     let count = keys.len();
     let Some(read) = coordinate::read_at_once(router, keys).await? else {
         let conflict = Reason {
@@ -65,6 +69,9 @@ async fn attempt(router: &Router, items: &[get_item::GetItem]) -> Result<Vec<Fou
     for (item, read) in items.iter().zip(read) {
         let mut one = get_item::decode(read)?;
         bytes += one.size as usize;
+        if let Some(table) = tables.get(item.table()) {
+            router.charge(table, Asked::Read, &Consumed::read(None, one.size.into(), true).twice());
+        }
         if let Some(paths) = &item.projection {
             one.item = one.item.map(|item| project(&item, paths));
         }

@@ -1,6 +1,6 @@
 //! TransactWriteItems: all of some writes and checks, or none of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
@@ -9,11 +9,13 @@ use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::action::What;
 use trimaran_proto::state::shard::reply::Outcome;
 
-use super::{delete_item, put_item, update_item};
+use super::{admit_all, delete_item, put_item, update_item};
+use crate::capacity::{Consumed, Use};
 use crate::error::{Error, Invalid, Reason};
 use crate::expression::codec::encode_condition;
 use crate::expression::parse::{self, Placeholders};
 use crate::expression::{Condition, Stated};
+use crate::hot::Asked;
 use crate::item::{self, Item};
 use crate::key::{Layout, RowKey, row_key};
 use crate::limits::{ACTIONS_MAX, TRANSACTION_BYTES_MAX};
@@ -126,13 +128,13 @@ impl Prepared {
     }
 }
 
-/// What a transaction did, an entry for each action.
+/// What a transaction did.
 #[derive(Debug)]
 pub struct Transacted {
-    /// Name of the table, bytes that were written or replaced, and what that was to indexes.
-    pub actions: Vec<(String, super::Written)>,
     /// It had been carried out before, with the same token.
     pub repeated: bool,
+    /// What it cost, by the name of the table: writes, or reads if it had been carried out before.
+    pub consumed: BTreeMap<String, Consumed>,
 }
 
 /// Carries a transaction out. With a token, it is carried out once in ten minutes, however often it is asked for.
@@ -210,31 +212,36 @@ async fn attempt(router: &Router, prepared: &[Prepared], token: Option<&str>) ->
         )
         .into());
     }
+    admit_all(router, &tables, Use::WRITE, prepared.iter().map(Prepared::table))?;
     let token =
         token.map(|token| Token { key: digest(token.as_bytes()), fingerprint: fingerprint(&commands) });
     let ended = coordinate::run(router, commands, token).await?;
-    let names = prepared.iter().map(|action| action.table().to_owned());
-    Ok(match ended {
+    let mut consumed: BTreeMap<String, Consumed> = BTreeMap::new();
+    let (costs, asked, refused): (Vec<Consumed>, _, _) = match ended {
         Ended::Committed(replies) => {
-            let written = replies.into_iter().map(|reply| {
-                let touched =
-                    reply.touched.into_iter().map(|touched| (touched.index, touched.sizes)).collect();
-                let size = reply.size_before.max(reply.size_after);
-                super::Written { attributes: None, size, touched }
-            });
-            Transacted { actions: names.zip(written).collect(), repeated: false }
+            let cost = |reply: state::Reply| Consumed::write(&super::written_as(&reply));
+            (replies.into_iter().map(cost).collect(), Asked::Write, None)
         }
+        // What was done is only looked up.
         Ended::Repeated(items) => {
-            let written = items.into_iter().map(|item| super::Written {
-                size: item.size_before.max(item.size_after),
-                ..super::Written::default()
-            });
-            Transacted { actions: names.zip(written).collect(), repeated: true }
+            let size = |item: &state::TouchedItem| item.size_before.max(item.size_after);
+            let cost = |item| Consumed::read(None, size(&item).into(), true);
+            (items.into_iter().map(cost).collect(), Asked::Read, None)
         }
-        Ended::Cancelled(replies) => {
-            return Err(Error::Cancelled(replies.into_iter().map(reason).collect::<Result<_, _>>()?));
+        Ended::Cancelled(replies) => (vec![Consumed::table(1.0); replies.len()], Asked::Write, Some(replies)),
+    };
+    for (action, cost) in prepared.iter().zip(costs) {
+        consumed.entry(action.table().to_owned()).or_default().add(cost.twice());
+    }
+    for (name, table) in &tables {
+        if let Some(consumed) = consumed.get(*name) {
+            router.charge(table, asked, consumed);
         }
-    })
+    }
+    match refused {
+        None => Ok(Transacted { repeated: asked == Asked::Read, consumed }),
+        Some(replies) => Err(Error::Cancelled(replies.into_iter().map(reason).collect::<Result<_, _>>()?)),
+    }
 }
 
 /// Of everything that is asked: another request has another one.

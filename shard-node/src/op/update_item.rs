@@ -7,6 +7,7 @@ use trimaran_replication::session::RequestId;
 
 use super::change::Evaluated;
 use super::{OnTable, ReturnValues, Written, check_value, decode, encode, invalid, refuse, reply, written};
+use crate::capacity::{Consumed, Use};
 use crate::error::{Error, Invalid};
 use crate::expression::codec::{decode_update, encode_condition, encode_update};
 use crate::expression::evaluate::project;
@@ -120,6 +121,14 @@ impl OnTable for UpdateItem {
 
     fn table(&self) -> &str {
         &self.table
+    }
+
+    fn uses(&self) -> Option<Use<'_>> {
+        Some(Use::WRITE)
+    }
+
+    fn consumed(&self, _table: &Table, written: &Written) -> Consumed {
+        Consumed::write(written)
     }
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Written, Error> {

@@ -5,7 +5,7 @@ use crate::limits::TAGS_MAX;
 use crate::op::create_table::{NewIndex, check_indexes};
 use crate::op::transact_write::FORMAT;
 use crate::router::Router;
-use crate::table::{IndexStatus, Status, StreamStatus, StreamView, Table};
+use crate::table::{IndexStatus, OnDemand, Status, StreamStatus, StreamView, Table};
 
 /// What is asked.
 #[derive(Debug, Default)]
@@ -14,6 +14,8 @@ pub struct Request {
     pub table: String,
     /// How it is paid for: by request (`None`), or for so many reads and writes per second.
     pub billing: Option<Option<(u64, u64)>>,
+    /// The most that it is to be asked if it is paid by request.
+    pub on_demand: OnDemandUpdate,
     /// Refuse to delete it.
     pub deletion_protection: Option<bool>,
     /// As its owner calls it.
@@ -24,13 +26,34 @@ pub struct Request {
     pub stream: Option<Option<StreamView>>,
 }
 
+/// What is said anew of [`OnDemand`]: `Some(None)` = anything may be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnDemandUpdate {
+    /// Reads.
+    pub reads: Option<Option<u64>>,
+    /// Writes.
+    pub writes: Option<Option<u64>>,
+}
+
+impl OnDemandUpdate {
+    /// True if something is said.
+    pub fn is_any(self) -> bool {
+        self.reads.is_some() || self.writes.is_some()
+    }
+
+    fn apply(self, to: &mut OnDemand) {
+        to.reads = self.reads.unwrap_or(to.reads);
+        to.writes = self.writes.unwrap_or(to.writes);
+    }
+}
+
 /// A change of a table's global indexes.
 #[derive(Debug)]
 pub enum IndexUpdate {
     /// One more, which is filled while the table goes on taking requests.
     Create(NewIndex),
     /// Other capacity.
-    Update(String, (u64, u64)),
+    Update(String, Option<(u64, u64)>, OnDemandUpdate),
     /// One less.
     Delete(String),
 }
@@ -58,7 +81,7 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
             "Subscriber limit exceeded: Only 1 online index can be created or deleted simultaneously per table".into(),
         ));
     }
-    if !request.indexes.is_empty() || request.stream.is_some() {
+    if !request.indexes.is_empty() || request.stream.is_some() || request.on_demand.is_any() {
         router.require_format(FORMAT)?;
     }
     let now_ms = router.now_ms();
@@ -82,6 +105,23 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
                 }
                 table.throughput = billing;
             }
+            request.on_demand.apply(&mut table.on_demand);
+            request.indexes.iter().try_for_each(|update| change(table, update))?;
+            if table.throughput.is_some() {
+                let limits = |update: &IndexUpdate| match update {
+                    IndexUpdate::Update(_, _, on_demand) => on_demand.is_any(),
+                    IndexUpdate::Create(_) | IndexUpdate::Delete(_) => false,
+                };
+                if request.on_demand.is_any() || request.indexes.iter().any(limits) {
+                    return Err(Invalid::new(
+                        "One or more parameter values were invalid: OnDemandThroughput can only be specified when \
+                         BillingMode is PAY_PER_REQUEST",
+                    )
+                    .into());
+                }
+                table.on_demand = OnDemand::default();
+                table.indexes.iter_mut().for_each(|index| index.on_demand = OnDemand::default());
+            }
             table.deletion_protection = request.deletion_protection.unwrap_or(table.deletion_protection);
             if request.class.is_some() {
                 table.class.clone_from(&request.class);
@@ -89,7 +129,6 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
             if let Some(stream) = request.stream {
                 change_stream(table, stream, now_ms)?;
             }
-            request.indexes.iter().try_for_each(|update| change(table, update))?;
             check_indexes(table)?;
             Ok(*table != before)
         })
@@ -133,9 +172,11 @@ fn change(table: &mut Table, update: &IndexUpdate) -> Result<(), Error> {
             table.last_index += 1;
             table.indexes.push(new.clone().index(table.last_index, IndexStatus::Creating));
         }
-        IndexUpdate::Update(name, throughput) => {
+        IndexUpdate::Update(name, throughput, on_demand) => {
             let found = table.indexes.iter_mut().find(|index| index.name == *name && !index.local);
-            found.ok_or_else(|| no_index(name))?.throughput = Some(*throughput);
+            let index = found.ok_or_else(|| no_index(name))?;
+            index.throughput = throughput.or(index.throughput);
+            on_demand.apply(&mut index.on_demand);
         }
         IndexUpdate::Delete(name) => {
             let found = table.indexes.iter_mut().find(|index| index.name == *name && !index.local);

@@ -2,7 +2,7 @@
 
 use trimaran_proto::state::shard as state;
 
-use super::{KeyAttribute, Table};
+use super::{KeyAttribute, OnDemand, Table};
 use crate::error::Invalid;
 use crate::item::{Item, Type, Value};
 use crate::keyspace::Kind;
@@ -29,6 +29,8 @@ pub struct Index {
     pub filled_below: Option<u64>,
     /// As the table's.
     pub throughput: Option<(u64, u64)>,
+    /// As the table's.
+    pub on_demand: OnDemand,
 }
 
 /// What the entries of an index have of the items.
@@ -81,6 +83,8 @@ impl Index {
             filled_below: self.filled_below,
             read_units,
             write_units,
+            max_read_units: self.on_demand.reads.unwrap_or_default(),
+            max_write_units: self.on_demand.writes.unwrap_or_default(),
         }
     }
 
@@ -108,6 +112,7 @@ impl Index {
             status,
             filled_below: stored.filled_below,
             throughput: (stored.read_units > 0).then_some((stored.read_units, stored.write_units)),
+            on_demand: OnDemand::stored(stored.max_read_units, stored.max_write_units),
         })
     }
 

@@ -25,7 +25,7 @@ use crate::key::{Layout, token_range};
 use crate::machine::ShardMachine;
 use crate::op::encode;
 use crate::store::{Shared, encode_schema};
-use crate::table::{Index, IndexStatus, KeyAttribute, Projection, Table};
+use crate::table::{Index, IndexStatus, KeyAttribute, OnDemand, Projection, Table};
 
 /// Items, all of them there from the beginning, and what they have together.
 const ACCOUNTS: u32 = 12;
@@ -46,6 +46,7 @@ fn table() -> Table {
         status: IndexStatus::Active,
         filled_below: None,
         throughput: None,
+        on_demand: OnDemand::default(),
     };
     let id = || attribute("id", Type::S);
     Table {

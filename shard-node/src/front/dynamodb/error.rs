@@ -5,13 +5,16 @@ use serde_json::json;
 use trimaran_net::status::{Class, Classified as _};
 
 use super::json::Shown;
+use super::table::ARN;
 use crate::access::Refused;
 use crate::error::{Error, Invalid, Reason};
 use crate::item::Item;
 use crate::limits::BODY_BYTES_MAX;
+use crate::throttle::{Limit, Throttled};
 
 const OURS: &str = "com.amazonaws.dynamodb.v20120810#";
 const CORAL: &str = "com.amazon.coral.service#";
+const AVAILABILITY: &str = "com.amazon.coral.availability#";
 const VALIDATION: &str = "com.amazon.coral.validate#ValidationException";
 
 /// Errors whose message is called `Message` in the model of the service.
@@ -29,12 +32,13 @@ pub(super) struct Refusal {
     message: String,
     item: Option<Item>,
     reasons: Option<Vec<Reason>>,
+    throttled: Option<Box<Throttled>>,
 }
 
 impl Refusal {
     fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
         let (kind, message) = (kind.into(), message.into());
-        Self { status: StatusCode::BAD_REQUEST, kind, message, item: None, reasons: None }
+        Self { status: StatusCode::BAD_REQUEST, kind, message, item: None, reasons: None, throttled: None }
     }
 
     /// JSON that is none, or of another shape.
@@ -113,6 +117,20 @@ impl Refusal {
             });
             body["CancellationReasons"] = reasons.collect::<Vec<_>>().into();
         }
+        if let Some(throttled) = &self.throttled {
+            let table = format!("{ARN}{}", throttled.table);
+            let resource = match &throttled.index {
+                Some(index) => format!("{table}/index/{index}"),
+                None => table,
+            };
+            // Not all of the model's shapes have it with a capital.
+            let field = if self.kind.ends_with("#ThrottlingException") {
+                "throttlingReasons"
+            } else {
+                "ThrottlingReasons"
+            };
+            body[field] = json!([{ "reason": throttled.reason(), "resource": resource }]);
+        }
         if let Some(item) = &self.item {
             body["Item"] = serde_json::to_value(Shown(item)).unwrap_or_default();
         }
@@ -165,6 +183,14 @@ impl From<Error> for Refusal {
             Error::LimitExceeded(_) => Self::new(format!("{OURS}LimitExceededException"), message),
             Error::TableInUse(_) => Self::new(format!("{OURS}ResourceInUseException"), message),
             Error::Limit { .. } => Self::new(format!("{OURS}LimitExceededException"), message),
+            Error::Throttled(throttled) => {
+                let kind = match throttled.limit {
+                    Limit::Provisioned => format!("{OURS}ProvisionedThroughputExceededException"),
+                    Limit::MaxOnDemand => format!("{AVAILABILITY}ThrottlingException"),
+                    Limit::Node => format!("{OURS}RequestLimitExceeded"),
+                };
+                Self { throttled: Some(throttled), ..Self::new(kind, message) }
+            }
             other if other.class() == Class::Exhausted => {
                 Self::new(format!("{OURS}ProvisionedThroughputExceededException"), message)
             }

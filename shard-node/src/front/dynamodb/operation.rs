@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 use super::error::Refusal;
 use super::json::{Given, Shown};
 use super::{read, settings, statement, table, write};
+use crate::capacity::Consumed;
 use crate::error::Invalid;
 use crate::expression::parse::Placeholders;
 use crate::op::create_table::{NAME_CHARACTERS, is_name_character};
@@ -191,65 +192,35 @@ fn is_placeholder(name: &str, sign: char) -> bool {
 
 pub(super) const CAPACITIES: [&str; 3] = ["INDEXES", "TOTAL", "NONE"];
 
-/// What an operation cost a table and its indexes, in capacity units.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Consumed {
-    pub(super) table: f64,
-    /// By the number of the index.
-    pub(super) indexes: BTreeMap<u32, f64>,
-    /// Of a transaction: whether they are for reading or for writing is said, too.
-    pub(super) kind: Option<&'static str>,
-}
-
-impl Consumed {
-    /// For the table alone.
-    pub(super) fn table(units: f64) -> Self {
-        Self { table: units, ..Self::default() }
-    }
-
-    /// Adds what another operation cost.
-    pub(super) fn add(&mut self, other: Self) {
-        self.table += other.table;
-        for (index, units) in other.indexes {
-            *self.indexes.entry(index).or_default() += units;
+/// What was consumed as it is answered, if it was asked for. `kind` is said of a transaction.
+pub(super) fn show_consumed(
+    consumed: &Consumed,
+    kind: Option<&'static str>,
+    asked: Option<&str>,
+    name: &str,
+    table: Option<&Table>,
+) -> Option<Json> {
+    let asked = asked.filter(|asked| *asked != "NONE")?;
+    let total = consumed.table + consumed.indexes.values().sum::<f64>();
+    let units = |units: f64| {
+        let mut one = json!({ "CapacityUnits": units });
+        if let Some(kind) = kind {
+            one[kind] = units.into();
         }
-    }
-
-    /// As it is answered, if it was asked for.
-    pub(super) fn shown(&self, asked: Option<&str>, name: &str, table: Option<&Table>) -> Option<Json> {
-        let asked = asked.filter(|asked| *asked != "NONE")?;
-        let total = self.table + self.indexes.values().sum::<f64>();
-        let units = |units: f64| {
-            let mut one = json!({ "CapacityUnits": units });
-            if let Some(kind) = self.kind {
-                one[kind] = units.into();
-            }
-            one
-        };
-        let mut consumed = units(total);
-        consumed["TableName"] = name.into();
-        if asked == "INDEXES" {
-            consumed["Table"] = units(self.table);
-            for (local, field) in [(true, "LocalSecondaryIndexes"), (false, "GlobalSecondaryIndexes")] {
-                let indexes = table.into_iter().flat_map(|table| &table.indexes);
-                for index in indexes.filter(|index| index.local == local) {
-                    if let Some(used) = self.indexes.get(&index.number) {
-                        consumed[field][&index.name] = units(*used);
-                    }
+        one
+    };
+    let mut shown = units(total);
+    shown["TableName"] = name.into();
+    if asked == "INDEXES" {
+        shown["Table"] = units(consumed.table);
+        for (local, field) in [(true, "LocalSecondaryIndexes"), (false, "GlobalSecondaryIndexes")] {
+            let indexes = table.into_iter().flat_map(|table| &table.indexes);
+            for index in indexes.filter(|index| index.local == local) {
+                if let Some(used) = consumed.indexes.get(&index.number) {
+                    shown[field][&index.name] = units(*used);
                 }
             }
         }
-        Some(consumed)
     }
-}
-
-/// One for every kilobyte begun.
-pub(super) fn write_units(bytes: u32) -> f64 {
-    f64::from(bytes.div_ceil(1024).max(1))
-}
-
-/// One for every four kilobytes begun, half as many for a read that need not be consistent.
-pub(super) fn read_units(bytes: u64, consistent: bool) -> f64 {
-    let units = bytes.div_ceil(4096).max(1) as f64;
-    if consistent { units } else { units / 2.0 }
+    Some(shown)
 }

@@ -9,14 +9,14 @@ use super::error::Refusal;
 use super::json::{GivenItem, item};
 use super::legacy::{self, Expectations};
 use super::operation::{
-    Answer, CAPACITIES, Constraints, Consumed, Names, Values, broken, encode, placeholders, read_units,
-    required, shown, table_name,
+    Answer, CAPACITIES, Constraints, Names, Values, broken, encode, placeholders, required, show_consumed,
+    shown, table_name,
 };
 use super::write::{all_consumed, check_count};
+use crate::capacity::Consumed;
 use crate::error::Invalid;
 use crate::expression::parse::Placeholders;
 use crate::expression::{Path, Stated};
-use crate::item::Item;
 use crate::limits::BATCH_GET_KEYS_MAX;
 use crate::op::{self, batch_get, get_item, page, transact_get};
 use crate::router::Router;
@@ -55,6 +55,7 @@ impl Get {
             placeholders: placeholders(self.expression_attribute_names, None, &given)?,
             projection: projection(self.projection_expression, self.attributes_to_get)?,
             key: item(required(self.key, "key")?)?,
+            consistent: self.consistent_read == Some(true),
         })
     }
 }
@@ -71,8 +72,8 @@ pub(super) async fn get_item(router: &Router, mut request: Get) -> Answer {
     if let Some(item) = &found.item {
         answer["Item"] = shown(item)?;
     }
-    let used = Consumed::table(read_units(found.size.into(), consistent));
-    if let Some(consumed) = used.shown(capacity.as_deref(), &name, None) {
+    let used = Consumed::read(None, found.size.into(), consistent);
+    if let Some(consumed) = show_consumed(&used, None, capacity.as_deref(), &name, None) {
         answer["ConsumedCapacity"] = consumed;
     }
     encode(&answer)
@@ -195,16 +196,13 @@ impl Pages {
         if let Some(last_key) = &page.last_key {
             answer["LastEvaluatedKey"] = shown(last_key)?;
         }
-        let units = read_units(page.bytes, self.consistent_read == Some(true));
         let tables = router.tables();
-        let table = tables.get(name);
-        let index = self.index_name.as_deref().and_then(|index| table?.index(index));
-        let used = match index {
-            Some(index) => Consumed { indexes: [(index.number, units)].into(), ..Consumed::default() },
-            None => Consumed::table(units),
-        };
-        if let Some(consumed) = used.shown(self.return_consumed_capacity.as_deref(), name, table) {
-            answer["ConsumedCapacity"] = consumed;
+        let asked = self.return_consumed_capacity.as_deref();
+        if let Some(table) = tables.get(name) {
+            let used = page.consumed(table, self.index_name.as_deref(), self.consistent_read == Some(true));
+            if let Some(consumed) = show_consumed(&used, None, asked, name, Some(table)) {
+                answer["ConsumedCapacity"] = consumed;
+            }
         }
         encode(&answer)
     }
@@ -298,7 +296,6 @@ pub(super) async fn batch_get_item(router: &Router, request: BatchGet) -> Answer
         return Err(Invalid::new("The requestItems parameter is required for BatchGetItem").into());
     }
     let mut asked = Vec::new();
-    let mut consistent = Vec::new();
     for (table, keys) in &tables {
         let keys: BatchKeys = serde_json::from_value(keys.clone())
             .map_err(|error| Refusal::serialization(error.to_string()))?;
@@ -313,34 +310,28 @@ pub(super) async fn batch_get_item(router: &Router, request: BatchGet) -> Answer
             ))
             .into());
         }
-        consistent.push(keys.consistent_read == Some(true));
         let given = [("ProjectionExpression", keys.projection_expression.is_some())];
         asked.push(batch_get::Keys {
             table: table_name(Some(table.clone()))?,
             keys: keys.keys.into_iter().map(item).collect::<Result<_, _>>()?,
             placeholders: placeholders(keys.expression_attribute_names, None, &given)?,
             projection: projection(keys.projection_expression, keys.attributes_to_get)?,
+            consistent: keys.consistent_read == Some(true),
         });
     }
     let found = batch_get::run(router, asked).await?;
     let mut answer = json!({ "Responses": {}, "UnprocessedKeys": {} });
     let mut used: BTreeMap<String, Consumed> = BTreeMap::new();
-    for (((table, asked), found), consistent) in tables.into_iter().zip(found).zip(consistent) {
-        let mut units = read_units(0, consistent) * found.missing as f64;
-        let mut items: Vec<Item> = Vec::with_capacity(found.items.len());
-        for (item, size) in found.items {
-            units += read_units(size.into(), consistent);
-            items.push(item);
-        }
-        answer["Responses"][&table] = shown(&items)?;
+    for ((table, asked), found) in tables.into_iter().zip(found) {
+        answer["Responses"][&table] = shown(&found.items)?;
         if !found.unprocessed.is_empty() {
             let mut left = asked.clone();
             left["Keys"] = found.unprocessed.iter().map(|&place| asked["Keys"][place].clone()).collect();
             answer["UnprocessedKeys"][&table] = left;
         }
-        used.entry(table).or_default().add(Consumed::table(units));
+        used.entry(table).or_default().add(found.consumed);
     }
-    all_consumed(&mut answer, &used, request.return_consumed_capacity.as_deref(), router);
+    all_consumed(&mut answer, &used, None, request.return_consumed_capacity.as_deref(), router);
     encode(&answer)
 }
 
@@ -375,16 +366,19 @@ pub(super) async fn transact_get_items(router: &Router, request: TransactGet) ->
     let mut responses = Vec::with_capacity(found.len());
     let mut used: BTreeMap<String, Consumed> = BTreeMap::new();
     for (name, found) in names.into_iter().zip(found) {
-        let used = used.entry(name).or_default();
-        // Each is read twice.
-        used.add(Consumed::table(2.0 * read_units(found.size.into(), true)));
-        used.kind = Some("ReadCapacityUnits");
+        used.entry(name).or_default().add(Consumed::read(None, found.size.into(), true).twice());
         responses.push(match &found.item {
             Some(item) => json!({ "Item": shown(item)? }),
             None => json!({}),
         });
     }
     let mut answer = json!({ "Responses": responses });
-    all_consumed(&mut answer, &used, request.return_consumed_capacity.as_deref(), router);
+    all_consumed(
+        &mut answer,
+        &used,
+        Some("ReadCapacityUnits"),
+        request.return_consumed_capacity.as_deref(),
+        router,
+    );
     encode(&answer)
 }

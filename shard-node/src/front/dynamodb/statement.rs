@@ -403,6 +403,7 @@ impl Refusal {
         let (kind, message, item) = self.told();
         let code = match kind {
             "ValidationException" => "ValidationError",
+            "ThrottlingException" => "ThrottlingError",
             "InternalServerError" => kind,
             other => other.strip_suffix("Exception").unwrap_or(other),
         };

@@ -11,10 +11,10 @@ use crate::item::Type;
 use crate::op;
 use crate::op::create_table::NewIndex;
 use crate::op::describe_table::Described;
-use crate::op::update_table::IndexUpdate;
+use crate::op::update_table::{IndexUpdate, OnDemandUpdate};
 use crate::router::Router;
 use crate::store::Stats;
-use crate::table::{Index, IndexStatus, KeyAttribute, Projection, Status, Table};
+use crate::table::{Index, IndexStatus, KeyAttribute, OnDemand, Projection, Status, Table};
 
 /// What the ARN of a table begins with.
 pub(super) const ARN: &str = "arn:aws:dynamodb:us-east-1:000000000000:table/";
@@ -27,6 +27,7 @@ pub(super) struct CreateTable {
     key_schema: Option<Vec<KeySchemaElement>>,
     billing_mode: Option<String>,
     provisioned_throughput: Option<Throughput>,
+    on_demand_throughput: Option<MaxUnits>,
     deletion_protection_enabled: Option<bool>,
     global_secondary_indexes: Option<Vec<GivenIndex>>,
     local_secondary_indexes: Option<Vec<GivenIndex>>,
@@ -56,6 +57,52 @@ struct Throughput {
     write_capacity_units: i64,
 }
 
+/// The most that a table or an index is to be asked if it is paid by request; -1 = anything.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct MaxUnits {
+    max_read_request_units: Option<i64>,
+    max_write_request_units: Option<i64>,
+}
+
+impl MaxUnits {
+    /// What is said of a table, or of an index of this name.
+    fn update(self, index: Option<&str>, on_demand: bool) -> Result<OnDemandUpdate, Refusal> {
+        let of =
+            |what: &str| index.map_or_else(|| what.to_owned(), |index| format!("{what} for index: {index}"));
+        if !on_demand {
+            return Err(invalid(of(
+                "OnDemandThroughput can only be specified when BillingMode is PAY_PER_REQUEST",
+            )));
+        }
+        let units = |units: Option<i64>, field: &str| match units {
+            None => Ok(None),
+            Some(-1) => Ok(Some(None)),
+            Some(units) if units >= 1 => Ok(Some(Some(units.unsigned_abs()))),
+            Some(units) => {
+                Err(invalid(of(&format!("{field} must be at least 1, or -1 for no maximum, and is {units}"))))
+            }
+        };
+        let update = OnDemandUpdate {
+            reads: units(self.max_read_request_units, "MaxReadRequestUnits")?,
+            writes: units(self.max_write_request_units, "MaxWriteRequestUnits")?,
+        };
+        if !update.is_any() {
+            return Err(invalid(of(
+                "OnDemandThroughput has neither MaxReadRequestUnits nor MaxWriteRequestUnits",
+            )));
+        }
+        Ok(update)
+    }
+
+    /// Likewise of one that is to be.
+    fn set(given: Option<Self>, index: Option<&str>, on_demand: bool) -> Result<OnDemand, Refusal> {
+        let Some(given) = given else { return Ok(OnDemand::default()) };
+        let OnDemandUpdate { reads, writes } = given.update(index, on_demand)?;
+        Ok(OnDemand { reads: reads.flatten(), writes: writes.flatten() })
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct GivenIndex {
@@ -63,6 +110,7 @@ struct GivenIndex {
     key_schema: Option<Vec<KeySchemaElement>>,
     projection: Option<GivenProjection>,
     provisioned_throughput: Option<Throughput>,
+    on_demand_throughput: Option<MaxUnits>,
 }
 
 #[derive(Deserialize)]
@@ -244,7 +292,11 @@ impl GivenIndex {
                 return Err(invalid(format!("ProvisionedThroughput is not specified for index: {name}")));
             }
         };
-        Ok(NewIndex { name, local, partition_key, sort_key, projection, throughput })
+        let on_demand = match local {
+            true => OnDemand::default(),
+            false => MaxUnits::set(self.on_demand_throughput, Some(&name), on_demand)?,
+        };
+        Ok(NewIndex { name, local, partition_key, sort_key, projection, throughput, on_demand })
     }
 }
 
@@ -289,8 +341,10 @@ pub(super) async fn create_table(router: &Router, request: CreateTable) -> Answe
     };
     let mut indexes = of(local, true)?;
     indexes.extend(of(global, false)?);
+    let on_demand = MaxUnits::set(request.on_demand_throughput, None, throughput.is_none())?;
     let request = op::create_table::Request {
         throughput,
+        on_demand,
         deletion_protection: request.deletion_protection_enabled.unwrap_or(false),
         tags: request.tags.unwrap_or_default().into_iter().map(|tag| (tag.key, tag.value)).collect(),
         class: request.table_class,
@@ -328,6 +382,14 @@ fn throughput(units: Option<(u64, u64)>) -> Json {
     json!({ "NumberOfDecreasesToday": 0, "ReadCapacityUnits": reads, "WriteCapacityUnits": writes })
 }
 
+/// Said of tables and indexes that have a maximum.
+fn max_units(on_demand: OnDemand) -> Option<Json> {
+    let units = |units: Option<u64>| units.map_or_else(|| Json::from(-1), Json::from);
+    on_demand.is_limited().then(|| {
+        json!({ "MaxReadRequestUnits": units(on_demand.reads), "MaxWriteRequestUnits": units(on_demand.writes) })
+    })
+}
+
 fn index_description(table: &Table, index: &Index, stats: Stats) -> Json {
     let mut projection = json!({ "ProjectionType": match index.projection {
         Projection::All => "ALL",
@@ -347,6 +409,9 @@ fn index_description(table: &Table, index: &Index, stats: Stats) -> Json {
     });
     if !index.local {
         described["ProvisionedThroughput"] = throughput(index.throughput);
+        if let Some(max) = max_units(index.on_demand) {
+            described["OnDemandThroughput"] = max;
+        }
         described["IndexStatus"] = match (table.status, index.status) {
             (Status::Creating, _) => "CREATING",
             (Status::Deleting, _) | (_, IndexStatus::Deleting) => "DELETING",
@@ -389,6 +454,9 @@ fn description(described: &Described, status: &str) -> Json {
             "LastUpdateToPayPerRequestDateTime": seconds(since),
         });
     }
+    if let Some(max) = max_units(table.on_demand) {
+        description["OnDemandThroughput"] = max;
+    }
     if let Some(class) = &table.class {
         description["TableClassSummary"] = json!({ "TableClass": class });
     }
@@ -411,6 +479,7 @@ pub(super) struct UpdateTable {
     attribute_definitions: Option<Vec<AttributeDefinition>>,
     billing_mode: Option<String>,
     provisioned_throughput: Option<Throughput>,
+    on_demand_throughput: Option<MaxUnits>,
     deletion_protection_enabled: Option<bool>,
     global_secondary_index_updates: Option<Vec<GivenUpdate>>,
     stream_specification: Option<StreamSpecification>,
@@ -429,7 +498,8 @@ struct GivenUpdate {
 #[serde(rename_all = "PascalCase")]
 struct GivenThroughput {
     index_name: String,
-    provisioned_throughput: Throughput,
+    provisioned_throughput: Option<Throughput>,
+    on_demand_throughput: Option<MaxUnits>,
 }
 
 #[derive(Deserialize)]
@@ -460,6 +530,7 @@ pub(super) async fn update_table(router: &Router, request: UpdateTable) -> Answe
     let stream = request.stream_specification.map(StreamSpecification::view).transpose()?;
     let is_something = request.billing_mode.is_some()
         || request.provisioned_throughput.is_some()
+        || request.on_demand_throughput.is_some()
         || request.deletion_protection_enabled.is_some()
         || updates.is_some()
         || stream.is_some()
@@ -481,6 +552,7 @@ pub(super) async fn update_table(router: &Router, request: UpdateTable) -> Answe
         (mode, throughput) => Some(billing(mode, throughput)?),
     };
     let on_demand = billing.unwrap_or(now.throughput).is_none();
+    let max = request.on_demand_throughput.map(|max| max.update(None, on_demand));
     let mut indexes = Vec::new();
     for update in updates.into_iter().flatten() {
         indexes.push(match (update.create, update.update, update.delete) {
@@ -488,7 +560,14 @@ pub(super) async fn update_table(router: &Router, request: UpdateTable) -> Answe
                 IndexUpdate::Create(create.index(&definitions, false, on_demand)?)
             }
             (None, Some(update), None) => {
-                IndexUpdate::Update(update.index_name, units(update.provisioned_throughput)?)
+                let name = update.index_name;
+                let max = update.on_demand_throughput.map(|max| max.update(Some(&name), on_demand));
+                let max = max.transpose()?.unwrap_or_default();
+                let throughput = update.provisioned_throughput.map(units).transpose()?;
+                if throughput.is_none() && !max.is_any() {
+                    return Err(invalid(format!("ProvisionedThroughput is not specified for index: {name}")));
+                }
+                IndexUpdate::Update(name, throughput, max)
             }
             (None, None, Some(delete)) => IndexUpdate::Delete(delete.index_name),
             _ => {
@@ -501,6 +580,7 @@ pub(super) async fn update_table(router: &Router, request: UpdateTable) -> Answe
     let update = op::update_table::Request {
         table: name.clone(),
         billing,
+        on_demand: max.transpose()?.unwrap_or_default(),
         deletion_protection: request.deletion_protection_enabled,
         class: request.table_class,
         indexes,

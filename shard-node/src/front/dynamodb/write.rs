@@ -9,9 +9,10 @@ use super::error::Refusal;
 use super::json::{GivenItem, item};
 use super::legacy::{self, AttributeUpdate, Expectations};
 use super::operation::{
-    Answer, CAPACITIES, Constraints, Consumed, Names, Values, broken, encode, placeholders, read_units,
-    required, shown, table_name, write_units,
+    Answer, CAPACITIES, Constraints, Names, Values, broken, encode, placeholders, required, show_consumed,
+    shown, table_name,
 };
+use crate::capacity::Consumed;
 use crate::error::Invalid;
 use crate::expression::{Condition, Stated, Update};
 use crate::item::Item;
@@ -134,8 +135,8 @@ impl Write {
         }
         let tables = router.tables();
         let table = tables.get(name);
-        let consumed = consumed(written).shown(self.return_consumed_capacity.as_deref(), name, table);
-        if let Some(consumed) = consumed {
+        let asked = self.return_consumed_capacity.as_deref();
+        if let Some(consumed) = show_consumed(&Consumed::write(written), None, asked, name, table) {
             answer["ConsumedCapacity"] = consumed;
         }
         if self.return_item_collection_metrics.as_deref() == Some("SIZE")
@@ -144,16 +145,6 @@ impl Write {
             answer["ItemCollectionMetrics"] = metrics;
         }
         encode(&answer)
-    }
-}
-
-/// What a write cost.
-fn consumed(written: &Written) -> Consumed {
-    let entries = |sizes: &Vec<u32>| sizes.iter().map(|&size| write_units(size)).sum();
-    Consumed {
-        table: write_units(written.size),
-        indexes: written.touched.iter().map(|(index, sizes)| (*index, entries(sizes))).collect(),
-        kind: None,
     }
 }
 
@@ -311,18 +302,21 @@ pub(super) async fn batch_write_item(router: &Router, request: BatchWrite) -> An
             writes.push((table.clone(), write));
         }
     }
-    let names: Vec<(String, Item)> = writes
-        .iter()
-        .map(|(table, write)| match write {
-            batch_write::Write::Put(item) | batch_write::Write::Delete(item) => (table.clone(), item.clone()),
-        })
-        .collect();
-    let done = batch_write::run(router, writes, None).await?;
+    let done = batch_write::run(router, writes.clone(), None).await?;
     let mut used: BTreeMap<String, Consumed> = BTreeMap::new();
     let mut metrics: BTreeMap<String, Vec<Json>> = BTreeMap::new();
     let mut counted = BTreeMap::new();
     let tables = router.tables();
-    for ((name, key), written) in names.into_iter().zip(&done) {
+    let mut unprocessed: BTreeMap<String, Vec<Json>> = BTreeMap::new();
+    for ((name, write), written) in writes.into_iter().zip(&done) {
+        let Some(written) = written else {
+            unprocessed.entry(name).or_default().push(match &write {
+                batch_write::Write::Put(item) => json!({ "PutRequest": { "Item": shown(item)? } }),
+                batch_write::Write::Delete(key) => json!({ "DeleteRequest": { "Key": shown(key)? } }),
+            });
+            continue;
+        };
+        let (batch_write::Write::Put(key) | batch_write::Write::Delete(key)) = write;
         if request.return_item_collection_metrics.as_deref() == Some("SIZE")
             && let Some(one) = collection(router, tables.get(&name), &key, &mut counted).await?
         {
@@ -331,10 +325,10 @@ pub(super) async fn batch_write_item(router: &Router, request: BatchWrite) -> An
                 known.push(one);
             }
         }
-        used.entry(name).or_default().add(consumed(written));
+        used.entry(name).or_default().add(Consumed::write(written));
     }
-    let mut answer = json!({ "UnprocessedItems": {} });
-    all_consumed(&mut answer, &used, request.return_consumed_capacity.as_deref(), router);
+    let mut answer = json!({ "UnprocessedItems": unprocessed });
+    all_consumed(&mut answer, &used, None, request.return_consumed_capacity.as_deref(), router);
     if !metrics.is_empty() {
         answer["ItemCollectionMetrics"] = json!(metrics);
     }
@@ -345,11 +339,13 @@ pub(super) async fn batch_write_item(router: &Router, request: BatchWrite) -> An
 pub(super) fn all_consumed(
     answer: &mut Json,
     used: &BTreeMap<String, Consumed>,
+    kind: Option<&'static str>,
     asked: Option<&str>,
     router: &Router,
 ) {
     let tables = router.tables();
-    let shown = used.iter().filter_map(|(name, used)| used.shown(asked, name, tables.get(name)));
+    let shown =
+        used.iter().filter_map(|(name, used)| show_consumed(used, kind, asked, name, tables.get(name)));
     let shown: Vec<Json> = shown.collect();
     if !shown.is_empty() {
         answer["ConsumedCapacity"] = shown.into();
@@ -451,22 +447,15 @@ pub(super) async fn transact_write_items(router: &Router, request: TransactWrite
     let actions = actions.into_iter().map(|(action, _)| action).collect();
     let token = request.client_request_token.as_deref();
     let done = transact_write::run(router, actions, token).await?;
-    let mut used: BTreeMap<String, Consumed> = BTreeMap::new();
-    for (name, written) in &done.actions {
-        let one = if done.repeated {
-            // What was done is only looked up.
-            Consumed::table(read_units(written.size.into(), true))
-        } else {
-            consumed(written)
-        };
-        let used = used.entry(name.clone()).or_default();
-        // Each is paid for twice, to prepare it and to do it.
-        used.add(one.clone());
-        used.add(one);
-        used.kind = Some(if done.repeated { "ReadCapacityUnits" } else { "WriteCapacityUnits" });
-    }
+    let kind = if done.repeated { "ReadCapacityUnits" } else { "WriteCapacityUnits" };
     let mut answer = json!({});
-    all_consumed(&mut answer, &used, request.return_consumed_capacity.as_deref(), router);
+    all_consumed(
+        &mut answer,
+        &done.consumed,
+        Some(kind),
+        request.return_consumed_capacity.as_deref(),
+        router,
+    );
     if request.return_item_collection_metrics.as_deref() == Some("SIZE") {
         let tables = router.tables();
         let mut metrics: BTreeMap<String, Vec<Json>> = BTreeMap::new();
