@@ -15,11 +15,13 @@ use crate::output::Format;
 
 mod access_key;
 mod explain;
+mod history;
 mod hot;
 mod transfer;
 mod verify;
 mod watch;
 
+use history::Moment;
 use watch::View;
 
 /// Items and keys are plain JSON: texts, numbers, truth, null, lists, maps. Sets are shown as lists, bytes in base64.
@@ -147,6 +149,13 @@ enum Command {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         write_units: Option<u64>,
     },
+    /// Keep what a table's items were, so that they can be read as they were (--as-of)
+    History {
+        /// Name of the table
+        table: String,
+        /// For how long, e.g. 1h, a week at most; off = no more
+        kept: String,
+    },
     /// Begin a stream of a table's changes, or end it
     Stream {
         /// Name of the table
@@ -172,6 +181,8 @@ enum Command {
         table: String,
         /// The file, which must not be there; - is standard output
         file: std::path::PathBuf,
+        #[command(flatten)]
+        moment: Moment,
     },
     /// Put every item of a file that was exported, here or from DynamoDB
     Import {
@@ -200,6 +211,8 @@ enum Command {
         table: String,
         /// The key, e.g. '{"id": "a"}'
         key: String,
+        #[command(flatten)]
+        moment: Moment,
     },
     /// Change attributes of an item and print it as it is then
     Update {
@@ -234,6 +247,8 @@ enum Command {
         #[arg(long, default_value = "")]
         index: String,
         #[command(flatten)]
+        moment: Moment,
+        #[command(flatten)]
         expressions: Expressions,
     },
     /// Print all items
@@ -243,6 +258,8 @@ enum Command {
         /// The index to read, instead of the table itself
         #[arg(long, default_value = "")]
         index: String,
+        #[command(flatten)]
+        moment: Moment,
         #[command(flatten)]
         expressions: Expressions,
     },
@@ -288,6 +305,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     "max_per_second": max(of_index(&index.name)),
                 })).collect::<Vec<_>>(),
                 "stream": found.stream.map(|view| format!("{view:?}")),
+                "history": found.history.map(|history| history::shown(&history)),
                 "max_per_second": max(found.max_throughput),
                 "items": found.item_count,
                 "bytes": found.size_bytes,
@@ -350,8 +368,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Watch { table, oldest, cursor } => {
             watch::run(&database, &table, oldest, cursor, output).await?
         }
-        Command::Export { table, file } => {
-            let items = transfer::export(&database, &table, &file).await?;
+        Command::Export { table, file, moment } => {
+            let items = transfer::export(&database, &table, &file, moment.as_of_ms()?).await?;
             // What was asked for may be on standard output.
             eprintln!("{items} items of {table} are written");
         }
@@ -368,10 +386,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             database.put_item_with(&table, item(&given)?, options).await?;
             output.show(&json!({ "put": true }), |_| String::new())?;
         }
-        Command::Get { table, key } => match database.get_item(&table, item(&key)?).await? {
-            Some(found) => show_item(output, found)?,
-            None => return Ok(ExitCode::FAILURE),
-        },
+        Command::Get { table, key, moment } => {
+            let found = match moment.as_of_ms()? {
+                None => database.get_item(&table, item(&key)?).await?,
+                Some(as_of_ms) => database.as_of(as_of_ms).get_item(&table, item(&key)?).await?,
+            };
+            match found {
+                Some(found) => show_item(output, found)?,
+                None => return Ok(ExitCode::FAILURE),
+            }
+        }
+        Command::History { table, kept } => history::run(&database, &table, &kept, output).await?,
         Command::Update { table, key, update, expressions } => {
             let options = expressions.write(ReturnValues::AllNew)?;
             let updated = database.update_item(&table, item(&key)?, &update, options).await?;
@@ -384,21 +409,23 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             };
             show_item(output, old)?;
         }
-        Command::Query { table, key_condition, descending, index, expressions } => {
+        Command::Query { table, key_condition, descending, index, moment, expressions } => {
             let options = ReadOptions {
                 filter: expressions.condition.clone(),
                 placeholders: expressions.placeholders()?,
                 descending,
                 index,
+                as_of_ms: moment.as_of_ms()?,
                 ..ReadOptions::default()
             };
             show_pages(output, database.query_pages(&table, &key_condition, options)).await?;
         }
-        Command::Scan { table, index, expressions } => {
+        Command::Scan { table, index, moment, expressions } => {
             let options = ReadOptions {
                 filter: expressions.condition.clone(),
                 placeholders: expressions.placeholders()?,
                 index,
+                as_of_ms: moment.as_of_ms()?,
                 ..ReadOptions::default()
             };
             show_pages(output, database.scan_pages(&table, options)).await?;

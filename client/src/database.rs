@@ -27,6 +27,7 @@ use crate::route::{Pipelines, Routes, attempt_timeout};
 
 mod access_key;
 mod explain;
+mod history;
 mod hot;
 mod index;
 mod pages;
@@ -37,6 +38,7 @@ mod verify;
 
 pub use access_key::AccessKey;
 pub use explain::Explained;
+pub use history::{AsOf, History};
 pub use hot::{HotKey, HotKeys, HotReport, Rates};
 pub use index::{Index, Projection};
 pub use pages::Pages;
@@ -142,6 +144,8 @@ pub struct TableDescription {
     pub max_throughput: MaxThroughput,
     /// Likewise its global indexes, by name, where there is a most.
     pub index_throughput: BTreeMap<String, MaxThroughput>,
+    /// For how long its items can be read as they were, if it keeps that.
+    pub history: Option<History>,
     /// Items in it.
     pub item_count: u64,
     /// Bytes that they count for.
@@ -219,6 +223,8 @@ pub struct ReadOptions {
     pub segment: Option<(u32, u32)>,
     /// The index that is read. Empty = the table itself.
     pub index: String,
+    /// As the items were at the end of this millisecond since 1970, see [`Database::as_of`]; `None` = as they are.
+    pub as_of_ms: Option<u64>,
 }
 
 /// One page of items.
@@ -275,6 +281,7 @@ impl Database {
             indexes: indexes.into_iter().map(index::put).collect(),
             stream: wire::StreamView::None.into(),
             max_throughput: None,
+            history_s: 0,
         };
         self.call(request, |mut client, request| async move { client.create_table(request).await }).await?;
         Ok(())
@@ -292,6 +299,10 @@ impl Database {
             stream_ready: table.stream_ready,
             item_count: table.item_count,
             size_bytes: table.size_bytes,
+            history: (table.history_s > 0).then(|| History {
+                kept: Duration::from_secs(table.history_s.into()),
+                since_ms: Some(table.history_since_ms).filter(|since| *since > 0),
+            }),
             max_throughput: throughput::get(table.max_throughput.as_ref()),
             index_throughput: throughput::of_indexes(&table.indexes),
             indexes: table.indexes.into_iter().map(index::get).collect::<Result<_, _>>()?,
@@ -356,9 +367,14 @@ impl Database {
 
     /// The item with a key; never older than any write acknowledged before.
     pub async fn get_item(&self, table: &str, key: Item) -> Result<Option<Item>, Error> {
+        self.get(table, key, 0).await
+    }
+
+    async fn get(&self, table: &str, key: Item, as_of_ms: u64) -> Result<Option<Item>, Error> {
         let request = wire::GetItemRequest {
             table: table.to_owned(),
             key: Some(put_item(key)),
+            as_of_ms,
             ..wire::GetItemRequest::default()
         };
         match self.on_stream(Called::GetItem(request)).await? {
@@ -434,6 +450,10 @@ impl Database {
 
     /// Items by their keys, at most 100, in no order; those that are not there are missing.
     pub async fn batch_get(&self, table: &str, keys: Vec<Item>) -> Result<Vec<Item>, Error> {
+        self.batch(table, keys, 0).await
+    }
+
+    async fn batch(&self, table: &str, keys: Vec<Item>, as_of_ms: u64) -> Result<Vec<Item>, Error> {
         let mut items = Vec::new();
         let mut keys: Vec<wire::Item> = keys.into_iter().map(put_item).collect();
         while !keys.is_empty() {
@@ -442,7 +462,7 @@ impl Database {
                 keys: std::mem::take(&mut keys),
                 ..Default::default()
             };
-            let request = wire::BatchGetRequest { tables: vec![asked] };
+            let request = wire::BatchGetRequest { tables: vec![asked], as_of_ms };
             let reply =
                 self.call(request, |mut client, request| async move { client.batch_get(request).await });
             let reply = reply.await?;
@@ -635,6 +655,7 @@ fn query_request(table: &str, key_condition: &str, options: ReadOptions) -> wire
         start_key: options.start_key.map(put_item),
         count_only: false,
         index: options.index,
+        as_of_ms: options.as_of_ms.unwrap_or_default(),
     }
 }
 
@@ -651,6 +672,7 @@ fn scan_request(table: &str, options: ReadOptions) -> wire::ScanRequest {
         segment,
         segments,
         index: options.index,
+        as_of_ms: options.as_of_ms.unwrap_or_default(),
     }
 }
 

@@ -83,6 +83,14 @@ pub enum Error {
     /// Changes that were to be read are older than a day and not there any more; begin with the oldest that is.
     #[error("The operation attempted to read past the oldest stream record in a shard")]
     Trimmed,
+    /// What items were at that moment is not there (any more).
+    #[error("table {table} can be read as of {oldest_ms} milliseconds since 1970 or later")]
+    HistoryTrimmed {
+        /// The table.
+        table: String,
+        /// As of when it can be read.
+        oldest_ms: u64,
+    },
     /// Ask for another one, behind the change that was read last.
     #[error("The shard iterator has expired. Shard iterators are valid for 15 minutes.")]
     IteratorExpired,
@@ -183,6 +191,7 @@ impl Classified for Error {
             | Self::Cancelled(_)
             | Self::TokenReused
             | Self::Trimmed
+            | Self::HistoryTrimmed { .. }
             | Self::IteratorExpired => Class::Conflict,
             Self::Limit { .. } | Self::LimitExceeded(_) | Self::Throttled(_) => Class::Exhausted,
             Self::Elsewhere { .. } => Class::Elsewhere,
@@ -203,6 +212,7 @@ impl Classified for Error {
             Self::StreamNotFound(_) => "STREAM_NOT_FOUND",
             Self::AccessKeyNotFound(_) => "ACCESS_KEY_NOT_FOUND",
             Self::Trimmed => "STREAM_TRIMMED",
+            Self::HistoryTrimmed { .. } => "HISTORY_TRIMMED",
             Self::IteratorExpired => "ITERATOR_EXPIRED",
             Self::LimitExceeded(_) => "LIMIT_EXCEEDED",
             Self::TableInUse(_) => "TABLE_IN_USE",

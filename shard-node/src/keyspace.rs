@@ -29,9 +29,11 @@ pub enum Kind {
     Shards,
     /// Changes in those, where their shard is, in the order of versions.
     Changes,
+    /// What items were, beside them.
+    Past,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind::Items,
     Kind::Index,
     Kind::Waiting,
@@ -40,6 +42,7 @@ const KINDS: [Kind; 8] = [
     Kind::Records,
     Kind::Shards,
     Kind::Changes,
+    Kind::Past,
 ];
 
 impl Kind {
@@ -53,10 +56,11 @@ impl Kind {
             Self::Records => 5,
             Self::Shards => 6,
             Self::Changes => 7,
+            Self::Past => 8,
         }
     }
 
-    /// The rows of this kind; `number` is that of an index or of a stream, else 0.
+    /// The rows of this kind; `number` is that of an index, of a stream, or of what is kept of the past, else 0.
     pub fn of(self, table: u64, number: u32) -> u64 {
         (self.tag() << (TABLE_BITS + NUMBER_BITS)) | (u64::from(number) << TABLE_BITS) | table
     }
@@ -72,7 +76,7 @@ pub fn table(keyspace: u64) -> u64 {
     keyspace & ((1 << TABLE_BITS) - 1)
 }
 
-/// The number of the index, or of the stream, if they belong to one.
+/// The number of the index, of the stream, or of what is kept of the past, if they belong to one.
 pub fn number(keyspace: u64) -> u32 {
     // Sixteen bits.
     ((keyspace >> TABLE_BITS) & ((1 << NUMBER_BITS) - 1)) as u32

@@ -44,6 +44,7 @@ pub mod keyspace;
 pub mod capacity;
 pub mod hot;
 pub mod middle;
+pub mod past;
 pub mod throttle;
 
 pub mod sweep;

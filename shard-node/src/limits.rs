@@ -88,6 +88,27 @@ pub const SCANS_MAX: usize = 64;
 /// Superseded versions that are removed with one commit, at most.
 pub const HISTORY_REMOVED_MAX: usize = 4096;
 
+/// For how long a table's items can be read as they were, at most.
+pub const HISTORY_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How much longer superseded versions are there than they may be asked for: what is being read does not go meanwhile, and clocks differ.
+pub const HISTORY_SLACK: Duration = Duration::from_secs(60);
+
+/// How often partitions are looked at for superseded versions whose time is over, at least.
+pub const HISTORY_LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Superseded versions that are looked at at once, and the pause behind them.
+pub const HISTORY_PAGE: usize = 10_000;
+
+/// See [`HISTORY_PAGE`].
+pub const HISTORY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Superseded versions that are removed with one command.
+pub const HISTORY_TRIM_ROWS: usize = 1024;
+
+/// How long somebody who reads as of a moment waits for a transaction that may have been decided on before it.
+pub const AS_OF_PAUSE: Duration = Duration::from_millis(5);
+
 /// Rows of a deleted table that are removed at once.
 pub const SWEEP_ROWS_MAX: usize = 1000;
 

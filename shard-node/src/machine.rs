@@ -78,6 +78,11 @@ impl ShardMachine {
         (!self.store.is_dropped(table)).then(|| self.store.stats(table))
     }
 
+    /// Whether superseded versions of a table's items are kept here from now on.
+    pub fn keeps_history(&self, table: u64) -> bool {
+        self.store.keeps_history(table)
+    }
+
     /// Tables whose counts are estimated since a split: what is thought of each, and the rows that count.
     pub fn estimated(&self) -> (Vec<(u64, Stats)>, (Token, Token), View) {
         (self.store.estimated(), self.store.tokens(), self.store.view())
@@ -188,9 +193,14 @@ impl ShardMachine {
             return Ok(op::reply(Outcome::WrongPartition));
         }
         let last = self.store.tokens().1;
-        let told = || Ok(state::Reply { last_token: Some(last.0), ..state::Reply::default() });
+        let version = self.store.version();
+        let told = || Ok(state::Reply { last_token: Some(last.0), version, ..state::Reply::default() });
         if let Body::Checksum(checksum) = &body {
             self.moment = Some(Moment::of(&self.store, Bytes::copy_from_slice(&checksum.id)));
+            return told();
+        }
+        if let Body::Advance(advance) = &body {
+            self.store.follow(advance.at_least);
             return told();
         }
         if let Body::DropTable(drop) = &body {
@@ -237,9 +247,11 @@ impl ShardMachine {
                 Some(Kind::Records) => apply::end(&mut self.store, &row),
                 _ => apply::resolve(&mut self.store, &row, &request),
             },
-            Body::DropTable(_) | Body::CorrectStats(_) | Body::SetSchema(_) | Body::Checksum(_) => {
-                Err(unknown())
-            }
+            Body::DropTable(_)
+            | Body::CorrectStats(_)
+            | Body::SetSchema(_)
+            | Body::Checksum(_)
+            | Body::Advance(_) => Err(unknown()),
         }
     }
 
@@ -272,7 +284,8 @@ impl ShardMachine {
             let Some((table, _)) = parse_head(row).filter(|_| here) else { continue };
             let Some(found) = self.store.get(row).map_err(stop)? else { continue };
             let is_spent = match keyspace::kind(table) {
-                Some(Kind::Waiting) => true,
+                // Who leads knows for how long a table's history is kept.
+                Some(Kind::Waiting | Kind::Past) => true,
                 Some(Kind::Removed) => index::is_spent(&found, self.store.version()),
                 Some(Kind::Records) => apply::is_over(&found, self.store.version())?,
                 Some(Kind::Changes) => stream::is_spent(row, self.store.version()),

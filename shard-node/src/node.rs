@@ -32,7 +32,7 @@ use crate::machine::ShardMachine;
 use crate::router::Router;
 use crate::store::Shared;
 use crate::throttle::{self, Throttle};
-use crate::{front, index, metrics, middle, op, sweep};
+use crate::{front, index, metrics, middle, op, past, sweep};
 
 /// How long connections have to end when the node stops.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -224,6 +224,7 @@ impl Node {
         tasks.spawn(index::propagate::run(router.clone(), shared));
         tasks.spawn(index::build::run(router.clone()));
         tasks.spawn(op::expire::run(router.clone()));
+        tasks.spawn(past::run(router.clone()));
         tasks.spawn(throttle::run(throttle, router.clone()));
         let dynamodb_server = tokio::spawn(front::dynamodb::serve(
             dynamodb_listener,

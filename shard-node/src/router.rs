@@ -29,10 +29,8 @@ use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::command::Body;
 use trimaran_proto::state::shard::reply::Outcome;
 use trimaran_replication::Error as ReplicationError;
-use trimaran_replication::group::{Consistency, Group};
-use trimaran_replication::machine::Machine as _;
+use trimaran_replication::group::Group;
 use trimaran_replication::session::RequestId;
-use trimaran_storage::engine::{Order, Range};
 
 use crate::access::AccessKeys;
 use crate::capacity::{Consumed, Use};
@@ -41,7 +39,7 @@ use crate::hot::{Asked, Hot};
 use crate::key::{RowKey, parse_head};
 use crate::limits::{CHECKSUM_KEPT, DEFINE_ATTEMPTS, HELD_MAX, MESSAGE_BYTES_MAX, RESOLVING_MAX, SCANS_MAX};
 use crate::machine::ShardMachine;
-use crate::op::{OnTable, get_item, page};
+use crate::op::OnTable;
 use crate::table::{Status, Table, Tables};
 use crate::throttle::Throttle;
 use crate::transaction::ID_BYTES;
@@ -57,8 +55,9 @@ const PARTITIONS_PATIENCE: Duration = Duration::from_millis(100);
 const DEFINE_TIMEOUT: Duration = Duration::from_secs(8);
 
 mod forward;
+mod read;
 
-use forward::{Read, Write, nobody};
+use forward::{Write, nobody};
 
 /// Sends operations where they belong. Clones are the same.
 #[derive(Clone)]
@@ -380,11 +379,16 @@ impl Router {
 
     /// Asks for rows, wherever they are; the answers stand as the questions do.
     pub async fn get(&self, keys: Vec<RowKey>) -> Vec<Result<wire::MaybeItem, Error>> {
+        self.get_as_of(keys, 0).await
+    }
+
+    /// Likewise for items as they were at a version (0 = as they are), in all partitions alike.
+    pub async fn get_as_of(&self, keys: Vec<RowKey>, as_of: u64) -> Vec<Result<wire::MaybeItem, Error>> {
         let pieces = keys.into_iter().map(|key| Piece { token: key.token, session: 0, what: key.row });
         let pieces: Vec<Piece<Bytes>> = pieces.collect();
         let send = async |partition, rows: Vec<Bytes>| {
             let count = rows.len();
-            let get = wire::Get { rows, undecided: Vec::new() };
+            let get = wire::Get { rows, undecided: Vec::new(), as_of };
             let Some(reply) = self.read_from(partition, Question::Get(get)).await? else {
                 return Ok(vec![None; count]);
             };
@@ -422,36 +426,6 @@ impl Router {
         let known = || self.inner.routes.partition_at(token).map(|partition| partition.last.0);
         let last = told.or_else(known).ok_or(Error::NotReady)?;
         Ok(last.checked_add(1).map(Token))
-    }
-
-    /// `None` if the partition does not have what is asked for (any more).
-    async fn read_from(
-        &self,
-        partition: u64,
-        mut question: Question,
-    ) -> Result<Option<wire::ReadReply>, Error> {
-        let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
-        loop {
-            let read = Read { router: self, partition, question: question.clone() };
-            let reply = match self.until_answered(partition, &read).await? {
-                Some(reply) if reply.table_dropped => return Err(Error::TableDropped),
-                reply => reply.filter(|reply| !reply.wrong_partition),
-            };
-            let Some(reply) = reply else { return Ok(None) };
-            if reply.held.is_empty() {
-                return Ok(Some(reply));
-            }
-            if tokio::time::Instant::now() >= deadline {
-                return Err(Error::TimedOut { partition });
-            }
-            // What is decided is written by then; the rest was not there yet when it was looked at.
-            let undecided = Box::pin(self.settle(reply.held)).await?;
-            match &mut question {
-                Question::Get(get) => get.undecided = undecided,
-                Question::Page(page) => page.undecided = undecided,
-                Question::Stats(_) | Question::Rows(_) => {}
-            }
-        }
     }
 
     /// This node's replica of a partition.
@@ -560,104 +534,6 @@ impl Router {
             .body
             .ok_or_else(|| crate::error::Invalid::new("a question of a newer release; upgrade this node"))?;
         self.read_here(&group, question).await
-    }
-
-    async fn read_here(
-        &self,
-        group: &Group<ShardMachine>,
-        question: Question,
-    ) -> Result<wire::ReadReply, Error> {
-        group.barrier(Consistency::Linearizable).await?;
-        let rows: Vec<&Bytes> = match &question {
-            Question::Get(get) => get.rows.iter().collect(),
-            Question::Page(page) => vec![&page.start],
-            Question::Rows(wanted) => wanted.rows.iter().chain([&wanted.start]).collect(),
-            Question::Stats(_) => Vec::new(),
-        };
-        // The greatest token that is asked for, if it is not one of the rows'.
-        let last = match &question {
-            Question::Get(_) => None,
-            Question::Page(page) => page.last_token,
-            Question::Rows(wanted) => wanted.last_token,
-            Question::Stats(stats) => Some(stats.token),
-        };
-        let held = |machine: &ShardMachine| match &question {
-            Question::Get(get) => machine.held(&get.rows, &get.undecided),
-            Question::Page(page) => {
-                let end = Some(page.end.clone()).filter(|end| !end.is_empty());
-                machine.held_within(&Range { start: page.start.clone(), end }, &page.undecided)
-            }
-            Question::Stats(_) | Question::Rows(_) => Ok(Vec::new()),
-        };
-        let token = || Some(parse_head(rows.first()?)?.1);
-        self.inner.routes.note(group.id(), rows.len().max(1), token);
-        // A scan asks for no key.
-        if last.is_none() {
-            let row = |at: usize| rows.get(at).copied().cloned();
-            self.inner.hot.note(Asked::Read, rows.len(), row, || self.now_ms());
-        }
-        let dropped = || Ok(wire::ReadReply { table_dropped: true, ..wire::ReadReply::default() });
-        let elsewhere = || Ok(wire::ReadReply { wrong_partition: true, ..wire::ReadReply::default() });
-        let view = group.read_now(|machine| {
-            let (own_first, own_last) = machine.tokens();
-            let is_here = !machine.is_elsewhere()
-                && rows.iter().all(|row| machine.has_place_for(row))
-                && last.is_none_or(|last| own_first <= last && last <= own_last);
-            let is_there =
-                |row: &&Bytes| parse_head(row).is_some_and(|(table, _)| machine.stats(table).is_some());
-            is_here.then(|| {
-                rows.iter().all(is_there).then(|| {
-                    let removed: Vec<u64> = rows.iter().map(|row| machine.removed(row)).collect();
-                    (machine.view(), removed, held(machine))
-                })
-            })
-        });
-        // From here on without the machine's lock: the view does not change.
-        let Some(view) = view else { return elsewhere() };
-        let Some((view, removed, held)) = view else { return dropped() };
-        let held = held.map_err(|stop| Error::Storage(stop.to_string()))?;
-        if !held.is_empty() {
-            return Ok(wire::ReadReply { held, ..wire::ReadReply::default() });
-        }
-        let reply = match question {
-            Question::Get(get) => get_item::read(&view, &get.rows, (&removed, !get.undecided.is_empty()))?,
-            Question::Page(wanted) => {
-                let _place = self.inner.scans.acquire().await.map_err(|_closed| Error::NotReady)?;
-                let read = tokio::task::spawn_blocking(move || page::read(&view, wanted)).await;
-                read.map_err(|panicked| Error::Storage(panicked.to_string()))??
-            }
-            Question::Rows(wanted) => {
-                let _place = self.inner.scans.acquire().await.map_err(|_closed| Error::NotReady)?;
-                let read = tokio::task::spawn_blocking(move || page::rows(&view, &wanted)).await;
-                read.map_err(|panicked| Error::Storage(panicked.to_string()))??
-            }
-            Question::Stats(wanted) => {
-                let oldest_waiting = if wanted.waiting {
-                    let range = group.read_now(|machine| machine.waiting(wanted.table));
-                    let oldest = tokio::task::spawn_blocking(move || {
-                        let versions = view.scan(range, Order::Ascending).map(|row| Ok::<_, Error>(row?.1));
-                        versions.collect::<Result<Vec<_>, _>>()
-                    });
-                    let versions =
-                        oldest.await.map_err(|panicked| Error::Storage(panicked.to_string()))??;
-                    versions.into_iter().min().unwrap_or(0)
-                } else {
-                    0
-                };
-                match group.read_now(|machine| (machine.stats(wanted.table), machine.tokens())) {
-                    (None, _) => return dropped(),
-                    (Some(stats), (_, last)) => wire::ReadReply {
-                        table_items: stats.items,
-                        table_bytes: stats.bytes,
-                        last_token: Some(last),
-                        oldest_waiting,
-                        ..wire::ReadReply::default()
-                    },
-                }
-            }
-        };
-        // Another partition has taken the rows over, and may have written to them while they were read.
-        if group.read_now(ShardMachine::is_elsewhere) { elsewhere() } else { Ok(reply) }
     }
 
     async fn propose(

@@ -24,6 +24,7 @@ use trimaran_storage::engine::{Batch, Engine, Order, Range};
 use crate::key::parse_head;
 use crate::keyspace::{self, Kind};
 use crate::limits::HISTORY_REMOVED_MAX;
+use crate::past;
 use crate::stream::Shard;
 use crate::table::Table;
 
@@ -396,6 +397,13 @@ impl Store {
                 self.keep(row, before);
             }
             self.count(row, before.map(|before| &before.item), item.as_ref());
+        }
+        if let Some(before) = before
+            && before.version < self.version
+            && self.has_history(row)
+        {
+            let (place, past) = past::superseded(row, before, self.version);
+            self.set(&place, None, Some(past));
         }
         let version = self.version;
         if item.is_none() {

@@ -11,9 +11,11 @@ use crate::error::Invalid;
 use crate::item::{Item, Type, Value};
 use crate::limits::{PARTITION_KEY_BYTES_MAX, SORT_KEY_BYTES_MAX, STREAM_KEPT};
 
+mod history;
 mod index;
 mod stream;
 
+pub use history::History;
 pub use index::{Index, IndexStatus, Projection};
 pub use stream::{Stream, StreamStatus, StreamView};
 
@@ -111,6 +113,8 @@ pub struct Table {
     pub streams: Vec<Stream>,
     /// The greatest number that one of them ever had.
     pub last_stream: u32,
+    /// For how long its items can be read as they were, if that is so.
+    pub history: Option<History>,
     /// Revision of this definition, to change it by.
     pub revision: u64,
 }
@@ -136,6 +140,7 @@ impl Table {
             class: None,
             streams: Vec::new(),
             last_stream: 0,
+            history: None,
             revision: 0,
         }
     }
@@ -190,6 +195,7 @@ impl Table {
             class: self.class.clone().unwrap_or_default(),
             streams: self.streams.iter().map(Stream::encode).collect(),
             last_stream: self.last_stream,
+            history: self.history.as_ref().map(History::encode),
             max_read_units: self.on_demand.reads.unwrap_or_default(),
             max_write_units: self.on_demand.writes.unwrap_or_default(),
         };
@@ -226,6 +232,7 @@ impl Table {
             class: text(stored.class),
             streams: stored.streams.into_iter().map(Stream::decode).collect(),
             last_stream: stored.last_stream,
+            history: stored.history.map(History::decode),
             revision,
         })
     }

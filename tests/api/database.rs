@@ -1,6 +1,7 @@
 //! The native API of the database through the SDK: every operation, pages, and what is refused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::timeout;
@@ -8,7 +9,7 @@ use tonic::metadata::MetadataValue;
 use trimaran_client::Error;
 use trimaran_client::database::{
     Action, Database, Index, Item, KeyType, MaxThroughput, Placeholders, Projection, ReadOptions,
-    ReturnValues, Table, TransactWrite, Value, WriteOptions,
+    ReturnValues, Table, TransactWrite, Value, VerifiedPartition, WriteOptions,
 };
 use trimaran_net::dial::{Dial, TcpDial, channel};
 use trimaran_net::exchange::DatabaseCalls;
@@ -17,6 +18,7 @@ use trimaran_proto::api::database as wire;
 use trimaran_proto::api::database::database_client::DatabaseClient;
 use trimaran_tests::harness::process::{Cluster, binary};
 use trimaran_tests::harness::{PATIENCE, until};
+use trimaran_tests::workload::moments::{CLOCKS_MS, now_ms, until_kept};
 
 fn item(id: &str, at: i64) -> Item {
     [("id".to_owned(), id.into()), ("seq".to_owned(), at.into())].into()
@@ -448,4 +450,116 @@ async fn a_table_that_may_be_asked_so_much_is_filled_and_read_as_fast_as_that() 
     assert_eq!(database.describe_table("events").await.unwrap().max_throughput, MaxThroughput::default());
     let refused = database.limit_throughput("events", Some("no-such"), MaxThroughput::default()).await;
     assert!(matches!(refused, Err(Error::NotFound(_))), "{refused:?}");
+}
+
+/// What items were is there as of any moment that is kept, at every node, whoever dies; and goes when it is kept no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn items_are_read_as_they_were() {
+    let mut cluster = Cluster::shard(3, "fjall", 4).await;
+    let database = cluster.database_client().await;
+    events(&database).await;
+    let version = |at: i64, version: &str| {
+        let mut event = item("a", at);
+        event.insert("version".to_owned(), version.into());
+        event
+    };
+    // A moment that is over.
+    let moment = async || {
+        let at = now_ms();
+        until("the moment is over", async || now_ms() > at + CLOCKS_MS).await;
+        at + CLOCKS_MS / 2
+    };
+    let early = moment().await;
+    let refused = database.as_of(early).get_item("events", item("a", 1)).await;
+    assert!(
+        matches!(&refused, Err(Error::Invalid(text)) if text.contains("keeps no history")),
+        "{refused:?}"
+    );
+    database.keep_history("events", Some(Duration::from_secs(3600))).await.unwrap();
+    until_kept(&database, "events").await;
+    let refused = database.as_of(early).get_item("events", item("a", 1)).await;
+    assert!(matches!(&refused, Err(Error::Conflict(text)) if text.contains("or later")), "{refused:?}");
+
+    let empty = moment().await;
+    for at in 0..30 {
+        database.put_item("events", version(at, "first")).await.unwrap();
+    }
+    let first = moment().await;
+    for at in (0..30).step_by(2) {
+        database.put_item("events", version(at, "second")).await.unwrap();
+    }
+    let write = TransactWrite::default()
+        .and("events", Action::Delete(item("a", 1)), WriteOptions::default())
+        .and("events", Action::Put(item("b", 1)), WriteOptions::default());
+    database.transact_write(write).await.unwrap();
+    let second = moment().await;
+    database.delete_item("events", item("a", 0), WriteOptions::default()).await.unwrap();
+
+    let look = async |database: &Database| {
+        for (as_of_ms, count, of_0) in
+            [(empty, 0, None), (first, 30, Some("first")), (second, 30, Some("second"))]
+        {
+            let then = database.as_of(as_of_ms);
+            let of = |found: Option<Item>| found.map(|found| found["version"].clone());
+            assert_eq!(of(then.get_item("events", item("a", 0)).await.unwrap()), of_0.map(Value::from));
+            assert_eq!(then.scan("events", ReadOptions::default()).await.unwrap().items.len(), count);
+            let placeholders = Placeholders::default().value(":id", "a").value(":seq", 10);
+            let options = ReadOptions { placeholders, descending: true, ..ReadOptions::default() };
+            let found = then.query("events", "id = :id AND seq < :seq", options).await.unwrap().items;
+            let seqs: Vec<Value> = found.iter().map(|item| item["seq"].clone()).collect();
+            let is_there = |at: &i64| count > 0 && (as_of_ms == first || *at != 1);
+            let wanted: Vec<Value> = (0..10).rev().filter(is_there).map(Value::from).collect();
+            assert_eq!(seqs, wanted);
+            let both = vec![("events", item("a", 1)), ("events", item("b", 1))];
+            let both: Vec<bool> =
+                then.transact_get(both).await.unwrap().iter().map(Option::is_some).collect();
+            assert_eq!(both, [as_of_ms == first, as_of_ms == second]);
+            let keys = vec![item("a", 1), item("a", 2), item("b", 1)];
+            let found = then.batch_get("events", keys).await.unwrap();
+            assert_eq!(found.len(), if count == 0 { 0 } else { 2 });
+        }
+    };
+    look(&database).await;
+    let ahead = database.as_of(now_ms() + 60_000).get_item("events", item("a", 0)).await;
+    assert!(matches!(&ahead, Err(Error::Invalid(text)) if text.contains("not over yet")), "{ahead:?}");
+
+    // The command says moments in words.
+    let addresses = cluster.addresses().join(",");
+    let say = async |words: &[&str]| {
+        let mut command = tokio::process::Command::new(binary());
+        command.arg("db").args(words).args(["--address", &addresses, "-o", "json"]).kill_on_drop(true);
+        let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let key = r#"{"id": "a", "seq": 0}"#;
+    assert!(say(&["get", "events", key, "--as-of", &first.to_string()]).await.contains("first"));
+    assert_eq!(say(&["get", "events", key, "--as-of", "0s"]).await, "");
+    assert_eq!(say(&["export", "events", "-", "--as-of", &first.to_string()]).await.lines().count(), 30);
+
+    for victim in cluster.leaders_first().await {
+        cluster.nodes[victim].kill();
+        look(&database).await;
+        cluster.nodes[victim].start();
+        cluster.until_complete().await;
+    }
+
+    database.keep_history("events", Some(Duration::from_secs(1))).await.unwrap();
+    until("it is too long ago", async || {
+        let found = database.as_of(first).get_item("events", item("a", 0)).await;
+        matches!(found, Err(Error::Conflict(_)))
+    })
+    .await;
+    assert!(say(&["history", "events", "off"]).await.contains("null"));
+    until("nothing is left of it", async || {
+        let (mut rows, mut is_whole) = (0, true);
+        let look = |partition: VerifiedPartition| {
+            is_whole &= partition.is_whole();
+            rows += partition.copies.first().map_or(0, |copy| copy.rows);
+        };
+        let is_verified = database.verify(look).await.is_ok() && is_whole;
+        let is_off = database.describe_table("events").await.unwrap().history.is_none();
+        // Items, and the record of the transaction.
+        is_verified && is_off && rows == 30
+    })
+    .await;
 }

@@ -3,6 +3,7 @@
 pub mod changes;
 pub mod foreign;
 pub mod locks;
+pub mod moments;
 pub mod registers;
 pub mod transactions;
 

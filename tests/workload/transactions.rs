@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -19,6 +20,7 @@ use trimaran_client::database::{
 use crate::harness::until;
 use crate::model::serializable::{Micro, Told, Transaction, check};
 use crate::workload::changes::{Follower, Seen};
+use crate::workload::moments::{CLOCKS_MS, all_as_of, check_lists, now_ms, until_kept};
 
 /// Transactions that are done within the patience of a test, whatever happens.
 const STEP: u64 = 300;
@@ -29,6 +31,12 @@ const APPENDS: u64 = 40;
 
 const ACCOUNTS: u64 = 10;
 const BALANCE: i64 = 1000;
+
+/// For how long the table can be read as it was: longer than a test takes.
+const HISTORY: Duration = Duration::from_secs(3600);
+
+/// Moments of which all is looked at in the end, at most.
+const MOMENTS: usize = 100;
 
 /// Owners of accounts, of whom there is an index.
 const OWNERS: u64 = 3;
@@ -48,6 +56,10 @@ struct Shared {
     history: Mutex<Vec<Transaction>>,
     stop: AtomicBool,
     began: Instant,
+    /// The same, since 1970.
+    began_ms: u64,
+    /// All accounts as they were, by the moment.
+    moments: Mutex<BTreeMap<u64, Vec<Item>>>,
     next: AtomicU64,
     /// Transactions that were carried out.
     done: AtomicU64,
@@ -66,6 +78,8 @@ pub struct Report {
     pub unknown: usize,
     /// All accounts together.
     pub sums: u64,
+    /// The table as it was: moments at which it was looked at, all of it, when the load had ended.
+    pub moments: usize,
     /// Transactions that were refused, since another one was at the same items or a condition did not hold.
     pub cancelled: u64,
     /// By somebody who followed the changes.
@@ -126,6 +140,8 @@ impl Load {
         };
         database.create_table_with(table, vec![index]).await.unwrap();
         database.enable_stream(TABLE, StreamView::NewAndOldImages).await.unwrap();
+        database.keep_history(TABLE, Some(HISTORY)).await.unwrap();
+        until_kept(database, TABLE).await;
         let sum = |items: &BTreeMap<String, Item>| {
             let accounts = items.iter().filter(|(id, _)| id.starts_with("account-"));
             let balances: Vec<i64> = accounts.map(|(_, item)| balance(item)).collect();
@@ -143,6 +159,8 @@ impl Load {
             history: Mutex::default(),
             stop: AtomicBool::new(false),
             began: Instant::now(),
+            began_ms: now_ms(),
+            moments: Mutex::default(),
             next: AtomicU64::new(1),
             done: AtomicU64::new(0),
             sums: AtomicU64::new(0),
@@ -217,6 +235,32 @@ impl Load {
             self.database.verify(look).await.is_ok() && is_whole
         })
         .await;
+        let moments = std::mem::take(&mut *self.shared.moments.lock());
+        let every = moments.len().div_ceil(MOMENTS);
+        let chosen: Vec<_> = moments.into_iter().step_by(every.max(1)).collect();
+        let moments = chosen.len();
+        for (as_of_ms, before) in chosen {
+            let (mut accounts, mut lists) = (BTreeMap::new(), BTreeMap::new());
+            for item in all_as_of(&self.database, TABLE, as_of_ms).await {
+                let Value::S(id) = &item["id"] else { panic!("{item:?}") };
+                match id.strip_prefix("list-") {
+                    Some(number) => drop(lists.insert(number.parse().unwrap(), values(Some(&item)))),
+                    None => drop(accounts.insert(id.clone(), item)),
+                }
+            }
+            let known: BTreeMap<String, Item> = before
+                .into_iter()
+                .map(|item| match &item["id"] {
+                    Value::S(id) => (id.clone(), item.clone()),
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert_eq!(accounts, known, "as of {as_of_ms}");
+            for (list, values) in &lists {
+                assert!(last[list].starts_with(values), "list {list} as of {as_of_ms}: {values:?}");
+            }
+            check_lists(&history, self.shared.began_ms, as_of_ms, &lists);
+        }
         let wrong = check(&history, &last);
         assert_eq!(wrong, BTreeSet::new(), "of {} transactions", history.len());
         let told = |told| history.iter().filter(|transaction| transaction.told == told).count();
@@ -225,6 +269,7 @@ impl Load {
             committed: told(Told::Yes),
             unknown: told(Told::Nothing),
             sums: self.shared.sums.load(Ordering::Relaxed),
+            moments,
             cancelled: self.shared.cancelled.load(Ordering::Relaxed),
             followed,
         }
@@ -384,9 +429,23 @@ impl Client {
         }
     }
 
-    async fn look_at_all_accounts(&self) {
+    async fn look_at_all_accounts(&mut self) {
         let keys = (0..ACCOUNTS).map(|number| (TABLE, account(number))).collect();
-        let Ok(found) = self.database.transact_get(keys).await else { return };
+        let found = if self.random.random_bool(0.5) {
+            self.database.transact_get(keys).await
+        } else {
+            let ago_ms = self.random.random_range(1..3000);
+            let as_of_ms = now_ms().saturating_sub(ago_ms).max(self.shared.began_ms + CLOCKS_MS);
+            let found = self.database.as_of(as_of_ms).transact_get(keys).await;
+            if let Ok(found) = &found {
+                let accounts: Vec<Item> = found.iter().flatten().cloned().collect();
+                let before = self.shared.moments.lock().insert(as_of_ms, accounts.clone());
+                assert!(before.is_none_or(|before| before == accounts), "as of {as_of_ms} it changes");
+            }
+            found
+        };
+        let Ok(found) = found else { return };
+        assert_eq!(found.iter().flatten().count() as u64, ACCOUNTS);
         let sum: i64 = found.iter().flatten().map(balance).sum();
         assert_eq!(sum, ACCOUNTS as i64 * BALANCE, "{found:?}");
         self.shared.sums.fetch_add(1, Ordering::Relaxed);

@@ -72,8 +72,13 @@ impl Progress {
 
 /// Writes every item of a table; `-` is stdout. Returns how many.
 ///
-/// Not all of one moment: what is written meanwhile may be there or not.
-pub(super) async fn export(database: &Database, table: &str, path: &Path) -> anyhow::Result<u64> {
+/// As they were at one moment if that is given. Else not all of one: what is written meanwhile may be there or not.
+pub(super) async fn export(
+    database: &Database,
+    table: &str,
+    path: &Path,
+    as_of_ms: Option<u64>,
+) -> anyhow::Result<u64> {
     let mut out: Box<dyn std::io::Write> = if path == Path::new("-") {
         Box::new(std::io::stdout().lock())
     } else {
@@ -83,7 +88,7 @@ pub(super) async fn export(database: &Database, table: &str, path: &Path) -> any
         Box::new(std::io::BufWriter::new(file))
     };
     let mut progress = Progress::new("written");
-    let mut pages = database.scan_pages(table, ReadOptions::default());
+    let mut pages = database.scan_pages(table, ReadOptions { as_of_ms, ..ReadOptions::default() });
     loop {
         let page = match pages.next().await {
             // The table is asked too much; what came last is known.

@@ -85,9 +85,18 @@ impl Database {
 
     /// Items as they were all at one moment, at most 100, by their tables and keys; the answers stand as the questions do.
     pub async fn transact_get(&self, keys: Vec<(&str, Item)>) -> Result<Vec<Option<Item>>, Error> {
+        self.get_at_once(keys, 0).await
+    }
+
+    pub(super) async fn get_at_once(
+        &self,
+        keys: Vec<(&str, Item)>,
+        as_of_ms: u64,
+    ) -> Result<Vec<Option<Item>>, Error> {
         let items = keys.into_iter().map(|(table, key)| wire::GetItemRequest {
             table: table.to_owned(),
             key: Some(put_item(key)),
+            as_of_ms,
             ..Default::default()
         });
         let request = wire::TransactGetRequest { items: items.collect() };

@@ -103,7 +103,17 @@ fn get_request(request: wire::GetItemRequest) -> Result<op::get_item::Request, I
         projection: text(request.projection),
         placeholders: placeholders(request.placeholders)?,
         consistent: true,
+        as_of_ms: moment(request.as_of_ms),
     })
+}
+
+fn moment(as_of_ms: u64) -> Option<u64> {
+    Some(as_of_ms).filter(|as_of_ms| *as_of_ms > 0)
+}
+
+/// A time that is kept, in milliseconds, from seconds.
+fn history(seconds: u32) -> Option<u64> {
+    Some(u64::from(seconds) * 1000).filter(|kept_ms| *kept_ms > 0)
 }
 
 fn action(wire: wire::TransactAction) -> Result<Action, Invalid> {
@@ -209,6 +219,7 @@ impl Service {
             indexes: request.indexes.into_iter().map(new_index).collect::<Result<_, _>>()?,
             stream: stream_view(request.stream)?,
             on_demand: max_throughput(request.max_throughput),
+            history_ms: history(request.history_s),
             ..op::create_table::Request::new(request.name, partition_key, sort_key)
         };
         let table = op::create_table::run(&self.0, request).await?;
@@ -224,6 +235,7 @@ impl Service {
             Some(Change::DeleteIndex(name)) => update.indexes.push(IndexUpdate::Delete(name)),
             Some(Change::Stream(view)) => update.stream = Some(stream_view(view)?),
             Some(Change::MaxThroughput(max)) => update.on_demand = throughput_update(Some(max)),
+            Some(Change::HistoryS(seconds)) => update.history_ms = Some(history(seconds)),
             Some(Change::IndexThroughput(index)) => {
                 let max = throughput_update(index.max_throughput);
                 update.indexes.push(IndexUpdate::Update(index.index, None, max));
@@ -246,7 +258,11 @@ impl Service {
 
     async fn transact_get(&self, request: wire::TransactGetRequest) -> Result<wire::TransactGetReply, Error> {
         let gets = request.items.into_iter().map(get_request).collect::<Result<Vec<_>, _>>()?;
-        let found = op::transact_get::run(&self.0, gets).await?;
+        let as_of_ms = gets.first().and_then(|get| get.as_of_ms);
+        if gets.iter().any(|get| get.as_of_ms != as_of_ms) {
+            return Err(Invalid::new("items: all of them are as of the same as_of_ms").into());
+        }
+        let found = op::transact_get::run(&self.0, gets, as_of_ms).await?;
         let items = found.into_iter().map(|found| wire::GetItemReply { item: found.item.map(put_item) });
         Ok(wire::TransactGetReply { items: items.collect() })
     }
@@ -298,6 +314,7 @@ impl Service {
                 limit: Some(request.limit).filter(|&limit| limit > 0),
                 start_key: request.start_key.map(|key| item(Some(key))).transpose()?,
                 count_only: request.count_only,
+                as_of_ms: moment(request.as_of_ms),
                 ..page::Options::default()
             },
             placeholders: placeholders(request.placeholders)?,
@@ -323,6 +340,7 @@ impl Service {
                 limit: Some(request.limit).filter(|&limit| limit > 0),
                 start_key: request.start_key.map(|key| item(Some(key))).transpose()?,
                 count_only: request.count_only,
+                as_of_ms: moment(request.as_of_ms),
                 ..page::Options::default()
             },
             placeholders: placeholders(request.placeholders)?,
@@ -346,7 +364,8 @@ impl Service {
                 consistent: true,
             })
         });
-        let found = batch_get::run(&self.0, tables.collect::<Result<_, Invalid>>()?).await?;
+        let as_of_ms = moment(request.as_of_ms);
+        let found = batch_get::run(&self.0, tables.collect::<Result<_, Invalid>>()?, as_of_ms).await?;
         let mut reply = wire::BatchGetReply::default();
         for (asked, found) in request.tables.into_iter().zip(found) {
             let items = found.items.into_iter().map(put_item).collect();

@@ -24,8 +24,8 @@ use crate::limits::{BACKFILL_ROWS, FILLED_PAUSE, PAGE_BYTES_MAX, SWEEP_EVERY};
 use crate::op::get_item;
 use crate::op::query::behind;
 use crate::router::Router;
-use crate::store::{encode_schema, version_at};
-use crate::table::{IndexStatus, Status, StreamStatus, Table};
+use crate::store::{encode_schema, stamp_ms, version_at};
+use crate::table::{History, IndexStatus, Status, StreamStatus, Table};
 
 /// How often an index that is being filled says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
@@ -50,6 +50,7 @@ pub(crate) async fn run(router: Router) {
                 Status::Active => indexes
                     .map(|index| Part::Index(index.number))
                     .chain(streams.map(|stream| Part::Stream(stream.number)))
+                    .chain(table.history.filter(History::is_underway).map(|_| Part::History))
                     .collect(),
                 Status::Deleting => Vec::new(),
             };
@@ -79,12 +80,15 @@ enum Part {
     Index(u32),
     /// A stream, by its number.
     Stream(u32),
+    /// What items were.
+    History,
 }
 
 async fn carry_on(router: &Router, table: &Table, part: Part) -> Result<(), Error> {
     let number = match part {
         Part::Index(number) => number,
         Part::Stream(number) => return tell_of_stream(router, table, number).await,
+        Part::History => return tell_of_history(router, table).await,
         Part::Table => {
             tell(router, table).await?;
             edit(router, table, |table| {
@@ -112,19 +116,21 @@ async fn edit(router: &Router, table: &Table, edit: impl Fn(&mut Table) -> bool)
     router.edit(&table.name, |now| Ok(now.id == table.id && edit(now))).await
 }
 
-/// Does something at every partition, one after another.
-async fn everywhere(router: &Router, table: u64, body: impl Fn() -> Body) -> Result<(), Error> {
+/// Does something at every partition, one after another. Returns the greatest version at which it was done.
+async fn everywhere(router: &Router, table: u64, body: impl Fn() -> Body) -> Result<u64, Error> {
+    let mut newest = 0;
     let mut next = Some(Token(0));
     while let Some(token) = next {
         let key = RowKey { token, row: head(table, token).freeze() };
         let told = router.write(&key, body(), None).await?;
+        newest = newest.max(told.version);
         next = router.behind(token, told.last_token)?;
     }
-    Ok(())
+    Ok(newest)
 }
 
-/// Tells every partition what follows from writes to a table.
-pub(crate) async fn tell(router: &Router, table: &Table) -> Result<(), Error> {
+/// Tells every partition what follows from writes to a table. Returns from which version on all of them do it.
+pub(crate) async fn tell(router: &Router, table: &Table) -> Result<u64, Error> {
     everywhere(router, table.id, || Body::SetSchema(encode_schema(table))).await
 }
 
@@ -143,6 +149,25 @@ async fn tell_of_stream(router: &Router, table: &Table, number: u32) -> Result<(
     })
     .await?;
     tracing::info!(table = table.name, stream = number, "a stream has begun, or ended, everywhere");
+    Ok(())
+}
+
+/// Has every partition begin, or end, to keep what items were.
+async fn tell_of_history(router: &Router, table: &Table) -> Result<(), Error> {
+    let newest = tell(router, table).await?;
+    edit(router, table, |table| {
+        match &mut table.history {
+            // From the next millisecond on nothing is missing.
+            Some(history) if !history.ends && history.since_ms.is_none() => {
+                history.since_ms = Some(stamp_ms(newest) + 1);
+            }
+            Some(history) if history.ends => table.history = None,
+            _ => return false,
+        }
+        true
+    })
+    .await?;
+    tracing::info!(table = table.name, "a table's history has begun, or ended, everywhere");
     Ok(())
 }
 

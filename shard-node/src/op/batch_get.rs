@@ -40,10 +40,11 @@ pub struct Items {
     pub consumed: Consumed,
 }
 
-/// Looks keys up, of several tables at once; the answers stand as the questions do.
+/// Looks keys up, of several tables at once; the answers stand as the questions do. With `as_of_ms` all items are as they were at the end of
+/// that millisecond since 1970.
 ///
 /// Errors: [`Error::Throttled`] if all of the tables are asked too much.
-pub async fn run(router: &Router, tables: Vec<Keys>) -> Result<Vec<Items>, Error> {
+pub async fn run(router: &Router, tables: Vec<Keys>, as_of_ms: Option<u64>) -> Result<Vec<Items>, Error> {
     let count: usize = tables.iter().map(|table| table.keys.len()).sum();
     if count == 0 || count > BATCH_GET_KEYS_MAX {
         return Err(Invalid::new("Too many items requested for the BatchGetItem call").into());
@@ -55,11 +56,11 @@ pub async fn run(router: &Router, tables: Vec<Keys>) -> Result<Vec<Items>, Error
         placeholders.check_used()?;
         asked.push(Asked { table, keys, projection, consistent });
     }
-    match attempt(router, &asked).await {
+    match attempt(router, &asked, as_of_ms).await {
         // Deleted, and perhaps made again under the same name.
         Err(Error::TableDropped) => {
             router.refresh_tables().await?;
-            attempt(router, &asked).await
+            attempt(router, &asked, as_of_ms).await
         }
         outcome => outcome,
     }
@@ -73,12 +74,14 @@ struct Asked {
     consistent: bool,
 }
 
-async fn attempt(router: &Router, asked: &[Asked]) -> Result<Vec<Items>, Error> {
+async fn attempt(router: &Router, asked: &[Asked], as_of_ms: Option<u64>) -> Result<Vec<Items>, Error> {
     let mut tables = Vec::with_capacity(asked.len());
+    let (mut as_of, now_ms) = (0, router.now_ms());
     // Each with its table and its place there.
     let mut wanted = Vec::new();
     for (position, Asked { table, keys, .. }) in asked.iter().enumerate() {
         let table = router.table(table).await?;
+        as_of = table.as_of(as_of_ms, now_ms)?;
         let mut seen = BTreeSet::new();
         for (place, key) in keys.iter().enumerate() {
             table.check_key(key)?;
@@ -103,7 +106,7 @@ async fn attempt(router: &Router, asked: &[Asked]) -> Result<Vec<Items>, Error> 
         found[position].unprocessed.push(place);
     }
     let (places, wanted): (Vec<_>, Vec<RowKey>) = wanted.into_iter().unzip();
-    let answers = router.get(wanted).await;
+    let answers = router.get_as_of(wanted, as_of).await;
     let mut bytes = 0;
     for ((position, place), answer) in places.into_iter().zip(answers) {
         let Found { item, size } = decode(answer?)?;

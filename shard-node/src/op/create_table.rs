@@ -6,7 +6,9 @@ use trimaran_cluster::member::Defined;
 
 use crate::error::{Error, Invalid};
 use crate::item::Type;
-use crate::limits::{GLOBAL_INDEXES_MAX, LOCAL_INDEXES_MAX, PROJECTED_ATTRIBUTES_MAX, TABLES_MAX};
+use crate::limits::{
+    GLOBAL_INDEXES_MAX, HISTORY_MAX, LOCAL_INDEXES_MAX, PROJECTED_ATTRIBUTES_MAX, TABLES_MAX,
+};
 use crate::op::transact_write::FORMAT;
 use crate::router::Router;
 use crate::table::{
@@ -47,6 +49,8 @@ pub struct Request {
     pub class: Option<String>,
     /// What a stream of its changes has, if there is to be one.
     pub stream: Option<StreamView>,
+    /// For how long its items can be read as they were, milliseconds.
+    pub history_ms: Option<u64>,
 }
 
 impl Request {
@@ -63,6 +67,7 @@ impl Request {
             tags: BTreeMap::new(),
             class: None,
             stream: None,
+            history_ms: None,
         }
     }
 }
@@ -173,6 +178,16 @@ pub(crate) fn check_indexes(table: &Table) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// Refuses what is too long to be kept.
+pub(crate) fn check_history(kept_ms: u64) -> Result<(), Invalid> {
+    // A week.
+    let max_ms = HISTORY_MAX.as_millis() as u64;
+    match kept_ms {
+        1.. if kept_ms <= max_ms => Ok(()),
+        _ => Err(Invalid::new(format!("history_s: it must be 1 to HISTORY_MAX = {} seconds", max_ms / 1000))),
+    }
+}
+
 /// Refuses what cannot be the name of a table.
 pub fn check_name(name: &str) -> Result<(), Invalid> {
     if !NAME_CHARACTERS.contains(&name.len()) || !name.bytes().all(is_name_character) {
@@ -235,7 +250,11 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
     if table.on_demand.is_limited() {
         router.require_format(FORMAT)?;
     }
-    if !table.indexes.is_empty() || request.stream.is_some() {
+    if let Some(kept_ms) = request.history_ms {
+        check_history(kept_ms)?;
+        table.set_history(Some(kept_ms), table.created_ms)?;
+    }
+    if !table.indexes.is_empty() || request.stream.is_some() || request.history_ms.is_some() {
         router.require_format(FORMAT)?;
         check_indexes(&table)?;
         // Its partitions have to know before there are items; see `index::build`.

@@ -11,6 +11,7 @@ use crate::expression::parse::{self, Placeholders};
 use crate::expression::{Path, Stated};
 use crate::item::{self, Item};
 use crate::key::row_key;
+use crate::past;
 use crate::router::Router;
 use crate::store::View;
 use crate::table::Table;
@@ -28,6 +29,8 @@ pub struct Request {
     pub placeholders: Placeholders,
     /// It is to miss nothing acknowledged before. No read does; one that need not costs half.
     pub consistent: bool,
+    /// As it was at the end of this millisecond since 1970.
+    pub as_of_ms: Option<u64>,
 }
 
 /// A request that makes sense.
@@ -37,6 +40,7 @@ pub struct GetItem {
     pub(crate) key: Item,
     pub(crate) projection: Option<Vec<Path>>,
     consistent: bool,
+    pub(crate) as_of_ms: Option<u64>,
 }
 
 /// What was found.
@@ -54,7 +58,13 @@ impl Request {
         let parse = |stated: Stated<_>| stated.parse(|text| parse::projection(text, &mut self.placeholders));
         let projection = self.projection.map(parse).transpose()?;
         self.placeholders.check_used()?;
-        Ok(GetItem { table: self.table, key: self.key, projection, consistent: self.consistent })
+        Ok(GetItem {
+            table: self.table,
+            key: self.key,
+            projection,
+            consistent: self.consistent,
+            as_of_ms: self.as_of_ms,
+        })
     }
 }
 
@@ -76,7 +86,8 @@ impl OnTable for GetItem {
     async fn run(&self, router: &Router, table: &Table) -> Result<Found, Error> {
         table.check_key(&self.key)?;
         let key = row_key(table, &self.key)?;
-        let reply = router.get(vec![key]).await.pop().unwrap_or(Err(Error::NotReady));
+        let as_of = table.as_of(self.as_of_ms, router.now_ms())?;
+        let reply = router.get_as_of(vec![key], as_of).await.pop().unwrap_or(Err(Error::NotReady));
         let mut found = decode(reply?)?;
         if let Some(paths) = &self.projection {
             found.item = found.item.map(|item| project(&item, paths));
@@ -92,14 +103,15 @@ pub(crate) fn decode(found: wire::MaybeItem) -> Result<Found, Error> {
 }
 
 /// At the partition's leader: one answer a row. `removed` has of each when something of its kind was removed last;
-/// `held`: some of them are held by transactions that were not decided on when that was looked at.
+/// `held`: some of them are held by transactions that were not decided on when that was looked at. `as_of`: a version, or 0.
 pub(crate) fn read(
     view: &View,
     rows: &[Bytes],
     (removed, held): (&[u64], bool),
+    as_of: u64,
 ) -> Result<wire::ReadReply, Error> {
     let items = rows.iter().zip(removed).map(|(row, &removed)| {
-        let found = view.get(row)?;
+        let found = if as_of == 0 { view.get(row)? } else { past::get(view, row, as_of)? };
         let version = found.as_ref().map_or(removed, |found| found.version);
         let size = found.as_ref().map_or(0, |found| found.item.size);
         Ok(wire::MaybeItem { item: found.map(|found| found.item.bytes), size, version, held })

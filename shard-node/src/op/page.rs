@@ -16,7 +16,8 @@ use crate::expression::{Condition, Operand, Path, Stated};
 use crate::item::{self, Item};
 use crate::key::{Layout, RowKey, parse_head, row_at};
 use crate::limits::PAGE_BYTES_MAX;
-use crate::store::{Stored, View};
+use crate::past;
+use crate::store::{Row, Stored, View};
 use crate::table::{Index, IndexStatus, Table};
 
 /// What Query and Scan have in common.
@@ -38,6 +39,8 @@ pub struct Options {
     pub filters_keys: bool,
     /// Nothing acknowledged before may be missed; the table and its local indexes can do that, and always do.
     pub consistent: bool,
+    /// As the items were at the end of this millisecond since 1970; of a table, not of an index.
+    pub as_of_ms: Option<u64>,
 }
 
 /// Options that make sense.
@@ -51,6 +54,7 @@ pub(crate) struct Prepared {
     whole_items: bool,
     filters_keys: bool,
     pub(crate) consistent: bool,
+    as_of_ms: Option<u64>,
 }
 
 /// What is read: a table, or one of its indexes.
@@ -133,6 +137,7 @@ impl Options {
             whole_items: self.whole_items,
             filters_keys: self.filters_keys,
             consistent: self.consistent,
+            as_of_ms: self.as_of_ms,
         })
     }
 }
@@ -187,6 +192,14 @@ impl Prepared {
         }
     }
 
+    /// The newest version that counts, 0 = as the items are.
+    pub(crate) fn as_of(&self, source: &Source<'_>, now_ms: u64) -> Result<u64, Error> {
+        if self.as_of_ms.is_some() && source.index.is_some() {
+            return Err(Invalid::new("as_of_ms: a table can be read as it was, an index cannot").into());
+        }
+        source.table.as_of(self.as_of_ms, now_ms)
+    }
+
     /// The question for one partition, when so many items and bytes have been read already.
     pub(crate) fn question(&self, range: &Range, order: Order, sofar: &Page) -> wire::Page {
         wire::Page {
@@ -202,6 +215,7 @@ impl Prepared {
             last_token: None,
             undecided: Vec::new(),
             whole: None,
+            as_of: 0,
         }
     }
 
@@ -251,12 +265,24 @@ fn attributes<'a>(condition: &'a Condition, names: &mut Vec<&'a str>) {
 
 /// At the partition's leader.
 pub(crate) fn read(view: &View, page: wire::Page) -> Result<wire::ReadReply, Error> {
+    let range =
+        Range { start: page.start.clone(), end: Some(page.end.clone()).filter(|end| !end.is_empty()) };
+    let order = if page.descending { Order::Descending } else { Order::Ascending };
+    match page.as_of {
+        0 => read_rows(view, view.scan(range, order), page),
+        at => read_rows(view, past::scan(view, range, order, at), page),
+    }
+}
+
+fn read_rows(
+    view: &View,
+    rows: impl Iterator<Item = Result<Row, trimaran_storage::Error>>,
+    page: wire::Page,
+) -> Result<wire::ReadReply, Error> {
     let filter = decode_condition(page.filter)?;
     let projection = if page.projection.is_empty() { None } else { Some(decode_paths(page.projection)?) };
-    let range = Range { start: page.start, end: Some(page.end).filter(|end| !end.is_empty()) };
-    let order = if page.descending { Order::Descending } else { Order::Ascending };
     let mut reply = wire::ReadReply::default();
-    for row in view.scan(range, order) {
+    for row in rows {
         let (row, _, mut stored) = row?;
         let entry = stored.bytes.clone();
         if let Some(whole) = &page.whole {

@@ -128,6 +128,7 @@ impl OnTable for Query {
         let condition = self.key_condition(layout)?;
         let options = &self.options;
         let whole = options.whole(&source)?;
+        let as_of = options.as_of(&source, router.now_ms())?;
         options.check_filter(layout)?;
         let (token, prefix) = layout.prefix(&condition.partition);
         let mut range = sort_range(&prefix, condition.sort.as_ref());
@@ -153,7 +154,7 @@ impl OnTable for Query {
             return Ok(page);
         }
         let question = options.question(&range, self.order, &page);
-        let question = wire::read_request::Body::Page(wire::Page { whole, ..question });
+        let question = wire::read_request::Body::Page(wire::Page { whole, as_of, ..question });
         let (_, reply) = router.read(token, |_| question.clone()).await?;
         options.add(&mut page, &source, reply)?;
         Ok(page)

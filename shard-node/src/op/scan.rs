@@ -86,6 +86,7 @@ impl OnTable for Scan {
         let source = Source::of(table, self.index.as_deref(), self.options.consistent)?;
         let options = &self.options;
         let whole = options.whole(&source)?;
+        let as_of = options.as_of(&source, router.now_ms())?;
         let (mut first, last) = self.tokens;
         let mut after = None;
         if let Some(start_key) = &options.start_key {
@@ -110,6 +111,7 @@ impl OnTable for Scan {
                 wire::read_request::Body::Page(wire::Page {
                     last_token: Some(last.0),
                     whole: whole.clone(),
+                    as_of,
                     ..question
                 })
             };

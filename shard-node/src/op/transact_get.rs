@@ -13,24 +13,32 @@ use crate::limits::{ACTIONS_MAX, TRANSACTION_BYTES_MAX};
 use crate::router::Router;
 use crate::transaction::coordinate;
 
-/// Looks items up; the answers stand as the questions do.
+/// Looks items up; the answers stand as the questions do. With `as_of_ms` they are as they were at the end of that millisecond since 1970.
 ///
 /// Errors: [`Error::Cancelled`] if there was no such moment in many attempts, since the items change all the time.
-pub async fn run(router: &Router, items: Vec<get_item::Request>) -> Result<Vec<Found>, Error> {
+pub async fn run(
+    router: &Router,
+    items: Vec<get_item::Request>,
+    as_of_ms: Option<u64>,
+) -> Result<Vec<Found>, Error> {
     if items.is_empty() || items.len() > ACTIONS_MAX {
         return Err(Invalid::new(format!("a transaction has 1 to {ACTIONS_MAX} actions")).into());
     }
     let prepared = items.into_iter().map(get_item::Request::prepare).collect::<Result<Vec<_>, _>>()?;
-    match attempt(router, &prepared).await {
+    match attempt(router, &prepared, as_of_ms).await {
         Err(Error::TableDropped) => {
             router.refresh_tables().await?;
-            attempt(router, &prepared).await
+            attempt(router, &prepared, as_of_ms).await
         }
         outcome => outcome,
     }
 }
 
-async fn attempt(router: &Router, items: &[get_item::GetItem]) -> Result<Vec<Found>, Error> {
+async fn attempt(
+    router: &Router,
+    items: &[get_item::GetItem],
+    as_of_ms: Option<u64>,
+) -> Result<Vec<Found>, Error> {
     use super::OnTable as _;
     let tables = router.tables_of(items.iter().map(|item| item.table()).collect()).await?;
     let mut keys = Vec::with_capacity(items.len());
@@ -56,7 +64,13 @@ async fn attempt(router: &Router, items: &[get_item::GetItem]) -> Result<Vec<Fou
     }
     admit_all(router, &tables, Use::read(None), items.iter().map(|item| item.table()))?;
     let count = keys.len();
-    let Some(read) = coordinate::read_at_once(router, keys).await? else {
+    let now_ms = router.now_ms();
+    let as_of = tables.values().try_fold(0, |_, table| table.as_of(as_of_ms, now_ms))?;
+    let read = match as_of {
+        0 => coordinate::read_at_once(router, keys).await?,
+        _ => Some(router.get_as_of(keys, as_of).await.into_iter().collect::<Result<_, _>>()?),
+    };
+    let Some(read) = read else {
         let conflict = Reason {
             code: Some("TransactionConflict"),
             message: "Transaction is ongoing for the item".to_owned(),

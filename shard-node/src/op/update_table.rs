@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Invalid};
 use crate::limits::TAGS_MAX;
-use crate::op::create_table::{NewIndex, check_indexes};
+use crate::op::create_table::{NewIndex, check_history, check_indexes};
 use crate::op::transact_write::FORMAT;
 use crate::router::Router;
 use crate::table::{IndexStatus, OnDemand, Status, StreamStatus, StreamView, Table};
@@ -24,6 +24,8 @@ pub struct Request {
     pub indexes: Vec<IndexUpdate>,
     /// Begin a stream that has this (`Some(Some)`), or end the one that goes on.
     pub stream: Option<Option<StreamView>>,
+    /// Have what items were kept for so many milliseconds (`Some(Some)`), or no more.
+    pub history_ms: Option<Option<u64>>,
 }
 
 /// What is said anew of [`OnDemand`]: `Some(None)` = anything may be asked.
@@ -81,7 +83,11 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
             "Subscriber limit exceeded: Only 1 online index can be created or deleted simultaneously per table".into(),
         ));
     }
-    if !request.indexes.is_empty() || request.stream.is_some() || request.on_demand.is_any() {
+    if let Some(Some(kept_ms)) = request.history_ms {
+        check_history(kept_ms)?;
+    }
+    let is_new = request.stream.is_some() || request.history_ms.is_some() || request.on_demand.is_any();
+    if !request.indexes.is_empty() || is_new {
         router.require_format(FORMAT)?;
     }
     let now_ms = router.now_ms();
@@ -128,6 +134,9 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
             }
             if let Some(stream) = request.stream {
                 change_stream(table, stream, now_ms)?;
+            }
+            if let Some(kept_ms) = request.history_ms {
+                table.set_history(kept_ms, now_ms)?;
             }
             check_indexes(table)?;
             Ok(*table != before)

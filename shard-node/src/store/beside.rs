@@ -41,6 +41,17 @@ impl Store {
         self.schemas.get(&table)
     }
 
+    /// Whether a row is an item whose superseded versions are to be kept.
+    pub fn has_history(&self, row: &[u8]) -> bool {
+        parse_head(row).is_some_and(|(rows, _)| self.keeps_history(rows))
+    }
+
+    /// Whether that is so of a table's items.
+    pub fn keeps_history(&self, table: u64) -> bool {
+        let schema = self.schemas.get(&table);
+        schema.is_some_and(|schema| schema.history.is_some_and(|history| !history.ends))
+    }
+
     /// Says what follows from writes to a table, unless something newer was said.
     pub fn set_schema(&mut self, table: Table) {
         let (id, known) = (table.id, self.schemas.get(&table.id));

@@ -13,6 +13,7 @@ use crate::limits::{RECORDS_KEPT, REFUSALS_KEPT, TRANSACTION_MAX};
 use crate::machine::stop;
 use crate::op::change::{Evaluated, carry_out, write, write_nothing};
 use crate::op::{delete_item, put_item, refuse, reply, update_item};
+use crate::past;
 use crate::store::{Current, Store, Stored, stamp_ms};
 use crate::stream::Cause;
 
@@ -250,9 +251,12 @@ pub(crate) fn resolve(
     }
     store.set(&place, Some(&found), None);
     let mut done = reply(Outcome::Applied);
-    let transaction = intent.transaction.unwrap_or_default();
+    let transaction = intent.transaction.clone().unwrap_or_default();
     let cause = cause(&transaction.id, &transaction.writes, row);
     if request.commit && !intent.check {
+        if store.has_history(row) {
+            past::keep_intent(store, row, &intent, request.decided);
+        }
         let before = store.get(row).map_err(stop)?;
         let after = intent.item.map(|bytes| Stored { size: intent.size, bytes });
         if before.is_some() || after.is_some() {

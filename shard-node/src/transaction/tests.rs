@@ -24,8 +24,9 @@ use crate::item::{Item, Type, Value, decode_item};
 use crate::key::{Layout, token_range};
 use crate::machine::ShardMachine;
 use crate::op::encode;
+use crate::past;
 use crate::store::{Shared, encode_schema};
-use crate::table::{Index, IndexStatus, KeyAttribute, OnDemand, Projection, Table};
+use crate::table::{History, Index, IndexStatus, KeyAttribute, OnDemand, Projection, Table};
 
 /// Items, all of them there from the beginning, and what they have together.
 const ACCOUNTS: u32 = 12;
@@ -56,6 +57,7 @@ fn table() -> Table {
             index("global", 2, false, attribute("note", Type::S), attribute("balance", Type::N)),
         ],
         revision: 9,
+        history: Some(History { kept_ms: 1, since_ms: None, ends: false }),
         ..Table::new("accounts".to_owned(), id(), Some(attribute("n", Type::N)))
     }
 }
@@ -202,13 +204,19 @@ impl Subject {
         (found, wanted.collect())
     }
 
-    fn sum(&self) -> i64 {
-        let balance = |item: &Item| match &item["balance"] {
-            Value::N(number) => number.to_string().parse::<i64>().unwrap(),
-            other => panic!("a balance is {other:?}"),
-        };
-        self.items().iter().map(balance).sum()
+    fn items_as_of(&self, at: u64) -> Vec<Item> {
+        let all = token_range(9, Token(0), Token(u64::MAX));
+        let rows = past::scan(&self.machine.view(), all, Order::Ascending, at).map(Result::unwrap);
+        rows.map(|(_, _, mut stored)| decode_item(&mut stored.bytes).unwrap()).collect()
     }
+}
+
+fn sum_of(items: &[Item]) -> i64 {
+    let balance = |item: &Item| match &item["balance"] {
+        Value::N(number) => number.to_string().parse::<i64>().unwrap(),
+        other => panic!("a balance is {other:?}"),
+    };
+    items.iter().map(balance).sum()
 }
 
 fn open(engine: &FaultyEngine) -> ShardMachine {
@@ -238,6 +246,7 @@ fn indexes_are_what_items_say_and_transactions_are_whole_whatever_happens_meanwh
             assert_eq!(subject.apply(row(account).row, Body::Put(put)).outcome(), Outcome::Applied);
         }
         let expected = i64::from(ACCOUNTS) * BALANCE;
+        let (began, mut moments) = (subject.machine.version(), BTreeMap::new());
         let mut open: Vec<Open> = Vec::new();
         let (mut committed, mut cancelled, mut conflicts) = (0, 0, 0);
         for step in 0..300_u32 {
@@ -298,14 +307,15 @@ fn indexes_are_what_items_say_and_transactions_are_whole_whatever_happens_meanwh
                             prepared: one.prepared,
                             items: Vec::new(),
                         };
-                        subject.apply(one.record.row.clone(), Body::Decide(decide)).record.unwrap().committed
+                        let reply = subject.apply(one.record.row.clone(), Body::Decide(decide));
+                        (reply.record.unwrap().committed, reply.version)
                     };
-                    let (yes, again) = (decide(first), decide(!first));
+                    let ((yes, decided), (again, told)) = (decide(first), decide(!first));
                     assert_eq!((yes, again), (first, first), "seed {seed}");
+                    assert_eq!(told, decided, "whoever is told of the decision is told when that was");
                     committed += i32::from(yes);
                     for row in one.rows {
-                        let resolve =
-                            state::Resolve { id: one.transaction.id.clone(), commit: yes, decided: 0 };
+                        let resolve = state::Resolve { id: one.transaction.id.clone(), commit: yes, decided };
                         for _ in 0..2 {
                             subject.apply(row.clone(), Body::Resolve(resolve.clone()));
                         }
@@ -323,6 +333,16 @@ fn indexes_are_what_items_say_and_transactions_are_whole_whatever_happens_meanwh
             if subject.random.random_bool(0.05) {
                 subject.disturb();
             }
+            // As of any version since all were there, between a decision and what it does too, nothing is missing, and nothing
+            // changes any more.
+            for _ in 0..2 {
+                let at = subject.random.random_range(began..=subject.machine.version());
+                let items = subject.items_as_of(at);
+                assert_eq!(sum_of(&items), expected, "seed {seed}, step {step}, as of {at}");
+                if let Some(before) = moments.insert(at, items.clone()) {
+                    assert_eq!(before, items);
+                }
+            }
             assert_eq!(subject.index(0).0, subject.index(0).1, "seed {seed}, step {step}: the local index");
         }
         for one in open {
@@ -339,7 +359,10 @@ fn indexes_are_what_items_say_and_transactions_are_whole_whatever_happens_meanwh
                 subject.apply(row, Body::Resolve(resolve));
             }
         }
-        assert_eq!(subject.sum(), expected, "seed {seed}");
+        assert_eq!(sum_of(&subject.items()), expected, "seed {seed}");
+        for (at, items) in moments {
+            assert_eq!(subject.items_as_of(at), items, "seed {seed}, as of {at}");
+        }
         assert!(
             committed > 10 && cancelled > 0 && conflicts > 0,
             "seed {seed}: {committed} {cancelled} {conflicts}"

@@ -171,6 +171,7 @@ impl From<Error> for Refusal {
             Error::IndexNotFound(_) | Error::StreamNotFound(_) | Error::AccessKeyNotFound(_) => {
                 Self::new(format!("{OURS}ResourceNotFoundException"), message)
             }
+            Error::HistoryTrimmed { .. } => Invalid::new(message).into(),
             Error::Trimmed => Self::new(format!("{OURS}TrimmedDataAccessException"), message),
             Error::IteratorExpired => Self::new(format!("{OURS}ExpiredIteratorException"), message),
             Error::Held => Self::new(format!("{OURS}TransactionConflictException"), message),

@@ -56,6 +56,7 @@ impl Get {
             projection: projection(self.projection_expression, self.attributes_to_get)?,
             key: item(required(self.key, "key")?)?,
             consistent: self.consistent_read == Some(true),
+            as_of_ms: None,
         })
     }
 }
@@ -158,6 +159,7 @@ impl Pages {
             whole_items: self.select.as_deref() == Some("ALL_ATTRIBUTES"),
             filters_keys: false,
             consistent: self.consistent_read == Some(true),
+            as_of_ms: None,
         };
         Ok((table, options, placeholders))
     }
@@ -319,7 +321,7 @@ pub(super) async fn batch_get_item(router: &Router, request: BatchGet) -> Answer
             consistent: keys.consistent_read == Some(true),
         });
     }
-    let found = batch_get::run(router, asked).await?;
+    let found = batch_get::run(router, asked, None).await?;
     let mut answer = json!({ "Responses": {}, "UnprocessedKeys": {} });
     let mut used: BTreeMap<String, Consumed> = BTreeMap::new();
     for ((table, asked), found) in tables.into_iter().zip(found) {
@@ -362,7 +364,7 @@ pub(super) async fn transact_get_items(router: &Router, request: TransactGet) ->
     });
     let gets = gets.collect::<Result<Vec<_>, _>>()?;
     let names: Vec<String> = gets.iter().map(|get| get.table.clone()).collect();
-    let found = transact_get::run(router, gets).await?;
+    let found = transact_get::run(router, gets, None).await?;
     let mut responses = Vec::with_capacity(found.len());
     let mut used: BTreeMap<String, Consumed> = BTreeMap::new();
     for (name, found) in names.into_iter().zip(found) {

@@ -355,7 +355,7 @@ pub(super) async fn execute_transaction(router: &Router, request: Transaction) -
             gets.push(get(router, &select).await?);
             paths.push(select.paths);
         }
-        let found = transact_get::run(router, gets).await?;
+        let found = transact_get::run(router, gets, None).await?;
         let responses = found.into_iter().zip(paths).map(|(found, paths)| {
             let item = found.item.map(|item| selected(item, &paths));
             item.map_or(Ok(json!({})), |item| Ok(json!({ "Item": shown(&item)? })))

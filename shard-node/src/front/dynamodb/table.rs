@@ -585,6 +585,7 @@ pub(super) async fn update_table(router: &Router, request: UpdateTable) -> Answe
         class: request.table_class,
         indexes,
         stream,
+        history_ms: None,
     };
     let table = op::update_table::run(router, update).await.map_err(on_failure)?;
     let described = Described { table, items: Stats::default(), indexes: Default::default() };

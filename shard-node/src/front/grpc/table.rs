@@ -104,6 +104,7 @@ fn index_description(index: &Index, stats: Stats) -> wire::IndexDescription {
 
 pub(super) fn description(described: Described) -> wire::TableDescription {
     let Described { table, items, indexes } = described;
+    let kept = table.history.filter(|history| !history.ends);
     let stats = |index: &Index| indexes.get(&index.number).copied().unwrap_or_default();
     wire::TableDescription {
         id: table.id,
@@ -121,6 +122,8 @@ pub(super) fn description(described: Described) -> wire::TableDescription {
         indexes: table.indexes.iter().map(|index| index_description(index, stats(index))).collect(),
         stream: put_stream(&table).into(),
         max_throughput: put_max_throughput(table.on_demand),
+        history_s: kept.map_or(0, |history| (history.kept_ms / 1000) as u32),
+        history_since_ms: kept.and_then(|history| history.since_ms).unwrap_or_default(),
         stream_ready: table.streams.iter().all(|stream| !stream.is_underway()),
         name: table.name,
     }
