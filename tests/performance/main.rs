@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 
 mod dynamodb;
+mod engines;
 mod etcd;
 mod function;
 mod grid;
@@ -58,6 +59,8 @@ enum What {
     Shard,
     /// The workloads of YCSB against the database
     Ycsb,
+    /// The database on each of its engines; only if asked for
+    Engines,
     /// A database that starts with many tables that have nothing in them
     Tables,
     /// Functions against `wasmtime serve` and a bare server
@@ -90,6 +93,9 @@ async fn main() -> ExitCode {
     }
     if wanted(What::Ycsb) {
         ycsb::run(args.rounds, args.seconds).await;
+    }
+    if args.what.contains(&What::Engines) {
+        engines::run(args.rounds, args.seconds).await;
     }
     if wanted(What::Tables) {
         tables::run(args.rounds).await;

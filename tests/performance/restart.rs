@@ -24,7 +24,7 @@ const SNAPSHOTS_TAKE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Reads every file under a folder. Returns how many bytes there were.
-fn read_all(folder: &Path) -> u64 {
+pub(crate) fn read_all(folder: &Path) -> u64 {
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
