@@ -149,6 +149,14 @@ enum Command {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         write_units: Option<u64>,
     },
+    /// Write entries of a table's global indexes in one transaction with their items, so that queries of indexes miss nothing; or no more
+    StrongIndexes {
+        /// Name of the table
+        table: String,
+        /// on or off
+        #[arg(value_parser = ["on", "off"])]
+        strong: String,
+    },
     /// Keep what a table's items were, so that they can be read as they were (--as-of)
     History {
         /// Name of the table
@@ -305,6 +313,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     "max_per_second": max(of_index(&index.name)),
                 })).collect::<Vec<_>>(),
                 "stream": found.stream.map(|view| format!("{view:?}")),
+                "strong_indexes": found.strong_indexes,
                 "history": found.history.map(|history| history::shown(&history)),
                 "max_per_second": max(found.max_throughput),
                 "items": found.item_count,
@@ -395,6 +404,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 Some(found) => show_item(output, found)?,
                 None => return Ok(ExitCode::FAILURE),
             }
+        }
+        Command::StrongIndexes { table, strong } => {
+            database.set_strong_indexes(&table, strong == "on").await?;
+            output.show(&json!({ "table": table, "strong_indexes": strong == "on" }), |_| {
+                let are = if strong == "on" { "are written with its items" } else { "follow its items" };
+                format!("indexes of {table} {are}")
+            })?;
         }
         Command::History { table, kept } => history::run(&database, &table, &kept, output).await?,
         Command::Update { table, key, update, expressions } => {

@@ -146,6 +146,8 @@ pub struct TableDescription {
     pub index_throughput: BTreeMap<String, MaxThroughput>,
     /// For how long its items can be read as they were, if it keeps that.
     pub history: Option<History>,
+    /// Whether its global indexes have what its items have, at any time, see [`Database::set_strong_indexes`].
+    pub strong_indexes: bool,
     /// Items in it.
     pub item_count: u64,
     /// Bytes that they count for.
@@ -282,6 +284,7 @@ impl Database {
             stream: wire::StreamView::None.into(),
             max_throughput: None,
             history_s: 0,
+            strong_indexes: false,
         };
         self.call(request, |mut client, request| async move { client.create_table(request).await }).await?;
         Ok(())
@@ -299,6 +302,7 @@ impl Database {
             stream_ready: table.stream_ready,
             item_count: table.item_count,
             size_bytes: table.size_bytes,
+            strong_indexes: table.strong_indexes,
             history: (table.history_s > 0).then(|| History {
                 kept: Duration::from_secs(table.history_s.into()),
                 since_ms: Some(table.history_since_ms).filter(|since| *since > 0),

@@ -7,7 +7,8 @@
 //! Every word about an entry carries the version of the write that it follows from, and the newest counts (`apply`): it
 //! does not matter how often word comes, or in which order, or from whom. An entry that is removed leaves a mark with its
 //! version, so that older word does not bring it back; marks are removed after [`REMOVED_KEPT`], and word from before that is
-//! refused: the item is asked for anew. [`build`] enters the items that were there before their index.
+//! refused: the item is asked for anew. Where indexes are strong, entries are written in one transaction with their items; they carry the
+//! version of the decision, so that word that follows anyway (of what expired, say) is told from it. [`build`] enters the items that were there before their index.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use trimaran_proto::state::shard as state;
@@ -36,11 +37,17 @@ pub(crate) fn apply(store: &mut Store, row: &Bytes, write: state::IndexWrite) ->
     if is_too_old(store, write.version) {
         return Ok(state::Reply { version: store.version(), ..reply(Outcome::TooLate) });
     }
-    let Some((rows, _)) = parse_head(row) else { return Ok(reply(Outcome::WrongPartition)) };
+    set_entry(store, row, write)?;
+    Ok(reply(Outcome::Applied))
+}
+
+/// Writes or removes an entry, unless it, or that it is not there, follows from something newer.
+pub(crate) fn set_entry(store: &mut Store, row: &Bytes, write: state::IndexWrite) -> Result<(), Stop> {
+    let Some((rows, _)) = parse_head(row) else { return Ok(()) };
     let mark = beside(row, Kind::Removed.of(keyspace::table(rows), keyspace::number(rows)));
     let (entry, removed) = (store.get(row).map_err(stop)?, store.get(&mark).map_err(stop)?);
     if write.version <= version(entry.as_ref()).max(version(removed.as_ref())) {
-        return Ok(reply(Outcome::Applied));
+        return Ok(());
     }
     let versioned = |item: &[u8], size: u32| {
         let mut bytes = BytesMut::with_capacity(item.len() + 8);
@@ -63,7 +70,7 @@ pub(crate) fn apply(store: &mut Store, row: &Bytes, write: state::IndexWrite) ->
             store.set(&mark, removed.as_ref(), Some(versioned(&[], 8)));
         }
     }
-    Ok(reply(Outcome::Applied))
+    Ok(())
 }
 
 /// Word of this version may be older than a mark that is gone.

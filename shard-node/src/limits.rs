@@ -172,6 +172,9 @@ pub const REFUSALS_KEPT: Duration = Duration::from_secs(3600);
 /// How long a write waits for transactions that have a hold of its item.
 pub const HELD_MAX: Duration = Duration::from_secs(3);
 
+/// How long one who meets a transaction that is not decided on waits before it tries again.
+pub const HELD_PAUSE: Duration = Duration::from_millis(5);
+
 /// From when on a transaction is decided against by whoever meets it: its coordinator is gone.
 pub const ABANDONED_AFTER: Duration = Duration::from_secs(2);
 

@@ -118,7 +118,7 @@ impl ShardMachine {
         Ok(found)
     }
 
-    /// What has a hold of items in a range of rows, likewise; the rows may be those of a local index.
+    /// What has a hold of items in a range of rows, likewise, or of entries of an index.
     pub fn held_within(&self, range: &Range, undecided: &[Bytes]) -> Result<Vec<state::Held>, Stop> {
         if self.store.is_free() {
             return Ok(Vec::new());
@@ -130,13 +130,17 @@ impl ShardMachine {
             let mut indexes = schema.iter().flat_map(|schema| &schema.indexes);
             indexes.any(|index| index.local && index.number == keyspace::number(rows))
         };
-        if keyspace::kind(rows) != Some(Kind::Items) && !is_local() {
-            return Ok(Vec::new());
-        }
+        // Entries of local indexes are written with their items, those of global ones have intents of their own.
+        let of = match keyspace::kind(rows) {
+            Some(Kind::Items) => 0,
+            Some(Kind::Index) if is_local() => 0,
+            Some(Kind::Index) => keyspace::number(rows),
+            _ => return Ok(Vec::new()),
+        };
         // All that stand with the tokens of the range: settling one more does no harm.
         let last =
             range.end.as_ref().and_then(|end| parse_head(end)).map_or(Token(u64::MAX), |(_, last)| last);
-        let places = token_range(Kind::Intents.of(table, 0), first, last);
+        let places = token_range(Kind::Intents.of(table, of), first, last);
         apply::held_within(&self.store, &places, undecided)
     }
 
@@ -148,6 +152,13 @@ impl ShardMachine {
     /// Where rows of a kind are.
     pub fn rows_of(&self, kind: Kind) -> Result<Vec<Range>, Stop> {
         self.store.rows_of(kind).map_err(stop)
+    }
+
+    /// When the oldest of the intents was put down that transactions have beside a table's items; `None` = there is none.
+    pub fn oldest_hold(&self, table: u64) -> Option<u64> {
+        let (first, last) = self.store.tokens();
+        let places = token_range(Kind::Intents.of(table, 0), first, last);
+        self.store.intents(&places).map(|(_, current)| current.version).min()
     }
 
     /// Where what waits for a table's indexes is.
@@ -212,7 +223,10 @@ impl ShardMachine {
             self.store.arrange_shards().map_err(stop)?;
             return told();
         }
-        if self.store.is_dropped(table) {
+        // A transaction goes on without an index that is dropped, and what it holds there is let go.
+        let is_entry =
+            matches!(body, Body::Prepare(_) | Body::Resolve(_)) && keyspace::kind(table) == Some(Kind::Index);
+        if self.store.is_dropped(table) && !is_entry {
             return Ok(op::reply(Outcome::TableDropped));
         }
         // A copy: the row is a slice of the whole log entry, and may be kept for long.
@@ -230,7 +244,10 @@ impl ShardMachine {
                 if !backfill.rows.iter().all(|row| self.has_place_for(row)) {
                     return Ok(op::reply(Outcome::Apart));
                 }
-                change::backfill(&mut self.store, &backfill)?;
+                let held = change::backfill(&mut self.store, &backfill)?;
+                if !held.is_empty() {
+                    return Ok(state::Reply { held, ..op::reply(Outcome::Held) });
+                }
                 Ok(state::Reply { version: self.store.version(), ..op::reply(Outcome::Applied) })
             }
             Body::Expire(expire) => self.expire(&expire),
@@ -266,6 +283,9 @@ impl ShardMachine {
             Body::Delete(delete) => op::delete_item::evaluate(&self.store, row, delete)?,
             _ => return Err(Stop::new("no write to an item")),
         };
+        if !change::entries(&self.store, row, &evaluated)?.changes.is_empty() {
+            return Ok(op::reply(Outcome::Indexed));
+        }
         change::carry_out(&mut self.store, row, evaluated, &Cause::Request)
     }
 
@@ -338,9 +358,11 @@ impl Machine for ShardMachine {
             let reply = self.command(committed.payload)?;
             let encoded = reply.encode_to_vec().into();
             replies.push(match reply.outcome() {
-                Outcome::WrongPartition | Outcome::Held | Outcome::TooLate | Outcome::Apart => {
-                    Reply::Elsewhere(encoded)
-                }
+                Outcome::WrongPartition
+                | Outcome::Held
+                | Outcome::TooLate
+                | Outcome::Apart
+                | Outcome::Indexed => Reply::Elsewhere(encoded),
                 _ => Reply::Done(encoded),
             });
         }

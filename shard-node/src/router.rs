@@ -26,6 +26,7 @@ use trimaran_proto::internal::shard as wire;
 use trimaran_proto::internal::shard::read_request::Body as Question;
 use trimaran_proto::internal::shard::shard_client::ShardClient;
 use trimaran_proto::state::shard as state;
+use trimaran_proto::state::shard::action::What;
 use trimaran_proto::state::shard::command::Body;
 use trimaran_proto::state::shard::reply::Outcome;
 use trimaran_replication::Error as ReplicationError;
@@ -42,7 +43,7 @@ use crate::machine::ShardMachine;
 use crate::op::OnTable;
 use crate::table::{Status, Table, Tables};
 use crate::throttle::Throttle;
-use crate::transaction::ID_BYTES;
+use crate::transaction::{ID_BYTES, coordinate};
 use crate::verify;
 
 /// How long a request is tried at changing leaders before it is given up.
@@ -311,6 +312,31 @@ impl Router {
         }
     }
 
+    /// Writes to one item, alone or with the entries of strong indexes that follow from it; `may_touch` = it is likely that some do.
+    pub async fn write_item(
+        &self,
+        table: &Table,
+        key: RowKey,
+        what: What,
+        request_id: Option<RequestId>,
+        may_touch: bool,
+    ) -> Result<state::Reply, Error> {
+        if !table.strong_indexes.is_wanted() || !may_touch {
+            let body = match &what {
+                What::Put(put) => Body::Put(put.clone()),
+                What::Update(update) => Body::Update(update.clone()),
+                What::Delete(delete) => Body::Delete(delete.clone()),
+                What::Check(_) | What::Entry(_) => return Err(Error::NotReady),
+            };
+            let reply = self.write(&key, body, request_id).await?;
+            // This node has not heard of it yet, or was wrong.
+            if reply.outcome() != Outcome::Indexed {
+                return Ok(reply);
+            }
+        }
+        coordinate::single(self, key, what, request_id).await
+    }
+
     /// Has commands applied as [`Router::write_many`] does, and waits for what transactions have a hold of.
     pub async fn write_all(
         &self,
@@ -564,7 +590,7 @@ impl Router {
 
 /// A caller's id as it counts within one table. The same request to a table that was made again under its name is
 /// another one: the reply that is remembered for the first says only that the old table is gone.
-fn within(id: RequestId, table: u64) -> RequestId {
+pub(crate) fn within(id: RequestId, table: u64) -> RequestId {
     RequestId { session: id.session ^ table.wrapping_mul(ODD), ..id }
 }
 

@@ -16,7 +16,7 @@ mod index;
 mod stream;
 
 pub use history::History;
-pub use index::{Index, IndexStatus, Projection};
+pub use index::{Index, IndexStatus, Projection, StrongIndexes};
 pub use stream::{Stream, StreamStatus, StreamView};
 
 /// Definitions of tables have names that begin with this.
@@ -115,6 +115,8 @@ pub struct Table {
     pub last_stream: u32,
     /// For how long its items can be read as they were, if that is so.
     pub history: Option<History>,
+    /// Whether entries of its global indexes are written in one transaction with their items.
+    pub strong_indexes: StrongIndexes,
     /// Revision of this definition, to change it by.
     pub revision: u64,
 }
@@ -141,6 +143,7 @@ impl Table {
             streams: Vec::new(),
             last_stream: 0,
             history: None,
+            strong_indexes: StrongIndexes::Off,
             revision: 0,
         }
     }
@@ -196,6 +199,7 @@ impl Table {
             streams: self.streams.iter().map(Stream::encode).collect(),
             last_stream: self.last_stream,
             history: self.history.as_ref().map(History::encode),
+            strong_indexes: self.strong_indexes.encode().into(),
             max_read_units: self.on_demand.reads.unwrap_or_default(),
             max_write_units: self.on_demand.writes.unwrap_or_default(),
         };
@@ -206,6 +210,7 @@ impl Table {
     pub fn decode(stored: Bytes, revision: u64) -> Option<Self> {
         let stored = state::Table::decode(stored).ok()?;
         let text = |text: String| Some(text).filter(|text| !text.is_empty());
+        let strong_indexes = StrongIndexes::decode(stored.strong_indexes());
         Some(Self {
             // The definition that made the table could not know its own revision.
             id: if stored.id == 0 { revision } else { stored.id },
@@ -231,6 +236,7 @@ impl Table {
             on_demand_since_ms: Some(stored.on_demand_since_ms).filter(|since| *since > 0),
             class: text(stored.class),
             streams: stored.streams.into_iter().map(Stream::decode).collect(),
+            strong_indexes,
             last_stream: stored.last_stream,
             history: stored.history.map(History::decode),
             revision,

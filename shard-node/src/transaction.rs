@@ -11,6 +11,9 @@
 //! and before it is decided the item is what it was. Whoever meets an intent whose coordinator is gone decides
 //! against it ([`recover`]); a decision is made once, so whoever comes second is told what it is.
 //!
+//! Where a table's global indexes are strong, what is to become of their entries is told by the partitions that prepare the items, and is
+//! prepared where the entries are before it is decided; a write of a single item is a transaction, then (decision 0028).
+//!
 //! Time: decisions for a transaction are refused once it is older than [`crate::limits::TRANSACTION_MAX`], and what was
 //! decided against one is remembered for longer than that, both by the clock of the record's partition, which is never behind what
 //! it decides on (versions are a hybrid logical clock). So a message that the network kept for however long decides nothing.
@@ -22,7 +25,7 @@ use trimaran_placement::token::{self, Token};
 use trimaran_proto::state::shard as state;
 
 use crate::key::{RowKey, head, parse_head};
-use crate::keyspace::{Kind, beside, table};
+use crate::keyspace::{Kind, beside, number, table};
 
 pub mod apply;
 pub mod coordinate;
@@ -54,16 +57,17 @@ pub fn refusal(record: &[u8], id: &[u8]) -> Bytes {
     row.freeze()
 }
 
-/// Where an item's intent stands.
+/// Where the intent of an item stands, or that of an entry of an index.
 pub fn intent(row: &[u8]) -> Bytes {
     let rows = parse_head(row).map_or(0, |(rows, _)| rows);
-    beside(row, Kind::Intents.of(table(rows), 0))
+    beside(row, Kind::Intents.of(table(rows), number(rows)))
 }
 
-/// The item that an intent is about.
+/// The item that an intent is about, or the entry of an index.
 pub fn item_of(intent: &[u8]) -> Bytes {
     let rows = parse_head(intent).map_or(0, |(rows, _)| rows);
-    beside(intent, Kind::Items.of(table(rows), 0))
+    let kind = if number(rows) == 0 { Kind::Items } else { Kind::Index };
+    beside(intent, kind.of(table(rows), number(rows)))
 }
 
 /// How many of some rows that are written are of each table.

@@ -226,15 +226,7 @@ impl Load {
         })
         .await;
         let followed = self.follower.finish(&items).await;
-        until("all copies answer", async || {
-            let mut is_whole = true;
-            let look = |found: VerifiedPartition| {
-                assert!(found.equal, "copies differ: {found:?}");
-                is_whole &= found.is_whole();
-            };
-            self.database.verify(look).await.is_ok() && is_whole
-        })
-        .await;
+        until_verified(&self.database).await;
         let moments = std::mem::take(&mut *self.shared.moments.lock());
         let every = moments.len().div_ceil(MOMENTS);
         let chosen: Vec<_> = moments.into_iter().step_by(every.max(1)).collect();
@@ -274,6 +266,19 @@ impl Load {
             followed,
         }
     }
+}
+
+/// Returns when all copies of every partition have said what they have, which must be the same.
+pub async fn until_verified(database: &Database) {
+    until("all copies answer", async || {
+        let mut is_whole = true;
+        let look = |found: VerifiedPartition| {
+            assert!(found.equal, "copies differ: {found:?}");
+            is_whole &= found.is_whole();
+        };
+        database.verify(look).await.is_ok() && is_whole
+    })
+    .await;
 }
 
 /// All items of the table, or all entries of an index.

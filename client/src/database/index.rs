@@ -101,6 +101,16 @@ impl Database {
         self.update(table, wire::update_table_request::Change::DeleteIndex(index.to_owned())).await
     }
 
+    /// Has entries of a table's global indexes written in one transaction with their items, or no more, and returns when that is so:
+    /// queries of indexes then see every write that was acknowledged before. Writes that change entries take longer.
+    pub async fn set_strong_indexes(&self, table: &str, strong: bool) -> Result<(), Error> {
+        self.update(table, wire::update_table_request::Change::StrongIndexes(strong)).await?;
+        while self.describe_table(table).await?.strong_indexes != strong {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
     pub(super) async fn update(
         &self,
         table: &str,

@@ -220,6 +220,7 @@ impl Service {
             stream: stream_view(request.stream)?,
             on_demand: max_throughput(request.max_throughput),
             history_ms: history(request.history_s),
+            strong_indexes: request.strong_indexes,
             ..op::create_table::Request::new(request.name, partition_key, sort_key)
         };
         let table = op::create_table::run(&self.0, request).await?;
@@ -235,6 +236,7 @@ impl Service {
             Some(Change::DeleteIndex(name)) => update.indexes.push(IndexUpdate::Delete(name)),
             Some(Change::Stream(view)) => update.stream = Some(stream_view(view)?),
             Some(Change::MaxThroughput(max)) => update.on_demand = throughput_update(Some(max)),
+            Some(Change::StrongIndexes(strong)) => update.strong_indexes = Some(strong),
             Some(Change::HistoryS(seconds)) => update.history_ms = Some(history(seconds)),
             Some(Change::IndexThroughput(index)) => {
                 let max = throughput_update(index.max_throughput);

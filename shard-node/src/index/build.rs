@@ -25,7 +25,7 @@ use crate::op::get_item;
 use crate::op::query::behind;
 use crate::router::Router;
 use crate::store::{encode_schema, stamp_ms, version_at};
-use crate::table::{History, IndexStatus, Status, StreamStatus, Table};
+use crate::table::{History, IndexStatus, Status, StreamStatus, StrongIndexes, Table};
 
 /// How often an index that is being filled says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
@@ -51,6 +51,7 @@ pub(crate) async fn run(router: Router) {
                     .map(|index| Part::Index(index.number))
                     .chain(streams.map(|stream| Part::Stream(stream.number)))
                     .chain(table.history.filter(History::is_underway).map(|_| Part::History))
+                    .chain(Some(Part::Strong).filter(|_| table.strong_indexes.is_underway()))
                     .collect(),
                 Status::Deleting => Vec::new(),
             };
@@ -82,6 +83,8 @@ enum Part {
     Stream(u32),
     /// What items were.
     History,
+    /// Indexes that are written with their items.
+    Strong,
 }
 
 async fn carry_on(router: &Router, table: &Table, part: Part) -> Result<(), Error> {
@@ -89,6 +92,7 @@ async fn carry_on(router: &Router, table: &Table, part: Part) -> Result<(), Erro
         Part::Index(number) => number,
         Part::Stream(number) => return tell_of_stream(router, table, number).await,
         Part::History => return tell_of_history(router, table).await,
+        Part::Strong => return tell_of_strong(router, table).await,
         Part::Table => {
             tell(router, table).await?;
             edit(router, table, |table| {
@@ -171,6 +175,22 @@ async fn tell_of_history(router: &Router, table: &Table) -> Result<(), Error> {
     Ok(())
 }
 
+/// Has every partition write entries of indexes with their items, or no more. What followed until then is waited for.
+async fn tell_of_strong(router: &Router, table: &Table) -> Result<(), Error> {
+    until_carried(router, table).await?;
+    edit(router, table, |table| {
+        table.strong_indexes = match table.strong_indexes {
+            StrongIndexes::Enabling => StrongIndexes::On,
+            StrongIndexes::Disabling => StrongIndexes::Off,
+            StrongIndexes::On | StrongIndexes::Off => return false,
+        };
+        true
+    })
+    .await?;
+    tracing::info!(table = table.name, "a table's indexes are strong, or end to be, everywhere");
+    Ok(())
+}
+
 /// Enters the items that were there before the index.
 async fn fill(router: &Router, table: &Table, number: u32) -> Result<(), Error> {
     tell(router, table).await?;
@@ -209,7 +229,7 @@ async fn fill(router: &Router, table: &Table, number: u32) -> Result<(), Error> 
             let backfill =
                 state::Backfill { index: number, rows: rows.iter().map(|key| key.row.clone()).collect() };
             let told = router.write(first, Body::Backfill(backfill), None).await?;
-            if told.outcome() == Outcome::Apart {
+            if matches!(told.outcome(), Outcome::Apart | Outcome::Held) {
                 router.wait_for_partitions().await;
                 continue;
             }
@@ -247,6 +267,9 @@ async fn fill(router: &Router, table: &Table, number: u32) -> Result<(), Error> 
         }
     }
     wait_for(router, table, newest).await?;
+    if table.strong_indexes.is_wanted() {
+        until_carried(router, table).await?;
+    }
     edit(router, table, |table| {
         let is_new = |index: &&mut crate::table::Index| {
             index.number == number && index.status == IndexStatus::Creating
@@ -259,7 +282,17 @@ async fn fill(router: &Router, table: &Table, number: u32) -> Result<(), Error> 
     Ok(())
 }
 
-/// Returns when nothing waits for indexes that was written at this version, or before.
+/// Returns when indexes have everything that was written before every partition knew what to write with its items. Transactions that
+/// were prepared before put down what waits once they are decided on: so it is waited twice.
+async fn until_carried(router: &Router, table: &Table) -> Result<(), Error> {
+    for _ in 0..2 {
+        let newest = tell(router, table).await?;
+        wait_for(router, table, newest).await?;
+    }
+    Ok(())
+}
+
+/// Returns when nothing waits for indexes that was written at this version, or before, or is prepared to be.
 async fn wait_for(router: &Router, table: &Table, version: u64) -> Result<(), Error> {
     let mut next = Some(Token(0));
     while let Some(token) = next {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trimaran_proto::state::shard as state;
+use trimaran_proto::state::shard::action::What;
 use trimaran_proto::state::shard::command::Body;
 use trimaran_replication::session::RequestId;
 
@@ -11,7 +12,7 @@ use crate::capacity::{Consumed, Use};
 use crate::error::{Error, Invalid};
 use crate::hot::Asked;
 use crate::item::Item;
-use crate::key::row_key;
+use crate::key::{RowKey, row_key};
 use crate::limits::BATCH_WRITE_REQUESTS_MAX;
 use crate::router::Router;
 use crate::table::Table;
@@ -50,6 +51,30 @@ pub async fn run(
         }
         outcome => outcome,
     }
+}
+
+/// Writes to strong indexes are transactions each, side by side; the others go together.
+async fn write_all(
+    router: &Router,
+    tables: &BTreeMap<&str, Table>,
+    writes: &[(String, Write)],
+    (places, commands): (&[usize], Vec<(RowKey, Body)>),
+    request_id: Option<RequestId>,
+) -> Vec<Result<state::Reply, Error>> {
+    if tables.values().all(|table| !table.strong_indexes.is_wanted()) {
+        return router.write_all(commands, request_id).await;
+    }
+    let each = commands.into_iter().zip(places).zip(0..).map(|(((key, body), place), at)| async move {
+        let table =
+            writes.get(*place).and_then(|(name, _)| tables.get(name.as_str())).ok_or(Error::NotReady)?;
+        let what = match body {
+            Body::Put(put) => What::Put(put),
+            Body::Delete(delete) => What::Delete(delete),
+            _ => return Err(Error::NotReady),
+        };
+        router.write_item(table, key, what, request_id.map(|id| id.following(at)), true).await
+    });
+    futures::future::join_all(each).await
 }
 
 async fn attempt(
@@ -92,7 +117,7 @@ async fn attempt(
         .enumerate()
         .filter(|(at, _)| writes.get(*at).is_some_and(|(name, _)| is_admitted(name)))
         .unzip();
-    let replies = router.write_all(commands, request_id).await;
+    let replies = write_all(router, &tables, writes, (&places, commands), request_id).await;
     let mut done: Vec<Option<Written>> = vec![None; writes.len()];
     for (at, reply) in places.into_iter().zip(replies) {
         let written = written(reply?)?;

@@ -12,7 +12,8 @@ use crate::key::{Layout, parse_head};
 use crate::machine::stop;
 use crate::store::{Current, Store, Stored};
 use crate::stream::{self, Cause};
-use crate::table::{IndexStatus, Table};
+use crate::table::{Index, IndexStatus, Table};
+use crate::transaction::apply;
 
 /// What a command on one item comes to, before anything is written.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ pub(crate) fn carry_out(
 ) -> Result<state::Reply, Stop> {
     let Evaluated { before, after, item, mut reply } = evaluated;
     if let Some(after) = after {
-        reply.touched = write_decoded(store, row, (before.as_ref(), after), item, cause)?;
+        reply.touched = write_decoded(store, row, (before.as_ref(), after), item, (cause, &[]))?;
         reply.version = store.version();
     }
     Ok(reply)
@@ -87,16 +88,86 @@ pub(crate) fn write(
     after: Option<Stored>,
     cause: &Cause,
 ) -> Result<Vec<state::Touched>, Stop> {
+    write_decoded(store, row, (before, after), None, (cause, &[]))
+}
+
+/// Likewise as part of a transaction that writes the entries of some global indexes itself.
+pub(crate) fn write_with(
+    store: &mut Store,
+    row: &Bytes,
+    before: Option<&Current>,
+    after: Option<Stored>,
+    cause: (&Cause, &[u32]),
+) -> Result<Vec<state::Touched>, Stop> {
     write_decoded(store, row, (before, after), None, cause)
 }
 
-/// Likewise; `new` is what `after` has, if that is known.
+/// What becomes of a row of an index, if anything does, for an item that was and one that is.
+struct EntryChange {
+    /// The row that is to have no entry any more, unless it is the other one.
+    removed: Option<Bytes>,
+    entry: Option<(Bytes, Stored)>,
+    /// Bytes of each entry that is written or removed.
+    sizes: Vec<u32>,
+}
+
+impl EntryChange {
+    fn of(table: &Table, index: &Index, old: Option<&Item>, new: Option<&Item>) -> Option<Self> {
+        let layout = Layout::of_index(table, index);
+        let entry = |item: Option<&Item>| {
+            let item = item?;
+            Some((layout.row(item)?.row, encode(&index.project(table, item))))
+        };
+        let (old, new) = (entry(old), entry(new));
+        let sizes = match (&old, &new) {
+            (None, None) => return None,
+            (Some(old), Some(new)) if old == new => return None,
+            (Some(old), Some(new)) if old.0 == new.0 => vec![old.1.size.max(new.1.size)],
+            (old, new) => old.iter().chain(new).map(|(_, entry)| entry.size).collect(),
+        };
+        let removed = old.filter(|(row, _)| new.as_ref().is_none_or(|(kept, _)| kept != row));
+        Some(Self { removed: removed.map(|(row, _)| row), entry: new, sizes })
+    }
+
+    fn rows(self) -> impl Iterator<Item = (Bytes, Option<Stored>)> {
+        let removed = self.removed.map(|row| (row, None));
+        removed.into_iter().chain(self.entry.map(|(row, entry)| (row, Some(entry))))
+    }
+}
+
+/// What strong global indexes are to have once an item is what was evaluated; that has to be written in one transaction with it.
+#[derive(Debug, Default)]
+pub(crate) struct Entries {
+    /// Their numbers, whether anything changes there or not.
+    pub(crate) indexes: Vec<u32>,
+    pub(crate) changes: Vec<state::IndexChange>,
+    pub(crate) touched: Vec<state::Touched>,
+}
+
+/// See [`Entries`]; nothing where indexes follow their items.
+pub(crate) fn entries(store: &Store, row: &[u8], evaluated: &Evaluated) -> Result<Entries, Stop> {
+    let mut entries = Entries::default();
+    let strong = indexed(store, row).filter(|schema| schema.strong_indexes.is_wanted());
+    let (Some(schema), Some(after)) = (strong, &evaluated.after) else { return Ok(entries) };
+    let decoded = |stored: &Stored| item::decode_item(&mut stored.bytes.clone()).map_err(stop);
+    let old = evaluated.before.as_ref().map(|before| decoded(&before.item)).transpose()?;
+    let new = after.as_ref().map(decoded).transpose()?;
+    for index in schema.indexes.iter().filter(|index| !index.local && index.status != IndexStatus::Deleting) {
+        entries.indexes.push(index.number);
+        let Some(change) = EntryChange::of(schema, index, old.as_ref(), new.as_ref()) else { continue };
+        entries.touched.push(state::Touched { index: index.number, sizes: change.sizes.clone() });
+        entries.changes.extend(change.rows().map(|(row, stored)| index_change(index.number, row, stored)));
+    }
+    Ok(entries)
+}
+
+/// Likewise; `new` is what `after` has, if that is known. Global indexes that are named are seen to by others.
 fn write_decoded(
     store: &mut Store,
     row: &Bytes,
     (before, after): (Option<&Current>, Option<Stored>),
     new: Option<Item>,
-    cause: &Cause,
+    (cause, others): (&Cause, &[u32]),
 ) -> Result<Vec<state::Touched>, Stop> {
     let schema = schema(store, row).cloned();
     if let Some(schema) = &schema {
@@ -116,29 +187,15 @@ fn write_decoded(
     let mut touched = Vec::new();
     let mut changes = Vec::new();
     for index in schema.indexes.iter().filter(|index| index.status != IndexStatus::Deleting) {
-        let layout = Layout::of_index(&schema, index);
-        let entry = |item: Option<&Item>| {
-            let item = item?;
-            Some((layout.row(item)?.row, encode(&index.project(&schema, item))))
-        };
-        let (old, new) = (entry(old.as_ref()), entry(new.as_ref()));
-        let sizes = match (&old, &new) {
-            (None, None) => continue,
-            (Some(old), Some(new)) if old == new => continue,
-            (Some(old), Some(new)) if old.0 == new.0 => vec![old.1.size.max(new.1.size)],
-            (old, new) => old.iter().chain(new).map(|(_, entry)| entry.size).collect(),
-        };
-        touched.push(state::Touched { index: index.number, sizes });
-        let removed = old.filter(|(row, _)| new.as_ref().is_none_or(|(kept, _)| kept != row));
-        let entries =
-            removed.map(|(row, _)| (row, None)).into_iter().chain(new.map(|(row, new)| (row, Some(new))));
-        for (entry, stored) in entries {
+        let Some(change) = EntryChange::of(&schema, index, old.as_ref(), new.as_ref()) else { continue };
+        touched.push(state::Touched { index: index.number, sizes: change.sizes.clone() });
+        for (entry, stored) in change.rows() {
             if index.local {
                 let before = store.get(&entry).map_err(stop)?;
                 if before.is_some() || stored.is_some() {
                     store.set(&entry, before.as_ref(), stored);
                 }
-            } else {
+            } else if !others.contains(&index.number) {
                 changes.push(index_change(index.number, entry, stored));
             }
         }
@@ -169,6 +226,10 @@ fn wait(store: &mut Store, row: &Bytes, changes: Vec<state::IndexChange>) {
 pub(crate) fn restamp(store: &mut Store, place: &Bytes) -> Result<(), Stop> {
     let Some(current) = store.get(place).map_err(stop)? else { return Ok(()) };
     let waiting = state::Waiting::decode(current.item.bytes.clone()).map_err(stop)?;
+    // What it is about to be may be decided on already: word of what it is now would be newer than that.
+    if apply::held(store, &waiting.row)?.is_some() {
+        return Ok(());
+    }
     let item = current_item(store, &waiting.row)?;
     let changes = match indexed(store, &waiting.row).cloned() {
         None => Vec::new(),
@@ -190,8 +251,14 @@ pub(crate) fn restamp(store: &mut Store, place: &Bytes) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Puts down what an index that is being made is to have of some items.
-pub(crate) fn backfill(store: &mut Store, backfill: &state::Backfill) -> Result<(), Stop> {
+/// Puts down what an index that is being made is to have of some items; nothing if a transaction has a hold of one: what it is about to
+/// be may be decided on already, and word of what it is now would be newer than that.
+pub(crate) fn backfill(store: &mut Store, backfill: &state::Backfill) -> Result<Vec<state::Held>, Stop> {
+    let held = backfill.rows.iter().filter_map(|row| apply::held(store, row).transpose());
+    let held = held.collect::<Result<Vec<_>, _>>()?;
+    if !held.is_empty() {
+        return Ok(held);
+    }
     for row in &backfill.rows {
         let Some(schema) = indexed(store, row).cloned() else { continue };
         let index = schema.indexes.iter().find(|index| index.number == backfill.index && !index.local);
@@ -203,7 +270,7 @@ pub(crate) fn backfill(store: &mut Store, backfill: &state::Backfill) -> Result<
             wait(store, &row, vec![index_change(index.number, entry.row, Some(stored))]);
         }
     }
-    Ok(())
+    Ok(Vec::new())
 }
 
 fn current_item(store: &Store, row: &Bytes) -> Result<Option<Item>, Stop> {

@@ -12,7 +12,8 @@ use crate::limits::{
 use crate::op::transact_write::FORMAT;
 use crate::router::Router;
 use crate::table::{
-    Index, IndexStatus, KeyAttribute, OnDemand, Projection, Status, StreamStatus, StreamView, Table,
+    Index, IndexStatus, KeyAttribute, OnDemand, Projection, Status, StreamStatus, StreamView, StrongIndexes,
+    Table,
 };
 
 /// Characters of a table's name.
@@ -51,6 +52,8 @@ pub struct Request {
     pub stream: Option<StreamView>,
     /// For how long its items can be read as they were, milliseconds.
     pub history_ms: Option<u64>,
+    /// Entries of global indexes are written in one transaction with their items.
+    pub strong_indexes: bool,
 }
 
 impl Request {
@@ -68,6 +71,7 @@ impl Request {
             class: None,
             stream: None,
             history_ms: None,
+            strong_indexes: false,
         }
     }
 }
@@ -254,7 +258,12 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
         check_history(kept_ms)?;
         table.set_history(Some(kept_ms), table.created_ms)?;
     }
-    if !table.indexes.is_empty() || request.stream.is_some() || request.history_ms.is_some() {
+    if request.strong_indexes {
+        // Its partitions know it from the beginning on.
+        table.strong_indexes = StrongIndexes::On;
+    }
+    let is_more = request.stream.is_some() || request.history_ms.is_some() || request.strong_indexes;
+    if !table.indexes.is_empty() || is_more {
         router.require_format(FORMAT)?;
         check_indexes(&table)?;
         // Its partitions have to know before there are items; see `index::build`.

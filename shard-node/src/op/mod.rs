@@ -175,9 +175,12 @@ pub(crate) fn written(reply: state::Reply) -> Result<Written, Error> {
         Outcome::TableDropped => Err(Error::TableDropped),
         Outcome::Held => Err(Error::Held),
         // The router has tried it elsewhere.
-        Outcome::WrongPartition | Outcome::TooLate | Outcome::Cancelled | Outcome::Known | Outcome::Apart => {
-            Err(Error::NotReady)
-        }
+        Outcome::WrongPartition
+        | Outcome::TooLate
+        | Outcome::Cancelled
+        | Outcome::Known
+        | Outcome::Apart
+        | Outcome::Indexed => Err(Error::NotReady),
     }
 }
 

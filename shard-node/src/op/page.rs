@@ -18,7 +18,7 @@ use crate::key::{Layout, RowKey, parse_head, row_at};
 use crate::limits::PAGE_BYTES_MAX;
 use crate::past;
 use crate::store::{Row, Stored, View};
-use crate::table::{Index, IndexStatus, Table};
+use crate::table::{Index, IndexStatus, StrongIndexes, Table};
 
 /// What Query and Scan have in common.
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ impl<'a> Source<'a> {
                 Invalid::new(format!("Cannot read from backfilling global secondary index: {name}")).into()
             );
         }
-        if consistent && !index.local {
+        if consistent && !index.local && table.strong_indexes != StrongIndexes::On {
             return Err(Invalid::new("Consistent reads are not supported on global secondary indexes").into());
         }
         Ok(Self { table, index: Some(index), layout: Layout::of_index(table, index) })

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use trimaran_proto::state::shard as state;
+use trimaran_proto::state::shard::action::What;
 use trimaran_replication::error::Stop;
 use trimaran_replication::session::RequestId;
 
@@ -102,7 +103,7 @@ impl OnTable for PutItem {
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Written, Error> {
         let (key, put) = self.command(table)?;
-        written(router.write(&key, state::command::Body::Put(put), self.request_id).await?)
+        written(router.write_item(table, key, What::Put(put), self.request_id, true).await?)
     }
 }
 

@@ -199,7 +199,7 @@ async fn attempt(router: &Router, prepared: &[Prepared], token: Option<&str>) ->
         bytes += match &what {
             What::Put(put) => put.size as usize,
             What::Update(update) => update.update.len(),
-            What::Delete(_) | What::Check(_) => 0,
+            What::Delete(_) | What::Check(_) | What::Entry(_) => 0,
         };
         commands.push((key, what));
     }
@@ -223,7 +223,7 @@ async fn attempt(router: &Router, prepared: &[Prepared], token: Option<&str>) ->
             (replies.into_iter().map(cost).collect(), Asked::Write, None)
         }
         // What was done is only looked up.
-        Ended::Repeated(items) => {
+        Ended::Repeated(items, _) => {
             let size = |item: &state::TouchedItem| item.size_before.max(item.size_after);
             let cost = |item| Consumed::read(None, size(&item).into(), true);
             (items.into_iter().map(cost).collect(), Asked::Read, None)

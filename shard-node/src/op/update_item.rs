@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use trimaran_proto::state::shard as state;
+use trimaran_proto::state::shard::action::What;
 use trimaran_replication::error::Stop;
 use trimaran_replication::session::RequestId;
 
@@ -133,7 +134,9 @@ impl OnTable for UpdateItem {
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Written, Error> {
         let (key, update) = self.command(table)?;
-        written(router.write(&key, state::command::Body::Update(update), self.request_id).await?)
+        let names = || self.update.paths().map(|path| path.name.as_str());
+        let touches = table.indexes.iter().any(|index| !index.local && index.has_any(table, names()));
+        written(router.write_item(table, key, What::Update(update), self.request_id, touches).await?)
     }
 }
 

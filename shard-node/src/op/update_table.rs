@@ -26,6 +26,8 @@ pub struct Request {
     pub stream: Option<Option<StreamView>>,
     /// Have what items were kept for so many milliseconds (`Some(Some)`), or no more.
     pub history_ms: Option<Option<u64>>,
+    /// Have entries of global indexes written in one transaction with their items, or no more.
+    pub strong_indexes: Option<bool>,
 }
 
 /// What is said anew of [`OnDemand`]: `Some(None)` = anything may be asked.
@@ -86,7 +88,10 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
     if let Some(Some(kept_ms)) = request.history_ms {
         check_history(kept_ms)?;
     }
-    let is_new = request.stream.is_some() || request.history_ms.is_some() || request.on_demand.is_any();
+    let is_new = request.stream.is_some()
+        || request.history_ms.is_some()
+        || request.strong_indexes.is_some()
+        || request.on_demand.is_any();
     if !request.indexes.is_empty() || is_new {
         router.require_format(FORMAT)?;
     }
@@ -137,6 +142,9 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
             }
             if let Some(kept_ms) = request.history_ms {
                 table.set_history(kept_ms, now_ms)?;
+            }
+            if let Some(strong) = request.strong_indexes {
+                table.set_strong_indexes(strong)?;
             }
             check_indexes(table)?;
             Ok(*table != before)

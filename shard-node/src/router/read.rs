@@ -166,14 +166,18 @@ impl Router {
             }
             Question::Stats(wanted) => {
                 let oldest_waiting = if wanted.waiting {
-                    let range = group.read_now(|machine| machine.waiting(wanted.table));
+                    // All of one moment: what a transaction lets go waits then.
+                    let (view, range, held) = group.read_now(|machine| {
+                        let table = wanted.table;
+                        (machine.view(), machine.waiting(table), machine.oldest_hold(table))
+                    });
                     let oldest = tokio::task::spawn_blocking(move || {
                         let versions = view.scan(range, Order::Ascending).map(|row| Ok::<_, Error>(row?.1));
                         versions.collect::<Result<Vec<_>, _>>()
                     });
                     let versions =
                         oldest.await.map_err(|panicked| Error::Storage(panicked.to_string()))??;
-                    versions.into_iter().min().unwrap_or(0)
+                    versions.into_iter().chain(held).min().unwrap_or(0)
                 } else {
                     0
                 };

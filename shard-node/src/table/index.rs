@@ -3,7 +3,7 @@
 use trimaran_proto::state::shard as state;
 
 use super::{KeyAttribute, OnDemand, Table};
-use crate::error::Invalid;
+use crate::error::{Error, Invalid};
 use crate::item::{Item, Type, Value};
 use crate::keyspace::Kind;
 use crate::limits::{PARTITION_KEY_BYTES_MAX, SORT_KEY_BYTES_MAX};
@@ -55,7 +55,76 @@ pub enum IndexStatus {
     Deleting,
 }
 
+/// Whether entries of global indexes are written in one transaction with their items, so that whoever asks an index misses nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StrongIndexes {
+    /// They follow.
+    #[default]
+    Off,
+    /// The partitions are being told to, and what follows yet is waited for.
+    Enabling,
+    /// They are.
+    On,
+    /// The partitions are being told that they need not be.
+    Disabling,
+}
+
+impl StrongIndexes {
+    /// Whether partitions that know of it are to let nothing else pass.
+    pub fn is_wanted(self) -> bool {
+        matches!(self, Self::Enabling | Self::On)
+    }
+
+    /// Whether the partitions are being told something.
+    pub fn is_underway(self) -> bool {
+        matches!(self, Self::Enabling | Self::Disabling)
+    }
+
+    pub(super) fn encode(self) -> state::StrongIndexes {
+        match self {
+            Self::Off => state::StrongIndexes::Off,
+            Self::Enabling => state::StrongIndexes::Enabling,
+            Self::On => state::StrongIndexes::On,
+            Self::Disabling => state::StrongIndexes::Disabling,
+        }
+    }
+
+    pub(super) fn decode(stored: state::StrongIndexes) -> Self {
+        match stored {
+            state::StrongIndexes::Off => Self::Off,
+            state::StrongIndexes::Enabling => Self::Enabling,
+            state::StrongIndexes::On => Self::On,
+            state::StrongIndexes::Disabling => Self::Disabling,
+        }
+    }
+}
+
+impl Table {
+    /// Has entries of global indexes written in one transaction with their items, or no more.
+    ///
+    /// Errors: [`Error::TableInUse`] while the partitions are being told something else.
+    pub fn set_strong_indexes(&mut self, strong: bool) -> Result<(), Error> {
+        self.strong_indexes = match (self.strong_indexes, strong) {
+            (StrongIndexes::Off, true) => StrongIndexes::Enabling,
+            (StrongIndexes::On, false) => StrongIndexes::Disabling,
+            (StrongIndexes::Off, false) | (StrongIndexes::On, true) => return Ok(()),
+            (StrongIndexes::Enabling | StrongIndexes::Disabling, _) => {
+                return Err(Error::TableInUse(format!(
+                    "Attempt to change a resource which is still in use: indexes of table {} become strong, or end to be",
+                    self.name
+                )));
+            }
+        };
+        Ok(())
+    }
+}
+
 impl Index {
+    /// Whether a change of some attributes may change what its entries are.
+    pub fn has_any<'a>(&self, table: &Table, mut names: impl Iterator<Item = &'a str>) -> bool {
+        self.projected(table).is_none_or(|projected| names.any(|name| projected.contains(&name)))
+    }
+
     pub(super) fn encode(&self) -> state::Index {
         let (read_units, write_units) = self.throughput.unwrap_or_default();
         state::Index {

@@ -8,10 +8,12 @@ use trimaran_proto::state::shard::reply::Outcome;
 use trimaran_replication::error::Stop;
 
 use super::{intent, item_of, refusal};
+use crate::index;
 use crate::key::parse_head;
+use crate::keyspace::{self, Kind};
 use crate::limits::{RECORDS_KEPT, REFUSALS_KEPT, TRANSACTION_MAX};
 use crate::machine::stop;
-use crate::op::change::{Evaluated, carry_out, write, write_nothing};
+use crate::op::change::{Entries, Evaluated, carry_out, entries, write_nothing, write_with};
 use crate::op::{delete_item, put_item, refuse, reply, update_item};
 use crate::past;
 use crate::store::{Current, Store, Stored, stamp_ms};
@@ -52,6 +54,7 @@ fn evaluate(store: &Store, row: &Bytes, what: What) -> Result<Evaluated, Stop> {
             let applied = state::Reply { size_before: size, ..reply(Outcome::Applied) };
             Ok(Evaluated::refused(before, refused.unwrap_or(applied)))
         }
+        What::Entry(_) => Err(Stop::new("an entry of an index is no item")),
     }
 }
 
@@ -74,10 +77,16 @@ fn evaluate_all(
             .filter(|held| id(held.transaction.as_ref()) != transaction || transaction.is_empty());
         let one = match others {
             Some(held) => Evaluated::refused(None, refuse_held(held)),
-            None if store.is_dropped(parse_head(&row).map_or(0, |(table, _)| table)) => {
-                Evaluated::refused(None, reply(Outcome::TableDropped))
-            }
-            None => evaluate(store, &row, what)?,
+            None => match what {
+                What::Entry(entry) => {
+                    let after = entry.item.map(|bytes| Stored { size: entry.size, bytes });
+                    Evaluated { before: None, after: Some(after), item: None, reply: reply(Outcome::Applied) }
+                }
+                _ if store.is_dropped(parse_head(&row).map_or(0, |(table, _)| table)) => {
+                    Evaluated::refused(None, reply(Outcome::TableDropped))
+                }
+                what => evaluate(store, &row, what)?,
+            },
         };
         is_fine &= one.reply.outcome() == Outcome::Applied;
         evaluated.push((row, is_check, one));
@@ -115,7 +124,7 @@ fn known(current: &Current, record: state::Record) -> state::Reply {
 fn set_record(store: &mut Store, row: &Bytes, record: &state::Record) -> Result<(), Stop> {
     let before = store.get(row).map_err(stop)?;
     let bytes: Bytes = record.encode_to_vec().into();
-    // A hundred keys at most.
+    // A hundred items with their entries at most, and the answer to a single write.
     store.set(row, before.as_ref(), Some(Stored { size: bytes.len() as u32, bytes }));
     Ok(())
 }
@@ -131,6 +140,11 @@ pub(crate) fn transact(store: &mut Store, request: state::Transact) -> Result<st
         Ok(evaluated) => evaluated,
         Err(cancelled) => return Ok(cancelled),
     };
+    for (row, _, one) in &evaluated {
+        if !entries(store, row, one)?.changes.is_empty() {
+            return Ok(reply(Outcome::Indexed));
+        }
+    }
     let mut replies = Vec::with_capacity(evaluated.len());
     let mut items = Vec::with_capacity(evaluated.len());
     let id = request.transaction.as_ref().map(|transaction| transaction.id.clone());
@@ -155,6 +169,7 @@ pub(crate) fn transact(store: &mut Store, request: state::Transact) -> Result<st
             fingerprint: transaction.fingerprint,
             items,
             resolved: true,
+            reply: Bytes::new(),
         };
         set_record(store, &Bytes::copy_from_slice(&transaction.record), &record)?;
     }
@@ -185,15 +200,26 @@ pub(crate) fn prepare(store: &mut Store, request: state::Prepare) -> Result<stat
         Err(cancelled) => return Ok(cancelled),
     };
     let mut replies = Vec::with_capacity(evaluated.len());
-    for (row, check, one) in evaluated {
+    for (row, check, mut one) in evaluated {
         let place = intent(&row);
+        let rows = parse_head(&row).map_or(0, |(rows, _)| rows);
+        let entry = keyspace::kind(rows) == Some(Kind::Index);
+        // An index that is dropped is to have nothing.
+        if entry && store.is_dropped(rows) {
+            replies.push(one.reply);
+            continue;
+        }
+        let of_indexes = if entry { Entries::default() } else { entries(store, &row, &one)? };
+        (one.reply.entries, one.reply.touched) = (of_indexes.changes, of_indexes.touched);
         let before = store.get(&place).map_err(stop)?;
         let after = one.after.flatten();
         let intent = state::Intent {
             transaction: Some(transaction.clone()),
             // What is not there and is to be removed stays as it is, too.
-            check: check || (after.is_none() && one.before.is_none()),
-            write: !check,
+            check: !entry && (check || (after.is_none() && one.before.is_none())),
+            write: !check && !entry,
+            entry,
+            indexes: of_indexes.indexes,
             size: after.as_ref().map_or(0, |after| after.size),
             item: after.map(|after| after.bytes),
         };
@@ -231,6 +257,7 @@ pub(crate) fn decide(store: &mut Store, row: &Bytes, request: state::Decide) -> 
         fingerprint: transaction.fingerprint,
         items: if committed { request.items } else { Vec::new() },
         resolved: false,
+        reply: if committed { request.reply } else { Bytes::new() },
     };
     set_record(store, if committed { row } else { &against }, &record)?;
     Ok(state::Reply { version: store.version(), record: Some(record), ..reply(Outcome::Applied) })
@@ -252,15 +279,25 @@ pub(crate) fn resolve(
     store.set(&place, Some(&found), None);
     let mut done = reply(Outcome::Applied);
     let transaction = intent.transaction.clone().unwrap_or_default();
-    let cause = cause(&transaction.id, &transaction.writes, row);
-    if request.commit && !intent.check {
+    let cause = match transaction.single {
+        true => Cause::Request,
+        false => cause(&transaction.id, &transaction.writes, row),
+    };
+    if intent.entry {
+        let is_left = parse_head(row).is_some_and(|(rows, _)| !store.is_dropped(rows));
+        if request.commit && is_left {
+            let write = state::IndexWrite { version: request.decided, item: intent.item, size: intent.size };
+            index::set_entry(store, row, write)?;
+        }
+    } else if request.commit && !intent.check {
         if store.has_history(row) {
             past::keep_intent(store, row, &intent, request.decided);
         }
         let before = store.get(row).map_err(stop)?;
         let after = intent.item.map(|bytes| Stored { size: intent.size, bytes });
         if before.is_some() || after.is_some() {
-            done.touched = write(store, row, before.as_ref(), after, &cause)?;
+            let cause = (&cause, &intent.indexes[..]);
+            done.touched = write_with(store, row, before.as_ref(), after, cause)?;
         }
     } else if request.commit && intent.write {
         write_nothing(store, row, &cause)?;

@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use prost::Message as _;
 use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::action::What;
 use trimaran_proto::state::shard::command::Body;
 use trimaran_proto::state::shard::reply::Outcome;
+use trimaran_replication::session::RequestId;
 
 use super::apply::touched;
 use super::recover::resolve;
 use super::{ID_BYTES, record, row_key};
 use crate::error::Error;
-use crate::key::RowKey;
-use crate::router::Router;
+use crate::key::{RowKey, parse_head};
+use crate::limits::{HELD_MAX, HELD_PAUSE};
+use crate::router::{Router, within};
 use crate::store::version_at;
 
 /// How long a transaction is tried.
@@ -34,8 +37,8 @@ pub struct Token {
 pub enum Ended {
     /// It was carried out; a reply for each action.
     Committed(Vec<state::Reply>),
-    /// It had been carried out before, with the same token.
-    Repeated(Vec<state::TouchedItem>),
+    /// It had been carried out before, with the same token. Of a single write, the reply.
+    Repeated(Vec<state::TouchedItem>, Bytes),
     /// Nothing was changed; a reply for each action, [`Outcome::Applied`] for those that had nothing against it.
     Cancelled(Vec<state::Reply>),
 }
@@ -45,6 +48,8 @@ enum Attempt {
     Ended(Ended),
     /// With the partitions that there are by now, or at a later time.
     Again,
+    /// In two phases: there are indexes to be written to.
+    Indexed,
 }
 
 /// Carries a transaction out, or finds why not. Actions are on different items.
@@ -55,10 +60,58 @@ pub async fn run(
     actions: Vec<(RowKey, What)>,
     token: Option<Token>,
 ) -> Result<Ended, Error> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    carry_out(router, &actions, token.as_ref(), false).await
+}
+
+/// One write of one item, with the entries of indexes that follow from it. With a request id, what was done is not done again if the
+/// caller asks again, who gets the first answer. What another transaction has a hold of is waited for, up to [`HELD_MAX`].
+pub async fn single(
+    router: &Router,
+    key: RowKey,
+    what: What,
+    request_id: Option<RequestId>,
+) -> Result<state::Reply, Error> {
+    let deadline = tokio::time::Instant::now() + HELD_MAX;
+    let token = request_id.map(|id| {
+        let id = within(id, parse_head(&key.row).map_or(0, |(table, _)| table));
+        let mut token = [0; ID_BYTES];
+        let (session, sequence) = token.split_at_mut(ID_BYTES / 2);
+        session.copy_from_slice(&id.session.to_be_bytes());
+        sequence.copy_from_slice(&id.sequence.to_be_bytes());
+        // Whoever has the id asks for the same.
+        Token { key: token, fingerprint: Bytes::new() }
+    });
+    let actions = [(key, what)];
     loop {
-        let attempt = attempt(router, &actions, token.as_ref(), &router.new_id()).await?;
+        let mut replies = match carry_out(router, &actions, token.as_ref(), true).await? {
+            Ended::Committed(replies) | Ended::Cancelled(replies) => replies,
+            Ended::Repeated(_, reply) => {
+                let malformed = |malformed| Error::Storage(format!("the reply to a write: {malformed}"));
+                vec![state::Reply::decode(reply).map_err(malformed)?]
+            }
+        };
+        let reply = replies.pop().ok_or(Error::NotReady)?;
+        if reply.outcome() != Outcome::Held || tokio::time::Instant::now() >= deadline {
+            return Ok(reply);
+        }
+        router.settle(reply.held).await?;
+        tokio::time::sleep(HELD_PAUSE).await;
+    }
+}
+
+async fn carry_out(
+    router: &Router,
+    actions: &[(RowKey, What)],
+    token: Option<&Token>,
+    single: bool,
+) -> Result<Ended, Error> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    // A write of one item comes here for the sake of indexes.
+    let mut is_indexed = single;
+    loop {
+        let attempt = attempt(router, actions, token, &router.new_id(), (single, is_indexed)).await?;
         match attempt {
+            Attempt::Indexed => is_indexed = true,
             Attempt::Ended(ended) => return Ok(ended),
             Attempt::Again if tokio::time::Instant::now() < deadline => {}
             Attempt::Again => return Err(Error::Held),
@@ -71,6 +124,7 @@ async fn attempt(
     actions: &[(RowKey, What)],
     token: Option<&Token>,
     id: &[u8; ID_BYTES],
+    (single, is_indexed): (bool, bool),
 ) -> Result<Attempt, Error> {
     let record = record(token.map_or(id, |token| &token.key));
     let is_write = |(_, what): &&(RowKey, What)| !matches!(what, What::Check(_));
@@ -80,6 +134,7 @@ async fn attempt(
         record: record.row.clone(),
         writes: super::writes(writing),
         fingerprint: token.map(|token| token.fingerprint.clone()).unwrap_or_default(),
+        single,
     };
     // Places of the actions by partition.
     let mut parts: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
@@ -91,6 +146,7 @@ async fn attempt(
         state::Action { row: key.row.clone(), what: Some(what.clone()) }
     };
     let is_one = parts.len() == 1
+        && !is_indexed
         && (token.is_none()
             || router.partition_of(record.token) == parts.first_key_value().map(|(id, _)| *id));
     if is_one {
@@ -105,6 +161,7 @@ async fn attempt(
             Outcome::Cancelled => cancelled(router, reply.replies, &record, token).await,
             Outcome::Known => repeated(reply.record, token),
             Outcome::TableDropped => Err(Error::TableDropped),
+            Outcome::Indexed => Ok(Attempt::Indexed),
             _ => {
                 router.wait_for_partitions().await;
                 Ok(Attempt::Again)
@@ -112,7 +169,7 @@ async fn attempt(
         };
     }
     let two_phases = TwoPhases { router, actions, token, transaction, record };
-    two_phases.run(parts.into_values().collect(), action).await
+    two_phases.run(parts.into_values().collect()).await
 }
 
 /// A transaction over several partitions, or whose record is in another one.
@@ -124,96 +181,156 @@ struct TwoPhases<'a> {
     record: RowKey,
 }
 
+/// What came of preparing some rows.
+struct Prepared {
+    /// A reply for each row.
+    replies: Vec<state::Reply>,
+    /// The smallest of the versions at which parts were prepared; `u64::MAX` = none was.
+    version: u64,
+    /// Something stands against it.
+    is_cancelled: bool,
+    /// Part of it was not prepared for another reason.
+    refused: Option<Result<Attempt, Error>>,
+    /// Part of it may be prepared, or may be yet.
+    unknown: bool,
+}
+
 impl TwoPhases<'_> {
-    async fn run(
-        self,
-        parts: Vec<Vec<usize>>,
-        action: impl Fn(&usize) -> state::Action,
-    ) -> Result<Attempt, Error> {
+    async fn run(self, parts: Vec<Vec<usize>>) -> Result<Attempt, Error> {
         let router = self.router;
         let begun = router.seen(version_at(router.now_ms()));
-        let prepare = |part: &Vec<usize>| {
-            let prepare = state::Prepare {
-                transaction: Some(self.transaction.clone()),
-                actions: part.iter().map(&action).collect(),
-                begun,
-            };
-            (self.actions[part[0]].0.clone(), Body::Prepare(prepare))
+        let mut prepared = self.prepare(self.actions, parts, begun).await;
+        // What follows from them for indexes is known only now.
+        let entries = prepared.replies.iter_mut().flat_map(|reply| std::mem::take(&mut reply.entries));
+        let entry = |change: state::IndexChange| {
+            let entry = state::IndexEntry { item: change.item, size: change.size };
+            (row_key(change.row), What::Entry(entry))
         };
-        let replies = router.write_many(parts.iter().map(prepare).collect(), None).await;
-
-        let mut by_action: Vec<state::Reply> = vec![state::Reply::default(); self.actions.len()];
-        let mut prepared = u64::MAX;
-        let mut refused = None;
-        let (mut is_cancelled, mut unknown) = (false, false);
-        for (part, reply) in parts.iter().zip(replies) {
-            let reply = match reply {
-                Ok(reply) => reply,
-                Err(error) => {
-                    unknown = true;
-                    refused = Some(Err(error));
-                    continue;
-                }
-            };
-            match reply.outcome() {
-                Outcome::Applied => prepared = prepared.min(reply.version),
-                Outcome::Cancelled => is_cancelled = true,
-                Outcome::TableDropped => refused = Some(Err(Error::TableDropped)),
-                Outcome::TooLate => {
-                    router.seen(reply.version);
-                    refused = refused.or(Some(Ok(Attempt::Again)));
-                }
-                _ => {
-                    router.wait_for_partitions().await;
-                    refused = refused.or(Some(Ok(Attempt::Again)));
-                }
+        let entries: Vec<(RowKey, What)> = entries.map(entry).collect();
+        let mut rows: Vec<Bytes> = self.actions.iter().map(|(key, _)| key.row.clone()).collect();
+        let is_open = !prepared.is_cancelled && prepared.refused.is_none();
+        if is_open && !entries.is_empty() {
+            rows.extend(entries.iter().map(|(key, _)| key.row.clone()));
+            let mut parts: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+            for (place, (key, _)) in entries.iter().enumerate() {
+                let partition = router.partition_of(key.token).ok_or(Error::NotReady)?;
+                parts.entry(partition).or_default().push(place);
             }
-            for (place, reply) in part.iter().zip(reply.replies) {
-                by_action[*place] = reply;
+            let of_entries = self.prepare(&entries, parts.into_values().collect(), begun).await;
+            prepared.version = prepared.version.min(of_entries.version);
+            prepared.unknown = of_entries.unknown;
+            prepared.refused = of_entries.refused;
+            if of_entries.is_cancelled {
+                // Nobody but a transaction on the same item writes them: one that is decided, and not written there yet.
+                let held: Vec<state::Held> =
+                    of_entries.replies.into_iter().flat_map(|reply| reply.held).collect();
+                self.let_go(&rows, prepared.unknown).await;
+                if !router.settle(held).await?.is_empty() {
+                    tokio::time::sleep(HELD_PAUSE).await;
+                }
+                return Ok(Attempt::Again);
             }
         }
-        if is_cancelled || refused.is_some() {
-            if unknown || prepared != u64::MAX {
-                self.let_go(unknown).await;
+        if prepared.is_cancelled || prepared.refused.is_some() {
+            if prepared.unknown || prepared.version != u64::MAX {
+                self.let_go(&rows, prepared.unknown).await;
             }
-            return match refused {
+            return match prepared.refused {
                 // What is known to stand against it counts more than what is not known.
-                _ if is_cancelled => cancelled(router, by_action, &self.record, self.token).await,
+                _ if prepared.is_cancelled => {
+                    cancelled(router, prepared.replies, &self.record, self.token).await
+                }
                 Some(refused) => refused,
                 None => Ok(Attempt::Again),
             };
         }
 
-        let items =
-            self.actions.iter().zip(&by_action).map(|((key, _), reply)| touched(key.row.clone(), reply));
+        let of_action = self.actions.iter().zip(&prepared.replies);
+        let items = of_action.map(|((key, _), reply)| touched(key.row.clone(), reply));
+        let of_index = |(key, _): &(RowKey, What)| state::TouchedItem {
+            row: key.row.clone(),
+            ..state::TouchedItem::default()
+        };
+        let reply = prepared.replies.first().filter(|_| self.transaction.single);
         let decide = state::Decide {
             transaction: Some(self.transaction.clone()),
             commit: true,
-            prepared,
-            items: items.collect(),
+            prepared: prepared.version,
+            items: items.chain(entries.iter().map(of_index)).collect(),
+            reply: reply.map(|reply| reply.encode_to_vec().into()).unwrap_or_default(),
         };
         let reply = router.write(&self.record, Body::Decide(decide), None).await?;
         match reply.record {
             Some(record) if record.id == self.transaction.id && record.committed => {
-                self.carry_out(reply.version).await;
-                Ok(Attempt::Ended(Ended::Committed(by_action)))
+                self.carry_out(rows, reply.version).await;
+                Ok(Attempt::Ended(Ended::Committed(prepared.replies)))
             }
             Some(record) if record.committed => {
-                self.let_go(false).await;
+                self.let_go(&rows, false).await;
                 repeated(Some(record), self.token)
             }
             // Somebody has decided against it, or the clocks are far apart.
             _ => {
                 router.seen(reply.version);
-                self.let_go(false).await;
+                self.let_go(&rows, false).await;
                 Ok(Attempt::Again)
             }
         }
     }
 
+    /// Has rows prepared, those of each partition together.
+    async fn prepare(&self, actions: &[(RowKey, What)], parts: Vec<Vec<usize>>, begun: u64) -> Prepared {
+        let action = |place: &usize| {
+            let (key, what) = &actions[*place];
+            state::Action { row: key.row.clone(), what: Some(what.clone()) }
+        };
+        let prepare = |part: &Vec<usize>| {
+            let prepare = state::Prepare {
+                transaction: Some(self.transaction.clone()),
+                actions: part.iter().map(action).collect(),
+                begun,
+            };
+            (actions[part[0]].0.clone(), Body::Prepare(prepare))
+        };
+        let replies = self.router.write_many(parts.iter().map(prepare).collect(), None).await;
+        let mut prepared = Prepared {
+            replies: vec![state::Reply::default(); actions.len()],
+            version: u64::MAX,
+            is_cancelled: false,
+            refused: None,
+            unknown: false,
+        };
+        for (part, reply) in parts.iter().zip(replies) {
+            let reply = match reply {
+                Ok(reply) => reply,
+                Err(error) => {
+                    prepared.unknown = true;
+                    prepared.refused = Some(Err(error));
+                    continue;
+                }
+            };
+            match reply.outcome() {
+                Outcome::Applied => prepared.version = prepared.version.min(reply.version),
+                Outcome::Cancelled => prepared.is_cancelled = true,
+                Outcome::TableDropped => prepared.refused = Some(Err(Error::TableDropped)),
+                Outcome::TooLate => {
+                    self.router.seen(reply.version);
+                    prepared.refused = prepared.refused.or(Some(Ok(Attempt::Again)));
+                }
+                _ => {
+                    self.router.wait_for_partitions().await;
+                    prepared.refused = prepared.refused.or(Some(Ok(Attempt::Again)));
+                }
+            }
+            for (place, reply) in part.iter().zip(reply.replies) {
+                prepared.replies[*place] = reply;
+            }
+        }
+        prepared
+    }
+
     /// The caller need not wait for it: whoever comes to an item before it is written sees to that.
-    async fn carry_out(self, decided: u64) {
-        let rows: Vec<Bytes> = self.actions.iter().map(|(key, _)| key.row.clone()).collect();
+    async fn carry_out(self, rows: Vec<Bytes>, decided: u64) {
         let commands = resolve(&self.transaction.id, true, decided, rows);
         let end = resolve(&self.transaction.id, true, decided, [self.record.row.clone()]).pop();
         let Some(place) = self.router.resolving().await else { return };
@@ -233,20 +350,20 @@ impl TwoPhases<'_> {
     /// Nothing of it is to be written. Only this node could have decided for it, so what was prepared can be let go at once; what
     /// is not let go now is when somebody meets it. `unknown`: a part may be prepared yet, and whoever meets that is to find
     /// what was decided.
-    async fn let_go(&self, unknown: bool) {
+    async fn let_go(&self, rows: &[Bytes], unknown: bool) {
         if unknown {
             let decide = state::Decide {
                 transaction: Some(self.transaction.clone()),
                 commit: false,
                 prepared: 0,
                 items: Vec::new(),
+                reply: Bytes::new(),
             };
             if let Err(error) = self.router.write(&self.record, Body::Decide(decide), None).await {
                 tracing::debug!(%error, "a transaction is decided against later");
             }
         }
-        let rows = self.actions.iter().map(|(key, _)| key.row.clone());
-        let commands = resolve(&self.transaction.id, false, 0, rows);
+        let commands = resolve(&self.transaction.id, false, 0, rows.iter().cloned());
         for left in self.router.write_many(commands, None).await {
             if let Err(error) = left {
                 tracing::debug!(%error, "an intent is let go later");
@@ -261,7 +378,7 @@ fn repeated(record: Option<state::Record>, token: Option<&Token>) -> Result<Atte
     if record.fingerprint != token.fingerprint {
         return Err(Error::TokenReused);
     }
-    Ok(Attempt::Ended(Ended::Repeated(record.items)))
+    Ok(Attempt::Ended(Ended::Repeated(record.items, record.reply)))
 }
 
 /// Why it was not carried out; or it was, by another attempt of the same caller, or what stood against it is gone.

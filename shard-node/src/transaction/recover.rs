@@ -61,6 +61,7 @@ impl Router {
             commit: false,
             prepared,
             items: Vec::new(),
+            reply: Bytes::new(),
         };
         let key = row_key(transaction.record.clone());
         let reply = Box::pin(self.write(&key, Body::Decide(decide), None)).await?;

@@ -26,7 +26,7 @@ use crate::machine::ShardMachine;
 use crate::op::encode;
 use crate::past;
 use crate::store::{Shared, encode_schema};
-use crate::table::{History, Index, IndexStatus, KeyAttribute, OnDemand, Projection, Table};
+use crate::table::{History, Index, IndexStatus, KeyAttribute, OnDemand, Projection, StrongIndexes, Table};
 
 /// Items, all of them there from the beginning, and what they have together.
 const ACCOUNTS: u32 = 12;
@@ -280,6 +280,7 @@ fn indexes_are_what_items_say_and_transactions_are_whole_whatever_happens_meanwh
                         record: record.row.clone(),
                         fingerprint: Bytes::new(),
                         writes: Vec::new(),
+                        single: false,
                     };
                     let rows = actions.iter().map(|action| action.row.clone()).collect();
                     let begun = crate::store::version_at(subject.stamp_ms);
@@ -306,6 +307,7 @@ fn indexes_are_what_items_say_and_transactions_are_whole_whatever_happens_meanwh
                             commit,
                             prepared: one.prepared,
                             items: Vec::new(),
+                            reply: Bytes::new(),
                         };
                         let reply = subject.apply(one.record.row.clone(), Body::Decide(decide));
                         (reply.record.unwrap().committed, reply.version)
@@ -351,6 +353,7 @@ fn indexes_are_what_items_say_and_transactions_are_whole_whatever_happens_meanwh
                 commit: false,
                 prepared: one.prepared,
                 items: Vec::new(),
+                reply: Bytes::new(),
             };
             let reply = subject.apply(one.record.row.clone(), Body::Decide(decide));
             assert!(!reply.record.unwrap().committed);
@@ -429,6 +432,7 @@ fn a_transaction_is_decided_on_once_and_not_when_it_is_too_old() {
         record: record.row.clone(),
         fingerprint: Bytes::from_static(b"what is asked"),
         writes: Vec::new(),
+        single: false,
     };
     let decide = |transaction: &state::Transaction, commit, prepared| {
         Body::Decide(state::Decide {
@@ -436,6 +440,7 @@ fn a_transaction_is_decided_on_once_and_not_when_it_is_too_old() {
             commit,
             prepared,
             items: Vec::new(),
+            reply: Bytes::new(),
         })
     };
     // It was prepared long ago by the clock of the record.
@@ -464,4 +469,152 @@ fn a_transaction_is_decided_on_once_and_not_when_it_is_too_old() {
     subject.stamp_ms += 11 * 60 * 1000;
     subject.apply(record.row.clone(), Body::Trim(state::Trim { rows: rows() }));
     assert_eq!(subject.rows(Kind::Records.of(0, 0)).len(), 1);
+}
+
+/// A transaction that is decided on, and not written everywhere.
+struct Decided {
+    id: Bytes,
+    rows: Vec<Bytes>,
+    commit: bool,
+    decided: u64,
+}
+
+impl Subject {
+    /// Has rows prepared; the reply of each, or nothing if something stands against it.
+    fn prepare(
+        &mut self,
+        transaction: &state::Transaction,
+        actions: Vec<state::Action>,
+    ) -> Option<Vec<state::Reply>> {
+        let begun = crate::store::version_at(self.stamp_ms);
+        let row = actions[0].row.clone();
+        let prepare = state::Prepare { transaction: Some(transaction.clone()), actions, begun };
+        let reply = self.apply(row, Body::Prepare(prepare));
+        match reply.outcome() {
+            Outcome::Applied => Some(reply.replies),
+            Outcome::Cancelled => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn resolve(&mut self, one: &Decided, row: &Bytes) {
+        let resolve = state::Resolve { id: one.id.clone(), commit: one.commit, decided: one.decided };
+        self.apply(row.clone(), Body::Resolve(resolve));
+    }
+}
+
+/// Entries of a strong index are written with their items: whoever settles what is decided finds all of it, whatever is under way.
+#[test]
+fn strong_indexes_are_what_items_say_whatever_is_under_way() {
+    let table = Table { strong_indexes: StrongIndexes::On, ..table() };
+    for seed in 0..60 {
+        let mut subject = Subject::new(seed);
+        subject.apply(head(9, Token(0)).freeze(), Body::SetSchema(encode_schema(&table)));
+        for account in 0..ACCOUNTS {
+            let mut item = key(account);
+            item.insert("balance".to_owned(), number(BALANCE));
+            let stored = encode(&item);
+            let put = state::Put { item: stored.bytes, size: stored.size, ..state::Put::default() };
+            // It is in no global index yet.
+            assert_eq!(subject.apply(row(account).row, Body::Put(put)).outcome(), Outcome::Applied);
+        }
+        let mut open: Vec<(state::Transaction, RowKey, Vec<Bytes>)> = Vec::new();
+        let mut decided: Vec<Decided> = Vec::new();
+        let (mut committed, mut refused, mut conflicts) = (0, 0, 0);
+        for step in 0..300_u32 {
+            let from = subject.random.random_range(0..ACCOUNTS);
+            let to = (from + subject.random.random_range(1..ACCOUNTS)) % ACCOUNTS;
+            let amount = subject.random.random_range(1..60);
+            match subject.random.random_range(0..10) {
+                0..4 => {
+                    let single = subject.random.random_bool(0.5);
+                    let id: [u8; ID_BYTES] = subject.random.random();
+                    let transaction = state::Transaction {
+                        id: Bytes::copy_from_slice(&id),
+                        record: record(&id).row,
+                        single,
+                        ..state::Transaction::default()
+                    };
+                    let changes = [(from, -amount), (to, amount)];
+                    let actions = changes.into_iter().take(if single { 1 } else { 2 });
+                    let actions: Vec<state::Action> = actions
+                        .map(|(account, amount)| state::Action {
+                            row: row(account).row,
+                            what: Some(add(account, amount, step % 5)),
+                        })
+                        .collect();
+                    let mut rows: Vec<Bytes> = actions.iter().map(|action| action.row.clone()).collect();
+                    let Some(replies) = subject.prepare(&transaction, actions) else {
+                        conflicts += 1;
+                        continue;
+                    };
+                    let entry = |change: state::IndexChange| state::Action {
+                        row: change.row,
+                        what: Some(What::Entry(state::IndexEntry { item: change.item, size: change.size })),
+                    };
+                    let entries: Vec<state::Action> =
+                        replies.into_iter().flat_map(|reply| reply.entries).map(entry).collect();
+                    assert!(!entries.is_empty(), "seed {seed}, step {step}: a balance is part of the index");
+                    rows.extend(entries.iter().map(|entry| entry.row.clone()));
+                    let place = subject.random.random_range(0..=open.len());
+                    match subject.prepare(&transaction, entries) {
+                        Some(_) => open.insert(place, (transaction, record(&id), rows)),
+                        // Another one is decided on, and not written there yet.
+                        None => {
+                            assert!(!decided.is_empty(), "seed {seed}, step {step}");
+                            decided.push(Decided { id: transaction.id, rows, commit: false, decided: 0 });
+                        }
+                    }
+                }
+                4..7 if !open.is_empty() => {
+                    let (transaction, record, rows) = open.pop().unwrap();
+                    let commit = subject.random.random_bool(0.8);
+                    let id = transaction.id.clone();
+                    let prepared = subject.machine.version();
+                    let transaction = Some(transaction);
+                    let decide = state::Decide { transaction, commit, prepared, ..state::Decide::default() };
+                    let reply = subject.apply(record.row, Body::Decide(decide));
+                    assert_eq!(reply.record.unwrap().committed, commit);
+                    committed += u32::from(commit);
+                    decided.push(Decided { id, rows, commit, decided: reply.version });
+                }
+                7..9 if !decided.is_empty() => {
+                    // Some of it, in any order, some of it again.
+                    let one = decided.swap_remove(subject.random.random_range(0..decided.len()));
+                    for _ in 0..2 {
+                        let place = subject.random.random_range(0..one.rows.len());
+                        let row = one.rows[place].clone();
+                        subject.resolve(&one, &row);
+                    }
+                    decided.push(one);
+                }
+                _ => {
+                    let What::Update(update) = add(from, 1, step % 5) else { continue };
+                    match subject.apply(row(from).row, Body::Update(update)).outcome() {
+                        Outcome::Indexed => refused += 1,
+                        Outcome::Held => {}
+                        other => panic!("seed {seed}: {other:?}"),
+                    }
+                }
+            }
+            if subject.random.random_bool(0.05) {
+                subject.disturb();
+            }
+            if subject.random.random_bool(0.3) {
+                for mut one in std::mem::take(&mut decided) {
+                    one.rows.shuffle(&mut subject.random);
+                    for row in &one.rows {
+                        subject.resolve(&one, row);
+                    }
+                }
+                let (found, wanted) = subject.index(1);
+                assert_eq!(found, wanted, "seed {seed}, step {step}");
+            }
+        }
+        assert!(subject.rows(Kind::Waiting.of(9, 0)).is_empty(), "nothing follows");
+        assert!(
+            committed > 10 && refused > 0 && conflicts > 0,
+            "seed {seed}: {committed} {refused} {conflicts}"
+        );
+    }
 }

@@ -586,6 +586,7 @@ pub(super) async fn update_table(router: &Router, request: UpdateTable) -> Answe
         indexes,
         stream,
         history_ms: None,
+        strong_indexes: None,
     };
     let table = op::update_table::run(router, update).await.map_err(on_failure)?;
     let described = Described { table, items: Stats::default(), indexes: Default::default() };

@@ -10,7 +10,9 @@ use crate::op::create_table::NewIndex;
 use crate::op::describe_table::Described;
 use crate::op::update_table::OnDemandUpdate;
 use crate::store::Stats;
-use crate::table::{self, Index, IndexStatus, KeyAttribute, OnDemand, Projection, StreamView, Table};
+use crate::table::{
+    self, Index, IndexStatus, KeyAttribute, OnDemand, Projection, StreamView, StrongIndexes, Table,
+};
 
 pub(super) fn key_attribute(wire: wire::KeyAttribute) -> Result<KeyAttribute, Invalid> {
     let kind = match wire.r#type() {
@@ -122,6 +124,7 @@ pub(super) fn description(described: Described) -> wire::TableDescription {
         indexes: table.indexes.iter().map(|index| index_description(index, stats(index))).collect(),
         stream: put_stream(&table).into(),
         max_throughput: put_max_throughput(table.on_demand),
+        strong_indexes: table.strong_indexes == StrongIndexes::On,
         history_s: kept.map_or(0, |history| (history.kept_ms / 1000) as u32),
         history_since_ms: kept.and_then(|history| history.since_ms).unwrap_or_default(),
         stream_ready: table.streams.iter().all(|stream| !stream.is_underway()),
