@@ -139,6 +139,9 @@ pub const DEFINE_ATTEMPTS: usize = 32;
 /// How long an index that is filled waits for what it does not have yet, before that is looked at anew.
 pub const FILLED_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long nodes have to hear that a table's indexes are to be strong, or no more, before its partitions do.
+pub const STRONG_PAUSE: Duration = Duration::from_secs(2);
+
 /// Expired items that are removed with one command.
 pub const EXPIRE_ROWS: usize = 256;
 

@@ -321,7 +321,17 @@ impl Router {
         request_id: Option<RequestId>,
         may_touch: bool,
     ) -> Result<state::Reply, Error> {
-        if !table.strong_indexes.is_wanted() || !may_touch {
+        let is_strong = table.strong_indexes.is_wanted() && may_touch;
+        let may_differ = request_id.is_some() && table.may_have_been_strong(self.now_ms());
+        // As a transaction, under the same id.
+        if !is_strong
+            && (may_differ || table.strong_indexes.is_wanted())
+            && let Some(reply) = coordinate::answered(self, &key, request_id).await?
+        {
+            return Ok(reply);
+        }
+        // Alone, under the same id; or it is refused.
+        if !is_strong || may_differ {
             let body = match &what {
                 What::Put(put) => Body::Put(put.clone()),
                 What::Update(update) => Body::Update(update.clone()),

@@ -117,6 +117,8 @@ pub struct Table {
     pub history: Option<History>,
     /// Whether entries of its global indexes are written in one transaction with their items.
     pub strong_indexes: StrongIndexes,
+    /// When that was changed last, milliseconds since 1970; 0 = never.
+    pub strong_changed_ms: u64,
     /// Revision of this definition, to change it by.
     pub revision: u64,
 }
@@ -144,6 +146,7 @@ impl Table {
             last_stream: 0,
             history: None,
             strong_indexes: StrongIndexes::Off,
+            strong_changed_ms: 0,
             revision: 0,
         }
     }
@@ -200,6 +203,7 @@ impl Table {
             last_stream: self.last_stream,
             history: self.history.as_ref().map(History::encode),
             strong_indexes: self.strong_indexes.encode().into(),
+            strong_changed_ms: self.strong_changed_ms,
             max_read_units: self.on_demand.reads.unwrap_or_default(),
             max_write_units: self.on_demand.writes.unwrap_or_default(),
         };
@@ -237,6 +241,7 @@ impl Table {
             class: text(stored.class),
             streams: stored.streams.into_iter().map(Stream::decode).collect(),
             strong_indexes,
+            strong_changed_ms: stored.strong_changed_ms,
             last_stream: stored.last_stream,
             history: stored.history.map(History::decode),
             revision,

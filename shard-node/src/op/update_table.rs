@@ -144,7 +144,7 @@ pub async fn run(router: &Router, request: Request) -> Result<Table, Error> {
                 table.set_history(kept_ms, now_ms)?;
             }
             if let Some(strong) = request.strong_indexes {
-                table.set_strong_indexes(strong)?;
+                table.set_strong_indexes(strong, now_ms)?;
             }
             check_indexes(table)?;
             Ok(*table != before)

@@ -6,7 +6,7 @@ use super::{KeyAttribute, OnDemand, Table};
 use crate::error::{Error, Invalid};
 use crate::item::{Item, Type, Value};
 use crate::keyspace::Kind;
-use crate::limits::{PARTITION_KEY_BYTES_MAX, SORT_KEY_BYTES_MAX};
+use crate::limits::{PARTITION_KEY_BYTES_MAX, RECORDS_KEPT, SORT_KEY_BYTES_MAX};
 
 /// A secondary index of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Table {
     /// Has entries of global indexes written in one transaction with their items, or no more.
     ///
     /// Errors: [`Error::TableInUse`] while the partitions are being told something else.
-    pub fn set_strong_indexes(&mut self, strong: bool) -> Result<(), Error> {
+    pub fn set_strong_indexes(&mut self, strong: bool, now_ms: u64) -> Result<(), Error> {
         self.strong_indexes = match (self.strong_indexes, strong) {
             (StrongIndexes::Off, true) => StrongIndexes::Enabling,
             (StrongIndexes::On, false) => StrongIndexes::Disabling,
@@ -115,7 +115,15 @@ impl Table {
                 )));
             }
         };
+        self.strong_changed_ms = now_ms;
         Ok(())
+    }
+
+    /// Whether a request that is sent again may have been carried out in the other way: alone, or as a transaction.
+    pub fn may_have_been_strong(&self, now_ms: u64) -> bool {
+        // Minutes.
+        let kept_ms = RECORDS_KEPT.as_millis() as u64;
+        self.strong_changed_ms > 0 && now_ms < self.strong_changed_ms + kept_ms
     }
 }
 

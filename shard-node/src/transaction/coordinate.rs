@@ -72,23 +72,12 @@ pub async fn single(
     request_id: Option<RequestId>,
 ) -> Result<state::Reply, Error> {
     let deadline = tokio::time::Instant::now() + HELD_MAX;
-    let token = request_id.map(|id| {
-        let id = within(id, parse_head(&key.row).map_or(0, |(table, _)| table));
-        let mut token = [0; ID_BYTES];
-        let (session, sequence) = token.split_at_mut(ID_BYTES / 2);
-        session.copy_from_slice(&id.session.to_be_bytes());
-        sequence.copy_from_slice(&id.sequence.to_be_bytes());
-        // Whoever has the id asks for the same.
-        Token { key: token, fingerprint: Bytes::new() }
-    });
+    let token = request_id.map(|id| token_of(id, &key));
     let actions = [(key, what)];
     loop {
         let mut replies = match carry_out(router, &actions, token.as_ref(), true).await? {
             Ended::Committed(replies) | Ended::Cancelled(replies) => replies,
-            Ended::Repeated(_, reply) => {
-                let malformed = |malformed| Error::Storage(format!("the reply to a write: {malformed}"));
-                vec![state::Reply::decode(reply).map_err(malformed)?]
-            }
+            Ended::Repeated(_, reply) => vec![decode_reply(reply)?],
         };
         let reply = replies.pop().ok_or(Error::NotReady)?;
         if reply.outcome() != Outcome::Held || tokio::time::Instant::now() >= deadline {
@@ -97,6 +86,33 @@ pub async fn single(
         router.settle(reply.held).await?;
         tokio::time::sleep(HELD_PAUSE).await;
     }
+}
+
+/// What the same request was answered with, if it was carried out as a transaction.
+pub async fn answered(
+    router: &Router,
+    key: &RowKey,
+    request_id: Option<RequestId>,
+) -> Result<Option<state::Reply>, Error> {
+    let Some(id) = request_id else { return Ok(None) };
+    let known = router.recorded(&record(&token_of(id, key).key).row).await?;
+    known.map(|record| decode_reply(record.reply)).transpose()
+}
+
+fn decode_reply(reply: Bytes) -> Result<state::Reply, Error> {
+    let malformed = |malformed| Error::Storage(format!("the reply to a write: {malformed}"));
+    state::Reply::decode(reply).map_err(malformed)
+}
+
+/// Of a caller's id, as it counts within the table.
+fn token_of(id: RequestId, key: &RowKey) -> Token {
+    let id = within(id, parse_head(&key.row).map_or(0, |(table, _)| table));
+    let mut token = [0; ID_BYTES];
+    let (session, sequence) = token.split_at_mut(ID_BYTES / 2);
+    session.copy_from_slice(&id.session.to_be_bytes());
+    sequence.copy_from_slice(&id.sequence.to_be_bytes());
+    // Whoever has the id asks for the same.
+    Token { key: token, fingerprint: Bytes::new() }
 }
 
 async fn carry_out(
