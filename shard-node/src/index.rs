@@ -7,8 +7,9 @@
 //! Every word about an entry carries the version of the write that it follows from, and the newest counts (`apply`): it
 //! does not matter how often word comes, or in which order, or from whom. An entry that is removed leaves a mark with its
 //! version, so that older word does not bring it back; marks are removed after [`REMOVED_KEPT`], and word from before that is
-//! refused: the item is asked for anew. Where indexes are strong, entries are written in one transaction with their items; they carry the
-//! version of the decision, so that word that follows anyway (of what expired, say) is told from it. [`build`] enters the items that were there before their index.
+//! refused: the item is asked for anew. Where indexes are strong, entries are written in one transaction with their items; they carry
+//! the version of the decision, so that word that follows anyway (of what expired, say) is told from it. [`build`] enters the items that
+//! were there before their index.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use trimaran_proto::state::shard as state;

@@ -106,9 +106,6 @@ pub const HISTORY_PAUSE: Duration = Duration::from_millis(50);
 /// Superseded versions that are removed with one command.
 pub const HISTORY_TRIM_ROWS: usize = 1024;
 
-/// How long somebody who reads as of a moment waits for a transaction that may have been decided on before it.
-pub const AS_OF_PAUSE: Duration = Duration::from_millis(5);
-
 /// Rows of a deleted table that are removed at once.
 pub const SWEEP_ROWS_MAX: usize = 1000;
 
@@ -138,9 +135,6 @@ pub const DEFINE_ATTEMPTS: usize = 32;
 
 /// How long an index that is filled waits for what it does not have yet, before that is looked at anew.
 pub const FILLED_PAUSE: Duration = Duration::from_millis(20);
-
-/// How long nodes have to hear that a table's indexes are to be strong, or no more, before its partitions do.
-pub const STRONG_PAUSE: Duration = Duration::from_secs(2);
 
 /// Expired items that are removed with one command.
 pub const EXPIRE_ROWS: usize = 256;
@@ -174,9 +168,6 @@ pub const REFUSALS_KEPT: Duration = Duration::from_secs(3600);
 
 /// How long a write waits for transactions that have a hold of its item.
 pub const HELD_MAX: Duration = Duration::from_secs(3);
-
-/// How long one who meets a transaction that is not decided on waits before it tries again.
-pub const HELD_PAUSE: Duration = Duration::from_millis(5);
 
 /// From when on a transaction is decided against by whoever meets it: its coordinator is gone.
 pub const ABANDONED_AFTER: Duration = Duration::from_secs(2);

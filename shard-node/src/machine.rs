@@ -1,6 +1,6 @@
 //! What a partition of the database replicates: commands on rows, kept in the node's engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -81,6 +81,12 @@ impl ShardMachine {
     /// Whether superseded versions of a table's items are kept here from now on.
     pub fn keeps_history(&self, table: u64) -> bool {
         self.store.keeps_history(table)
+    }
+
+    /// Tables of whose items superseded versions are here.
+    pub fn with_history(&self) -> BTreeSet<u64> {
+        let kinds = self.store.tables().into_iter().map(|stats| stats.table);
+        kinds.filter(|rows| keyspace::kind(*rows) == Some(Kind::Past)).map(keyspace::table).collect()
     }
 
     /// Tables whose counts are estimated since a split: what is thought of each, and the rows that count.
@@ -277,13 +283,21 @@ impl ShardMachine {
         if let Some(held) = apply::held(&self.store, row)? {
             return Ok(apply::refuse_held(held));
         }
+        let alone = match &body {
+            Body::Put(put) => put.alone,
+            Body::Update(update) => update.alone,
+            Body::Delete(delete) => delete.alone,
+            _ => false,
+        };
         let evaluated = match body {
             Body::Put(put) => op::put_item::evaluate(&self.store, row, put)?,
             Body::Update(update) => op::update_item::evaluate(&self.store, row, update)?,
             Body::Delete(delete) => op::delete_item::evaluate(&self.store, row, delete)?,
             _ => return Err(Stop::new("no write to an item")),
         };
-        if !change::entries(&self.store, row, &evaluated)?.changes.is_empty() {
+        if change::is_strong(&self.store, row)
+            && (!alone || !change::entries(&self.store, row, &evaluated)?.changes.is_empty())
+        {
             return Ok(op::reply(Outcome::Indexed));
         }
         change::carry_out(&mut self.store, row, evaluated, &Cause::Request)

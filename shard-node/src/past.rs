@@ -201,20 +201,26 @@ pub(crate) async fn run(router: Router) {
         let now_ms = router.now_ms();
         next.retain(|_, at| *at > now_ms);
         for (partition, group) in router.replicas().into_iter().filter(|(_, group)| group.is_leader()) {
-            // As they are by now: to go through the partition before may have taken long.
-            for table in router.tables().all().filter(|table| table.status == Status::Active) {
-                if next.contains_key(&(partition, table.id)) {
+            for table in group.read_now(ShardMachine::with_history) {
+                if next.contains_key(&(partition, table)) {
                     continue;
                 }
-                let kept_ms = table.history.filter(|history| !history.ends).map(|history| history.kept_ms);
-                match forget(&group, table.id, kept_ms, router.now_ms()).await {
+                // As it is by now: to go through the one before may have taken long. One that is deleted is swept.
+                let tables = router.tables();
+                let Some(known) =
+                    tables.all().find(|known| known.id == table && known.status == Status::Active)
+                else {
+                    continue;
+                };
+                let kept_ms = known.history.filter(|history| !history.ends).map(|history| history.kept_ms);
+                match forget(&group, table, kept_ms, router.now_ms()).await {
                     Ok(()) => {
                         // Each version is looked at some times in its life.
                         let pause = kept_ms.unwrap_or_default() / LOOKS;
-                        next.insert((partition, table.id), now_ms + pause);
+                        next.insert((partition, table), now_ms + pause);
                     }
                     Err(error) => {
-                        tracing::warn!(partition, table = table.name, %error, "history is removed later");
+                        tracing::warn!(partition, table, %error, "history is removed later");
                     }
                 }
             }

@@ -245,9 +245,9 @@ impl Router {
         self.admit(table, used)?;
         let outcome = operation.run(self, table).await;
         match &outcome {
-            Ok(reply) => self.charge(table, used.asked, &operation.consumed(table, reply)),
+            Ok(reply) => self.charge(table, used.asked, || operation.consumed(table, reply)),
             // It was looked at, and found to be otherwise.
-            Err(Error::ConditionFailed { .. }) => self.charge(table, used.asked, &Consumed::table(1.0)),
+            Err(Error::ConditionFailed { .. }) => self.charge(table, used.asked, || Consumed::table(1.0)),
             Err(_) => {}
         }
         outcome
@@ -255,12 +255,21 @@ impl Router {
 
     /// See [`Throttle::admit`].
     pub(crate) fn admit(&self, table: &Table, used: Use<'_>) -> Result<(), Error> {
-        self.inner.throttle.admit(table, used, self.now_ms())
+        let throttle = &self.inner.throttle;
+        if throttle.is_idle() { Ok(()) } else { throttle.admit(table, used, self.now_ms()) }
     }
 
-    /// See [`Throttle::charge`].
-    pub(crate) fn charge(&self, table: &Table, asked: Asked, consumed: &Consumed) {
-        self.inner.throttle.charge(table, asked, consumed, self.now_ms());
+    /// See [`Throttle::charge`]; it is reckoned only where something is limited.
+    pub(crate) fn charge(&self, table: &Table, asked: Asked, consumed: impl FnOnce() -> Consumed) {
+        let throttle = &self.inner.throttle;
+        if !throttle.is_idle() {
+            throttle.charge(table, asked, &consumed(), self.now_ms());
+        }
+    }
+
+    /// See [`Table::as_of`].
+    pub(crate) fn as_of(&self, table: &Table, as_of_ms: Option<u64>) -> Result<u64, Error> {
+        as_of_ms.map_or(Ok(0), |as_of_ms| table.as_of(as_of_ms, self.now_ms()))
     }
 
     /// Changes the definition of a table, from the revision that was seen (0 = there was none).
@@ -306,44 +315,55 @@ impl Router {
                 return Ok(reply);
             }
             if !self.settle(reply.held).await?.is_empty() {
-                let pause = backoff.next(&mut *self.inner.random.lock());
-                tokio::time::sleep(pause).await;
+                self.pause(&mut backoff).await;
             }
         }
     }
 
-    /// Writes to one item, alone or with the entries of strong indexes that follow from it; `may_touch` = it is likely that some do.
+    /// Waits a little longer each time.
+    pub(crate) async fn pause(&self, backoff: &mut Backoff) {
+        let pause = backoff.next(&mut *self.inner.random.lock());
+        tokio::time::sleep(pause).await;
+    }
+
+    /// Writes to one item, alone or in one transaction with the entries of strong indexes that follow from it; `may_touch` = it is likely
+    /// that some do. What has an id is a transaction as long as it may have been one: its record has the answer.
     pub async fn write_item(
         &self,
         table: &Table,
         key: RowKey,
-        what: What,
+        mut body: Body,
         request_id: Option<RequestId>,
         may_touch: bool,
     ) -> Result<state::Reply, Error> {
-        let is_strong = table.strong_indexes.is_wanted() && may_touch;
-        let may_differ = request_id.is_some() && table.may_have_been_strong(self.now_ms());
-        // As a transaction, under the same id.
-        if !is_strong
-            && (may_differ || table.strong_indexes.is_wanted())
-            && let Some(reply) = coordinate::answered(self, &key, request_id).await?
-        {
-            return Ok(reply);
-        }
-        // Alone, under the same id; or it is refused.
-        if !is_strong || may_differ {
-            let body = match &what {
-                What::Put(put) => Body::Put(put.clone()),
-                What::Update(update) => Body::Update(update.clone()),
-                What::Delete(delete) => Body::Delete(delete.clone()),
-                What::Check(_) | What::Entry(_) => return Err(Error::NotReady),
-            };
-            let reply = self.write(&key, body, request_id).await?;
-            // This node has not heard of it yet, or was wrong.
+        let is_wanted = table.strong_indexes.is_wanted();
+        let has_changed =
+            request_id.is_some() && table.strong_changed_ms > 0 && table.has_changed_strength(self.now_ms());
+        let is_transaction = match request_id {
+            Some(_) => is_wanted || has_changed,
+            None => is_wanted && may_touch,
+        };
+        // What was done alone before is remembered by the partition, which lets nothing with an id pass since.
+        if !is_transaction || (is_wanted && has_changed) {
+            let alone = is_wanted && request_id.is_none();
+            match &mut body {
+                Body::Put(put) => put.alone = alone,
+                Body::Update(update) => update.alone = alone,
+                Body::Delete(delete) => delete.alone = alone,
+                _ => {}
+            }
+            let reply = self.write(&key, body.clone(), request_id).await?;
+            // This node may not have heard of it yet, or was wrong.
             if reply.outcome() != Outcome::Indexed {
                 return Ok(reply);
             }
         }
+        let what = match body {
+            Body::Put(put) => What::Put(put),
+            Body::Update(update) => What::Update(update),
+            Body::Delete(delete) => What::Delete(delete),
+            _ => return Err(Error::NotReady),
+        };
         coordinate::single(self, key, what, request_id).await
     }
 

@@ -170,8 +170,10 @@ impl Throttle {
         Self { inner: Arc::new(Inner { options, reads, writes, ..Inner::default() }) }
     }
 
-    fn is_nothing_limited(&self, known: &Known) -> bool {
-        known.is_empty() && self.inner.reads.is_none() && self.inner.writes.is_none()
+    /// True if nothing is limited.
+    pub fn is_idle(&self) -> bool {
+        let Inner { reads, writes, known, .. } = &*self.inner;
+        reads.is_none() && writes.is_none() && known.load().is_empty()
     }
 
     fn of_node(&self, asked: Asked) -> Option<(&Mutex<Bucket>, u64)> {
@@ -187,9 +189,6 @@ impl Throttle {
     /// Errors: [`Error::Throttled`].
     pub fn admit(&self, table: &Table, used: Use<'_>, now_ms: u64) -> Result<(), Error> {
         let known = self.inner.known.load();
-        if self.is_nothing_limited(&known) {
-            return Ok(());
-        }
         let refuse = |limit, index: Option<&str>, max| {
             let (table, index) = (table.name.clone(), index.map(str::to_owned));
             let throttled = Throttled { limit, asked: used.asked, table, index, max };
@@ -201,9 +200,9 @@ impl Throttle {
             Asked::Read => used.index == Some(index.name.as_str()),
             Asked::Write => true,
         });
-        let indexes: Vec<_> = indexes.map(|index| (index.number, Some(index.name.as_str()))).collect();
+        let mut indexes = indexes.map(|index| (index.number, Some(index.name.as_str()))).peekable();
         // A local index is part of the table.
-        let itself = (used.asked == Asked::Write || indexes.is_empty()).then_some((0, None));
+        let itself = (used.asked == Asked::Write || indexes.peek().is_none()).then_some((0, None));
         for (index, name) in itself.into_iter().chain(indexes) {
             let resource = Resource { table: table.id, index, asked: used.asked };
             if let Some(limited) = known.get(&resource)
@@ -221,9 +220,6 @@ impl Throttle {
     /// Says what a request cost that was let through.
     pub fn charge(&self, table: &Table, asked: Asked, consumed: &Consumed, now_ms: u64) {
         let known = self.inner.known.load();
-        if self.is_nothing_limited(&known) {
-            return;
-        }
         let charge = |index, units: f64| {
             let Some(limited) = known.get(&Resource { table: table.id, index, asked }) else { return };
             let mut state = limited.state.lock();

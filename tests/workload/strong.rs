@@ -9,12 +9,11 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use trimaran_client::Error;
 use trimaran_client::database::{
-    Action, Database, Index, Item, KeyType, Placeholders, Projection, ReadOptions, Table, TransactWrite,
-    Value, WriteOptions,
+    Action, Database, Item, KeyType, Placeholders, ReadOptions, TransactWrite, Value, WriteOptions,
 };
 
 use crate::harness::until;
-use crate::workload::transactions::until_verified;
+use crate::workload::transactions::{create, until_verified};
 
 const TABLE: &str = "groups";
 const INDEX: &str = "by-group";
@@ -62,16 +61,7 @@ fn put(id: &str, group: &str, number: i64) -> Item {
 impl Load {
     /// Makes a table with pairs, and begins.
     pub async fn start(database: &Database, clients: u64, seed: u64) -> Self {
-        let table =
-            Table { name: TABLE.to_owned(), partition_key: ("id".to_owned(), KeyType::S), sort_key: None };
-        let index = Index {
-            name: INDEX.to_owned(),
-            local: false,
-            partition_key: ("group".to_owned(), KeyType::S),
-            sort_key: Some(("number".to_owned(), KeyType::N)),
-            projection: Projection::KeysOnly,
-        };
-        database.create_table_with(table, vec![index]).await.unwrap();
+        create(database, TABLE, INDEX, ("group", KeyType::S), "number").await;
         for pair in 0..PAIRS as i64 {
             database.put_item(TABLE, put(&format!("a-{pair}"), "in", pair)).await.unwrap();
             database.put_item(TABLE, put(&format!("b-{pair}"), "out", pair)).await.unwrap();

@@ -129,16 +129,7 @@ fn append(value: u64) -> (&'static str, WriteOptions) {
 impl Load {
     /// Makes a table with accounts and an index, and begins.
     pub async fn start(database: &Database, clients: u64, seed: u64) -> Self {
-        let table =
-            Table { name: TABLE.to_owned(), partition_key: ("id".to_owned(), KeyType::S), sort_key: None };
-        let index = Index {
-            name: INDEX.to_owned(),
-            local: false,
-            partition_key: ("owner".to_owned(), KeyType::N),
-            sort_key: Some(("balance".to_owned(), KeyType::N)),
-            projection: Projection::KeysOnly,
-        };
-        database.create_table_with(table, vec![index]).await.unwrap();
+        create(database, TABLE, INDEX, ("owner", KeyType::N), "balance").await;
         database.enable_stream(TABLE, StreamView::NewAndOldImages).await.unwrap();
         database.keep_history(TABLE, Some(HISTORY)).await.unwrap();
         until_kept(database, TABLE).await;
@@ -266,6 +257,26 @@ impl Load {
             followed,
         }
     }
+}
+
+/// Makes a table of items by their "id", with an index of their keys by one attribute, in the order of a number.
+pub async fn create(
+    database: &Database,
+    table: &str,
+    index: &str,
+    (by, kind): (&str, KeyType),
+    number: &str,
+) {
+    let table =
+        Table { name: table.to_owned(), partition_key: ("id".to_owned(), KeyType::S), sort_key: None };
+    let index = Index {
+        name: index.to_owned(),
+        local: false,
+        partition_key: (by.to_owned(), kind),
+        sort_key: Some((number.to_owned(), KeyType::N)),
+        projection: Projection::KeysOnly,
+    };
+    database.create_table_with(table, vec![index]).await.unwrap();
 }
 
 /// Returns when all copies of every partition have said what they have, which must be the same.

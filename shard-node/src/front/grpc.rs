@@ -395,7 +395,7 @@ impl Service {
                 writes.push((table.table.clone(), batch_write::Write::Delete(item(Some(delete))?)));
             }
         }
-        let done = batch_write::run(&self.0, writes.clone(), request_id).await?;
+        let done = batch_write::run(&self.0, &writes, request_id).await?;
         let mut unprocessed: BTreeMap<String, wire::TableWrites> = BTreeMap::new();
         for ((table, write), _) in writes.into_iter().zip(done).filter(|(_, done)| done.is_none()) {
             let of = unprocessed

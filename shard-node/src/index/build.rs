@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::expression::Path;
 use crate::expression::codec::encode_paths;
 use crate::key::{RowKey, head, row_key, token_range};
-use crate::limits::{BACKFILL_ROWS, FILLED_PAUSE, PAGE_BYTES_MAX, STRONG_PAUSE, SWEEP_EVERY};
+use crate::limits::{BACKFILL_ROWS, FILLED_PAUSE, PAGE_BYTES_MAX, SWEEP_EVERY};
 use crate::op::get_item;
 use crate::op::query::behind;
 use crate::router::Router;
@@ -177,8 +177,6 @@ async fn tell_of_history(router: &Router, table: &Table) -> Result<(), Error> {
 
 /// Has every partition write entries of indexes with their items, or no more. What followed until then is waited for.
 async fn tell_of_strong(router: &Router, table: &Table) -> Result<(), Error> {
-    // Every node has heard of it by then, and looks for what it is asked again in either way.
-    tokio::time::sleep(STRONG_PAUSE).await;
     until_carried(router, table).await?;
     edit(router, table, |table| {
         table.strong_indexes = match table.strong_indexes {

@@ -45,6 +45,7 @@ fn command(random: &mut StdRng) -> Bytes {
                 condition: encode_condition(condition.as_ref()),
                 want_old: true,
                 want_old_on_failure: true,
+                alone: false,
             })
         }
         4..7 => Body::Update(state::Update {

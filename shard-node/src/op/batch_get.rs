@@ -76,12 +76,12 @@ struct Asked {
 
 async fn attempt(router: &Router, asked: &[Asked], as_of_ms: Option<u64>) -> Result<Vec<Items>, Error> {
     let mut tables = Vec::with_capacity(asked.len());
-    let (mut as_of, now_ms) = (0, router.now_ms());
+    let mut as_of = 0;
     // Each with its table and its place there.
     let mut wanted = Vec::new();
     for (position, Asked { table, keys, .. }) in asked.iter().enumerate() {
         let table = router.table(table).await?;
-        as_of = table.as_of(as_of_ms, now_ms)?;
+        as_of = router.as_of(&table, as_of_ms)?;
         let mut seen = BTreeSet::new();
         for (place, key) in keys.iter().enumerate() {
             table.check_key(key)?;
@@ -121,7 +121,7 @@ async fn attempt(router: &Router, asked: &[Asked], as_of_ms: Option<u64>) -> Res
         found[position].consumed.add(Consumed::read(None, size.into(), asked[position].consistent));
     }
     for (table, found) in tables.iter().zip(&found) {
-        router.charge(table, Asking::Read, &found.consumed);
+        router.charge(table, Asking::Read, || found.consumed.clone());
     }
     Ok(found)
 }

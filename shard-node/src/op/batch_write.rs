@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trimaran_proto::state::shard as state;
-use trimaran_proto::state::shard::action::What;
 use trimaran_proto::state::shard::command::Body;
+use trimaran_proto::state::shard::reply::Outcome;
 use trimaran_replication::session::RequestId;
 
 use super::{Written, check_item, encode, written};
@@ -32,49 +32,52 @@ pub enum Write {
 /// Errors: [`Error::Throttled`] if all of the tables are asked too much; with a `request_id`, if one of them is.
 pub async fn run(
     router: &Router,
-    writes: Vec<(String, Write)>,
+    writes: &[(String, Write)],
     request_id: Option<RequestId>,
 ) -> Result<Vec<Option<Written>>, Error> {
     if writes.is_empty() || writes.len() > BATCH_WRITE_REQUESTS_MAX {
         return Err(Invalid::new("Too many items requested for the BatchWriteItem call").into());
     }
-    for (_, write) in &writes {
+    for (_, write) in writes {
         if let Write::Put(item) = write {
             check_item(item)?;
         }
     }
-    match attempt(router, &writes, request_id).await {
+    match attempt(router, writes, request_id).await {
         // A put or a delete may be done twice. What went to the table of before is gone with it.
         Err(Error::TableDropped) => {
             router.refresh_tables().await?;
-            attempt(router, &writes, request_id).await
+            attempt(router, writes, request_id).await
         }
         outcome => outcome,
     }
 }
 
-/// Writes to strong indexes are transactions each, side by side; the others go together.
+/// Writes to tables whose indexes are strong, or were lately, each by itself, side by side; the others go together.
 async fn write_all(
     router: &Router,
-    tables: &BTreeMap<&str, Table>,
-    writes: &[(String, Write)],
-    (places, commands): (&[usize], Vec<(RowKey, Body)>),
+    commands: Vec<(&Table, RowKey, Body)>,
     request_id: Option<RequestId>,
 ) -> Vec<Result<state::Reply, Error>> {
-    if tables.values().all(|table| !table.strong_indexes.is_wanted()) {
-        return router.write_all(commands, request_id).await;
+    let by_itself = |(at, (table, key, body)): (u64, (&Table, RowKey, Body))| {
+        let (table, id) = (table.clone(), request_id.map(|id| id.following(at)));
+        async move { router.write_item(&table, key, body, id, true).await }
+    };
+    let have_been = |(table, ..): &(&Table, RowKey, Body)| {
+        table.strong_changed_ms > 0 || table.strong_indexes.is_wanted()
+    };
+    if commands.iter().any(have_been) {
+        return futures::future::join_all((0..).zip(commands).map(by_itself)).await;
     }
-    let each = commands.into_iter().zip(places).zip(0..).map(|(((key, body), place), at)| async move {
-        let table =
-            writes.get(*place).and_then(|(name, _)| tables.get(name.as_str())).ok_or(Error::NotReady)?;
-        let what = match body {
-            Body::Put(put) => What::Put(put),
-            Body::Delete(delete) => What::Delete(delete),
-            _ => return Err(Error::NotReady),
-        };
-        router.write_item(table, key, what, request_id.map(|id| id.following(at)), true).await
-    });
-    futures::future::join_all(each).await
+    let together = commands.iter().map(|(_, key, body)| (key.clone(), body.clone())).collect();
+    let mut replies = router.write_all(together, request_id).await;
+    for (reply, (at, command)) in replies.iter_mut().zip((0..).zip(commands)) {
+        // This node has not heard of it yet.
+        if matches!(reply, Ok(reply) if reply.outcome() == Outcome::Indexed) {
+            *reply = by_itself((at, command)).await;
+        }
+    }
+    replies
 }
 
 async fn attempt(
@@ -103,7 +106,7 @@ async fn attempt(
         if !seen.insert(key.row.clone()) {
             return Err(Invalid::new("Provided list of item keys contains duplicates").into());
         }
-        commands.push((key, body));
+        commands.push((table, key, body));
     }
     let admit = |(name, table): (&&str, &Table)| (name.to_string(), router.admit(table, Use::WRITE));
     let admitted: BTreeMap<String, Result<(), Error>> = tables.iter().map(admit).collect();
@@ -117,12 +120,12 @@ async fn attempt(
         .enumerate()
         .filter(|(at, _)| writes.get(*at).is_some_and(|(name, _)| is_admitted(name)))
         .unzip();
-    let replies = write_all(router, &tables, writes, (&places, commands), request_id).await;
+    let replies = write_all(router, commands, request_id).await;
     let mut done: Vec<Option<Written>> = vec![None; writes.len()];
     for (at, reply) in places.into_iter().zip(replies) {
         let written = written(reply?)?;
         if let Some(table) = tables.get(writes[at].0.as_str()) {
-            router.charge(table, Asked::Write, &Consumed::write(&written));
+            router.charge(table, Asked::Write, || Consumed::write(&written));
         }
         done[at] = Some(written);
     }

@@ -144,6 +144,11 @@ pub(crate) struct Entries {
     pub(crate) touched: Vec<state::Touched>,
 }
 
+/// Whether entries of global indexes are to be written in one transaction with an item.
+pub(crate) fn is_strong(store: &Store, row: &[u8]) -> bool {
+    indexed(store, row).is_some_and(|schema| schema.strong_indexes.is_wanted())
+}
+
 /// See [`Entries`]; nothing where indexes follow their items.
 pub(crate) fn entries(store: &Store, row: &[u8], evaluated: &Evaluated) -> Result<Entries, Stop> {
     let mut entries = Entries::default();

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use trimaran_proto::state::shard as state;
-use trimaran_proto::state::shard::action::What;
+use trimaran_proto::state::shard::command::Body;
 use trimaran_replication::error::Stop;
 use trimaran_replication::session::RequestId;
 
@@ -76,6 +76,7 @@ impl DeleteItem {
             condition: encode_condition(self.condition.as_ref()),
             want_old: self.want_old,
             want_old_on_failure: self.want_old_on_failure,
+            alone: false,
         };
         Ok((row_key(table, &self.key)?, delete))
     }
@@ -98,7 +99,7 @@ impl OnTable for DeleteItem {
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Written, Error> {
         let (key, delete) = self.command(table)?;
-        written(router.write_item(table, key, What::Delete(delete), self.request_id, true).await?)
+        written(router.write_item(table, key, Body::Delete(delete), self.request_id, true).await?)
     }
 }
 

@@ -86,7 +86,7 @@ impl OnTable for GetItem {
     async fn run(&self, router: &Router, table: &Table) -> Result<Found, Error> {
         table.check_key(&self.key)?;
         let key = row_key(table, &self.key)?;
-        let as_of = table.as_of(self.as_of_ms, router.now_ms())?;
+        let as_of = router.as_of(table, self.as_of_ms)?;
         let reply = router.get_as_of(vec![key], as_of).await.pop().unwrap_or(Err(Error::NotReady));
         let mut found = decode(reply?)?;
         if let Some(paths) = &self.projection {

@@ -17,6 +17,7 @@ use crate::item::{self, Item};
 use crate::key::{Layout, RowKey, parse_head, row_at};
 use crate::limits::PAGE_BYTES_MAX;
 use crate::past;
+use crate::router::Router;
 use crate::store::{Row, Stored, View};
 use crate::table::{Index, IndexStatus, StrongIndexes, Table};
 
@@ -193,11 +194,11 @@ impl Prepared {
     }
 
     /// The newest version that counts, 0 = as the items are.
-    pub(crate) fn as_of(&self, source: &Source<'_>, now_ms: u64) -> Result<u64, Error> {
+    pub(crate) fn as_of(&self, source: &Source<'_>, router: &Router) -> Result<u64, Error> {
         if self.as_of_ms.is_some() && source.index.is_some() {
             return Err(Invalid::new("as_of_ms: a table can be read as it was, an index cannot").into());
         }
-        source.table.as_of(self.as_of_ms, now_ms)
+        router.as_of(source.table, self.as_of_ms)
     }
 
     /// The question for one partition, when so many items and bytes have been read already.

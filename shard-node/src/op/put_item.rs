@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use trimaran_proto::state::shard as state;
-use trimaran_proto::state::shard::action::What;
+use trimaran_proto::state::shard::command::Body;
 use trimaran_replication::error::Stop;
 use trimaran_replication::session::RequestId;
 
@@ -81,6 +81,7 @@ impl PutItem {
             condition: encode_condition(self.condition.as_ref()),
             want_old: self.want_old,
             want_old_on_failure: self.want_old_on_failure,
+            alone: false,
         };
         Ok((key, put))
     }
@@ -103,7 +104,7 @@ impl OnTable for PutItem {
 
     async fn run(&self, router: &Router, table: &Table) -> Result<Written, Error> {
         let (key, put) = self.command(table)?;
-        written(router.write_item(table, key, What::Put(put), self.request_id, true).await?)
+        written(router.write_item(table, key, Body::Put(put), self.request_id, true).await?)
     }
 }
 

@@ -128,7 +128,7 @@ impl OnTable for Query {
         let condition = self.key_condition(layout)?;
         let options = &self.options;
         let whole = options.whole(&source)?;
-        let as_of = options.as_of(&source, router.now_ms())?;
+        let as_of = options.as_of(&source, router)?;
         options.check_filter(layout)?;
         let (token, prefix) = layout.prefix(&condition.partition);
         let mut range = sort_range(&prefix, condition.sort.as_ref());

@@ -86,7 +86,7 @@ impl OnTable for Scan {
         let source = Source::of(table, self.index.as_deref(), self.options.consistent)?;
         let options = &self.options;
         let whole = options.whole(&source)?;
-        let as_of = options.as_of(&source, router.now_ms())?;
+        let as_of = options.as_of(&source, router)?;
         let (mut first, last) = self.tokens;
         let mut after = None;
         if let Some(start_key) = &options.start_key {

@@ -64,8 +64,10 @@ async fn attempt(
     }
     admit_all(router, &tables, Use::read(None), items.iter().map(|item| item.table()))?;
     let count = keys.len();
-    let now_ms = router.now_ms();
-    let as_of = tables.values().try_fold(0, |_, table| table.as_of(as_of_ms, now_ms))?;
+    let mut as_of = 0;
+    for table in tables.values() {
+        as_of = router.as_of(table, as_of_ms)?;
+    }
     let read = match as_of {
         0 => coordinate::read_at_once(router, keys).await?,
         _ => Some(router.get_as_of(keys, as_of).await.into_iter().collect::<Result<_, _>>()?),
@@ -84,7 +86,7 @@ async fn attempt(
         let mut one = get_item::decode(read)?;
         bytes += one.size as usize;
         if let Some(table) = tables.get(item.table()) {
-            router.charge(table, Asked::Read, &Consumed::read(None, one.size.into(), true).twice());
+            router.charge(table, Asked::Read, || Consumed::read(None, one.size.into(), true).twice());
         }
         if let Some(paths) = &item.projection {
             one.item = one.item.map(|item| project(&item, paths));

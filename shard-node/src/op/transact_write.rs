@@ -235,7 +235,7 @@ async fn attempt(router: &Router, prepared: &[Prepared], token: Option<&str>) ->
     }
     for (name, table) in &tables {
         if let Some(consumed) = consumed.get(*name) {
-            router.charge(table, asked, consumed);
+            router.charge(table, asked, || consumed.clone());
         }
     }
     match refused {

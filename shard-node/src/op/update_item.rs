@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use trimaran_proto::state::shard as state;
-use trimaran_proto::state::shard::action::What;
+use trimaran_proto::state::shard::command::Body;
 use trimaran_replication::error::Stop;
 use trimaran_replication::session::RequestId;
 
@@ -112,6 +112,7 @@ impl UpdateItem {
             }
             .into(),
             want_old_on_failure: self.want_old_on_failure,
+            alone: false,
         };
         Ok((row_key(table, &self.key)?, update))
     }
@@ -136,7 +137,7 @@ impl OnTable for UpdateItem {
         let (key, update) = self.command(table)?;
         let names = || self.update.paths().map(|path| path.name.as_str());
         let touches = table.indexes.iter().any(|index| !index.local && index.has_any(table, names()));
-        written(router.write_item(table, key, What::Update(update), self.request_id, touches).await?)
+        written(router.write_item(table, key, Body::Update(update), self.request_id, touches).await?)
     }
 }
 

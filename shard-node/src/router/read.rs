@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use trimaran_net::retry::Backoff;
 use trimaran_proto::internal::shard as wire;
 use trimaran_proto::internal::shard::read_request::Body as Question;
 use trimaran_proto::state::shard as state;
@@ -15,7 +16,6 @@ use super::{REQUEST_TIMEOUT, Router};
 use crate::error::Error;
 use crate::hot::Asked;
 use crate::key::parse_head;
-use crate::limits::AS_OF_PAUSE;
 use crate::machine::ShardMachine;
 use crate::op::{get_item, page};
 
@@ -28,6 +28,7 @@ impl Router {
     ) -> Result<Option<wire::ReadReply>, Error> {
         let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
         let at = as_of(&question);
+        let mut backoff = Backoff::default();
         let mut here = match at {
             0 => None,
             _ => self.closed_here(partition, at, &question).await?,
@@ -54,7 +55,7 @@ impl Router {
             if at > 0 {
                 // It may be decided yet that they were before that.
                 if !undecided.is_empty() {
-                    tokio::time::sleep(AS_OF_PAUSE).await;
+                    self.pause(&mut backoff).await;
                 }
                 continue;
             }

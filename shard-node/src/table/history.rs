@@ -63,12 +63,10 @@ impl Table {
         Ok(())
     }
 
-    /// The newest version that counts for who wants to see the items as they were at the end of a millisecond since 1970; 0 = as
-    /// they are, for who says none.
+    /// The newest version that counts for who wants to see the items as they were at the end of a millisecond since 1970.
     ///
     /// Errors: [`Error::Validation`] if that is not over yet, or the table keeps no history; [`Error::HistoryTrimmed`].
-    pub fn as_of(&self, as_of_ms: Option<u64>, now_ms: u64) -> Result<u64, Error> {
-        let Some(as_of_ms) = as_of_ms else { return Ok(0) };
+    pub fn as_of(&self, as_of_ms: u64, now_ms: u64) -> Result<u64, Error> {
         if as_of_ms >= now_ms {
             return Err(Invalid::new(format!(
                 "as_of_ms: {as_of_ms} is not over yet; it is {now_ms} milliseconds since 1970 at this node"
@@ -101,32 +99,22 @@ mod tests {
     fn it_is_known_what_is_missing_whatever_is_changed() {
         let key = KeyAttribute { name: "id".to_owned(), kind: Type::S };
         let mut table = Table::new("orders".to_owned(), key, None);
-        assert_eq!(table.as_of(None, 5).unwrap(), 0);
-        table.as_of(Some(1), 5).unwrap_err();
+        table.as_of(1, 5).unwrap_err();
         table.set_history(Some(1_000), 10_000).unwrap();
-        table.as_of(Some(9_999), 10_000).unwrap_err();
+        table.as_of(9_999, 10_000).unwrap_err();
         assert!(matches!(table.set_history(None, 10_000), Err(Error::TableInUse(_))), "it begins");
         table.history.as_mut().unwrap().since_ms = Some(10_100);
-        assert!(matches!(
-            table.as_of(Some(10_099), 10_500),
-            Err(Error::HistoryTrimmed { oldest_ms: 10_100, .. })
-        ));
-        assert_eq!(table.as_of(Some(10_100), 10_500).unwrap(), version_at(10_101) - 1);
-        table.as_of(Some(10_500), 10_500).unwrap_err();
-        assert!(matches!(
-            table.as_of(Some(10_999), 12_000),
-            Err(Error::HistoryTrimmed { oldest_ms: 11_000, .. })
-        ));
+        assert!(matches!(table.as_of(10_099, 10_500), Err(Error::HistoryTrimmed { oldest_ms: 10_100, .. })));
+        assert_eq!(table.as_of(10_100, 10_500).unwrap(), version_at(10_101) - 1);
+        table.as_of(10_500, 10_500).unwrap_err();
+        assert!(matches!(table.as_of(10_999, 12_000), Err(Error::HistoryTrimmed { oldest_ms: 11_000, .. })));
         // What was not kept until now does not come back.
         table.set_history(Some(60_000), 20_000).unwrap();
-        assert!(matches!(
-            table.as_of(Some(18_999), 20_001),
-            Err(Error::HistoryTrimmed { oldest_ms: 19_000, .. })
-        ));
-        table.as_of(Some(19_000), 70_000).unwrap();
+        assert!(matches!(table.as_of(18_999, 20_001), Err(Error::HistoryTrimmed { oldest_ms: 19_000, .. })));
+        table.as_of(19_000, 70_000).unwrap();
         let read = Table::decode(table.encode(), 7).unwrap();
         assert_eq!(read.history, table.history);
         table.set_history(None, 80_000).unwrap();
-        table.as_of(Some(79_000), 80_000).unwrap_err();
+        table.as_of(79_000, 80_000).unwrap_err();
     }
 }

@@ -119,8 +119,8 @@ impl Table {
         Ok(())
     }
 
-    /// Whether a request that is sent again may have been carried out in the other way: alone, or as a transaction.
-    pub fn may_have_been_strong(&self, now_ms: u64) -> bool {
+    /// Whether a request that is sent again may have been carried out before that was changed.
+    pub fn has_changed_strength(&self, now_ms: u64) -> bool {
         // Minutes.
         let kept_ms = RECORDS_KEPT.as_millis() as u64;
         self.strong_changed_ms > 0 && now_ms < self.strong_changed_ms + kept_ms

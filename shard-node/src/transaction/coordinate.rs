@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use trimaran_net::retry::Backoff;
 use trimaran_proto::state::shard as state;
 use trimaran_proto::state::shard::action::What;
 use trimaran_proto::state::shard::command::Body;
@@ -16,7 +17,7 @@ use super::recover::resolve;
 use super::{ID_BYTES, record, row_key};
 use crate::error::Error;
 use crate::key::{RowKey, parse_head};
-use crate::limits::{HELD_MAX, HELD_PAUSE};
+use crate::limits::HELD_MAX;
 use crate::router::{Router, within};
 use crate::store::version_at;
 
@@ -73,6 +74,7 @@ pub async fn single(
 ) -> Result<state::Reply, Error> {
     let deadline = tokio::time::Instant::now() + HELD_MAX;
     let token = request_id.map(|id| token_of(id, &key));
+    let mut backoff = Backoff::default();
     let actions = [(key, what)];
     loop {
         let mut replies = match carry_out(router, &actions, token.as_ref(), true).await? {
@@ -84,19 +86,8 @@ pub async fn single(
             return Ok(reply);
         }
         router.settle(reply.held).await?;
-        tokio::time::sleep(HELD_PAUSE).await;
+        router.pause(&mut backoff).await;
     }
-}
-
-/// What the same request was answered with, if it was carried out as a transaction.
-pub async fn answered(
-    router: &Router,
-    key: &RowKey,
-    request_id: Option<RequestId>,
-) -> Result<Option<state::Reply>, Error> {
-    let Some(id) = request_id else { return Ok(None) };
-    let known = router.recorded(&record(&token_of(id, key).key).row).await?;
-    known.map(|record| decode_reply(record.reply)).transpose()
 }
 
 fn decode_reply(reply: Bytes) -> Result<state::Reply, Error> {
@@ -241,9 +232,7 @@ impl TwoPhases<'_> {
                 let held: Vec<state::Held> =
                     of_entries.replies.into_iter().flat_map(|reply| reply.held).collect();
                 self.let_go(&rows, prepared.unknown).await;
-                if !router.settle(held).await?.is_empty() {
-                    tokio::time::sleep(HELD_PAUSE).await;
-                }
+                router.settle(held).await?;
                 return Ok(Attempt::Again);
             }
         }

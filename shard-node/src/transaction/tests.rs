@@ -514,7 +514,8 @@ fn strong_indexes_are_what_items_say_whatever_is_under_way() {
             let mut item = key(account);
             item.insert("balance".to_owned(), number(BALANCE));
             let stored = encode(&item);
-            let put = state::Put { item: stored.bytes, size: stored.size, ..state::Put::default() };
+            let put =
+                state::Put { item: stored.bytes, size: stored.size, alone: true, ..state::Put::default() };
             // It is in no global index yet.
             assert_eq!(subject.apply(row(account).row, Body::Put(put)).outcome(), Outcome::Applied);
         }
@@ -589,7 +590,8 @@ fn strong_indexes_are_what_items_say_whatever_is_under_way() {
                     decided.push(one);
                 }
                 _ => {
-                    let What::Update(update) = add(from, 1, step % 5) else { continue };
+                    let What::Update(mut update) = add(from, 1, step % 5) else { continue };
+                    update.alone = subject.random.random_bool(0.5);
                     match subject.apply(row(from).row, Body::Update(update)).outcome() {
                         Outcome::Indexed => refused += 1,
                         Outcome::Held => {}
@@ -617,4 +619,36 @@ fn strong_indexes_are_what_items_say_whatever_is_under_way() {
             "seed {seed}: {committed} {refused} {conflicts}"
         );
     }
+}
+
+/// What changes no entry may pass alone, if whoever asks knows of strong indexes and has no id; nobody else may.
+#[test]
+fn a_write_that_changes_no_entry_of_a_strong_index_passes_alone_if_it_knows_of_it() {
+    let mut subject = Subject::new(1);
+    let mut revision = 10;
+    let mut outcome = |strong_indexes, touches: bool, alone: bool| {
+        revision += 1;
+        let table = Table { strong_indexes, revision, ..table() };
+        subject.apply(head(9, Token(0)).freeze(), Body::SetSchema(encode_schema(&table)));
+        let mut values = BTreeMap::from([(":text".to_owned(), Value::S(revision.to_string()))]);
+        let text = if touches { "SET note = :text, balance = :number" } else { "SET color = :text" };
+        if touches {
+            values.insert(":number".to_owned(), number(1));
+        }
+        let update = parse::update(text, &mut Placeholders::new(BTreeMap::new(), values)).unwrap();
+        let update = state::Update {
+            key: encode(&key(1)).bytes,
+            update: encode_update(&update),
+            alone,
+            ..state::Update::default()
+        };
+        subject.apply(row(1).row, Body::Update(update)).outcome()
+    };
+    assert_eq!(outcome(StrongIndexes::Off, true, false), Outcome::Applied, "it has an entry by now");
+    for wanted in [StrongIndexes::Enabling, StrongIndexes::On] {
+        assert_eq!(outcome(wanted, false, false), Outcome::Indexed);
+        assert_eq!(outcome(wanted, false, true), Outcome::Applied);
+        assert_eq!(outcome(wanted, true, true), Outcome::Indexed);
+    }
+    assert_eq!(outcome(StrongIndexes::Disabling, true, false), Outcome::Applied);
 }

@@ -302,7 +302,7 @@ pub(super) async fn batch_write_item(router: &Router, request: BatchWrite) -> An
             writes.push((table.clone(), write));
         }
     }
-    let done = batch_write::run(router, writes.clone(), None).await?;
+    let done = batch_write::run(router, &writes, None).await?;
     let mut used: BTreeMap<String, Consumed> = BTreeMap::new();
     let mut metrics: BTreeMap<String, Vec<Json>> = BTreeMap::new();
     let mut counted = BTreeMap::new();
