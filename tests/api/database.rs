@@ -497,6 +497,10 @@ async fn items_are_read_as_they_were() {
         matches!(&refused, Err(Error::Invalid(text)) if text.contains("keeps no history")),
         "{refused:?}"
     );
+    for bad in [Duration::from_millis(999), Duration::from_secs(604_801), Duration::MAX] {
+        let refused = database.keep_history("events", Some(bad)).await;
+        assert!(matches!(refused, Err(Error::Invalid(_))), "{bad:?}: {refused:?}");
+    }
     database.keep_history("events", Some(Duration::from_secs(3600))).await.unwrap();
     until_kept(&database, "events").await;
     let refused = database.as_of(early).get_item("events", item("a", 1)).await;

@@ -57,9 +57,6 @@ pub(super) async fn run(database: &Database, table: &str, kept: &str, output: Fo
             humantime::parse_duration(kept).with_context(|| format!("{kept}: write it as 90s, 1h or off"))?,
         ),
     };
-    if kept.is_some_and(|kept| kept.as_secs() == 0) {
-        bail!("a history of less than a second; write off for none");
-    }
     database.keep_history(table, kept).await?;
     let kept = kept.map(|kept| humantime::format_duration(kept).to_string());
     output.show(&json!({ "table": table, "kept": kept }), |_| match &kept {

@@ -17,12 +17,16 @@ pub struct History {
 }
 
 impl Database {
-    /// Has what a table's items were kept for so long, a week at most, or no more. Says so and returns: see
+    /// Has what a table's items were kept for so long, a second to a week, or no more. Says so and returns: see
     /// [`TableDescription::history`](super::TableDescription::history) for when it has begun.
     pub async fn keep_history(&self, table: &str, kept: Option<Duration>) -> Result<(), Error> {
-        let seconds = kept.map_or(0, |kept| kept.as_secs());
-        let too_long = |_| Error::Invalid(format!("a history of {seconds} seconds is longer than a week"));
-        let seconds = u32::try_from(seconds).map_err(too_long)?;
+        let seconds = match kept.map(|kept| kept.as_secs()) {
+            None => 0,
+            // It would mean none.
+            Some(0) => return Err(Error::Invalid("a history of less than a second".to_owned())),
+            // The node says what is too long.
+            Some(seconds) => u32::try_from(seconds).unwrap_or(u32::MAX),
+        };
         self.update(table, Change::HistoryS(seconds)).await
     }
 
